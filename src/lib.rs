@@ -1,0 +1,4 @@
+//! lib
+#![allow(dead_code)]
+mod types;
+pub use types::*;

@@ -1,0 +1,65 @@
+//! Where a connection goes.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// One address that a connection can be dialled to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Address {
+    /// An IP address and a port.
+    Socket(SocketAddr),
+    /// A name that the dialler itself understands: `host:port` for TCP, anything for a dialler of
+    /// your own. `passthrough:` targets give one of these.
+    Name(Arc<str>),
+}
+
+impl From<SocketAddr> for Address {
+    fn from(addr: SocketAddr) -> Self {
+        Self::Socket(addr)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(addr) => addr.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// One backend: one or more addresses that reach the same server (A61).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    addresses: Vec<Address>,
+}
+
+impl Endpoint {
+    /// A backend that any of `addresses` reaches, best first.
+    pub fn new(addresses: impl IntoIterator<Item = Address>) -> Self {
+        Self {
+            addresses: addresses.into_iter().collect(),
+        }
+    }
+
+    /// Its addresses, best first.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
+    }
+}
+
+impl From<Address> for Endpoint {
+    fn from(address: Address) -> Self {
+        Self {
+            addresses: vec![address],
+        }
+    }
+}
+
+impl From<SocketAddr> for Endpoint {
+    fn from(addr: SocketAddr) -> Self {
+        Address::from(addr).into()
+    }
+}

@@ -1,0 +1,106 @@
+//! The name that a server is addressed by.
+
+use std::fmt;
+
+/// The value of `:authority`, and the name that TLS checks: `host`, `host:port` or `[ip]:port`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Authority(http::uri::Authority);
+
+impl Authority {
+    /// Parses an authority as it stands in a URI.
+    pub fn parse(text: &str) -> Result<Self, InvalidAuthority> {
+        if text.is_empty() || text.contains('@') {
+            return Err(InvalidAuthority { text: text.into() });
+        }
+        text.parse()
+            .map(Self)
+            .map_err(|_| InvalidAuthority { text: text.into() })
+    }
+
+    /// The authority of a channel to `endpoint`: a leading `:` gets the host `localhost`.
+    ///
+    /// What may not stand in an authority becomes `-`. gRPC would percent-encode it, which the
+    /// `http` crate refuses in a host; a channel to such a name sets its authority itself.
+    pub(crate) fn of_endpoint(endpoint: &str) -> Result<Self, InvalidAuthority> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:[]".contains(c);
+        let host = if endpoint.starts_with(':') {
+            "localhost"
+        } else {
+            ""
+        };
+        let name: String = endpoint
+            .chars()
+            .map(|c| if legal(c) { c } else { '-' })
+            .collect();
+        Self::parse(&format!("{host}{name}"))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    pub(crate) fn as_http(&self) -> &http::uri::Authority {
+        &self.0
+    }
+}
+
+impl fmt::Display for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Authority({self})")
+    }
+}
+
+/// The text is no authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidAuthority {
+    text: String,
+}
+
+impl fmt::Display for InvalidAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "`{}` is no authority: expected host, host:port or [ip]:port",
+            self.text
+        )
+    }
+}
+
+impl std::error::Error for InvalidAuthority {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_becomes_an_authority() {
+        let rows = [
+            ("greeter.example:50051", "greeter.example:50051"),
+            (":50051", "localhost:50051"),
+            ("[::1]:80", "[::1]:80"),
+            ("a/b", "a-b"),
+        ];
+        for (endpoint, authority) in rows {
+            assert_eq!(
+                Authority::of_endpoint(endpoint).unwrap().as_str(),
+                authority,
+                "{endpoint}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_authority_is_refused_with_its_text() {
+        for text in ["", "a b", "user@host", "a/b"] {
+            let error = Authority::parse(text).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{text}`")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! When a call must have ended, and how the server is told.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// The instant at which a call ends, whatever it is doing: waiting for a name, for a connection,
+/// for room to send, or for the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// A deadline at `instant`.
+    pub const fn at(instant: Instant) -> Self {
+        Self(instant)
+    }
+
+    /// The deadline `timeout` after `now`, or `None` where that is further away than the clock
+    /// can count.
+    pub fn after(now: Instant, timeout: Duration) -> Option<Self> {
+        now.checked_add(timeout).map(Self)
+    }
+
+    /// The instant.
+    pub const fn instant(self) -> Instant {
+        self.0
+    }
+
+    /// What is left of it at `now`; zero once it has passed.
+    pub fn remaining(self, now: Instant) -> Duration {
+        self.0.saturating_duration_since(now)
+    }
+}
+
+impl From<Instant> for Deadline {
+    fn from(instant: Instant) -> Self {
+        Self(instant)
+    }
+}
+
+/// `timeout` as `grpc-timeout` carries it: at most eight digits and the smallest unit that fits,
+/// rounded up so that the server never gives up before the client.
+pub(crate) fn encode_timeout(timeout: Duration) -> impl fmt::Display {
+    const UNITS: [(u128, char); 6] = [
+        (1, 'n'),
+        (1_000, 'u'),
+        (1_000_000, 'm'),
+        (1_000_000_000, 'S'),
+        (60 * 1_000_000_000, 'M'),
+        (3_600 * 1_000_000_000, 'H'),
+    ];
+    let nanos = timeout.as_nanos();
+    let (amount, unit) = UNITS
+        .iter()
+        .map(|&(size, unit)| (nanos.div_ceil(size), unit))
+        .find(|&(amount, _)| amount <= TIMEOUT_MAX)
+        .unwrap_or((TIMEOUT_MAX, 'H'));
+    Timeout {
+        amount: amount as u32,
+        unit,
+    }
+}
+
+struct Timeout {
+    amount: u32,
+    unit: char,
+}
+
+impl fmt::Display for Timeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.amount, self.unit)
+    }
+}
+
+/// Eight digits are all that the protocol allows.
+const TIMEOUT_MAX: u128 = 99_999_999;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_takes_the_smallest_unit_that_fits_and_rounds_up() {
+        let rows = [
+            (Duration::ZERO, "0n"),
+            (Duration::from_nanos(1), "1n"),
+            (Duration::from_nanos(99_999_999), "99999999n"),
+            (Duration::from_nanos(100_000_000), "100000u"),
+            (Duration::from_nanos(100_000_001), "100001u"),
+            (Duration::from_millis(200), "200000u"),
+            (Duration::from_secs(100), "100000m"),
+            (Duration::from_secs(100_000), "100000S"),
+            (Duration::from_secs(100_000_000), "1666667M"),
+            (Duration::from_secs(6_000_000_000), "1666667H"),
+            (Duration::MAX, "99999999H"),
+        ];
+        for (timeout, text) in rows {
+            assert_eq!(encode_timeout(timeout).to_string(), text, "{timeout:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_deadline_that_has_passed() {
+        let start = Deadline::at(tokio::time::Instant::now().into_std());
+        let later = start.instant() + Duration::from_secs(2);
+        assert_eq!(start.remaining(later), Duration::ZERO);
+        assert_eq!(
+            Deadline::at(later).remaining(start.instant()),
+            Duration::from_secs(2)
+        );
+    }
+}

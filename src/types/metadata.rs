@@ -1,0 +1,345 @@
+//! Metadata: the headers and trailers of a call that belong to the application.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+/// Keys and values that travel with a call.
+///
+/// A key is lower-case (upper case is lowered) and of the characters `0-9 a-z _ - .`; a value is
+/// printable ASCII, unless the key ends in `-bin`: then it is any bytes. A key may have several
+/// values, which keep their order. Keys that the protocol itself uses (`:`-prefixed,
+/// `content-type`, `te`, `user-agent` and those of `grpc-` that it defines) are refused.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Metadata(HeaderMap);
+
+impl Metadata {
+    /// No metadata.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a text value to those of `key`.
+    ///
+    /// Refuses a key that is malformed, reserved or ends in `-bin`, and a value with anything but
+    /// printable ASCII.
+    pub fn append(&mut self, key: &str, value: impl AsRef<str>) -> Result<(), InvalidMetadata> {
+        let (name, value) = ascii(key, value.as_ref())?;
+        self.try_append(key, name, value)
+    }
+
+    /// Replaces all values of `key` by this text value, as [`Metadata::append`] otherwise.
+    pub fn insert(&mut self, key: &str, value: impl AsRef<str>) -> Result<(), InvalidMetadata> {
+        let (name, value) = ascii(key, value.as_ref())?;
+        self.0.remove(&name);
+        self.try_append(key, name, value)
+    }
+
+    /// Adds a binary value to those of `key`, which must end in `-bin`.
+    pub fn append_bin(&mut self, key: &str, value: &[u8]) -> Result<(), InvalidMetadata> {
+        let (name, value) = binary(key, value)?;
+        self.try_append(key, name, value)
+    }
+
+    /// Replaces all values of `key`, which must end in `-bin`, by this binary value.
+    pub fn insert_bin(&mut self, key: &str, value: &[u8]) -> Result<(), InvalidMetadata> {
+        let (name, value) = binary(key, value)?;
+        self.0.remove(&name);
+        self.try_append(key, name, value)
+    }
+
+    /// The first value of a text key.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.get_all(key).next()
+    }
+
+    /// All values of a text key, in order. A value that is not text is left out.
+    pub fn get_all(&self, key: &str) -> impl Iterator<Item = &str> {
+        let values = (!is_binary(key)).then(|| self.0.get_all(key).into_iter());
+        values
+            .into_iter()
+            .flatten()
+            .filter_map(|value| value.to_str().ok())
+    }
+
+    /// The first value of a `-bin` key, decoded.
+    pub fn get_bin(&self, key: &str) -> Option<Bytes> {
+        self.get_all_bin(key).next()
+    }
+
+    /// All values of a `-bin` key, decoded, in order.
+    pub fn get_all_bin(&self, key: &str) -> impl Iterator<Item = Bytes> {
+        let values = is_binary(key).then(|| self.0.get_all(key).into_iter());
+        values
+            .into_iter()
+            .flatten()
+            .filter_map(|value| decode_bin(value.as_bytes()))
+    }
+
+    /// Removes all values of `key`; says whether there were any.
+    pub fn remove(&mut self, key: &str) -> bool {
+        self.0.remove(key).is_some()
+    }
+
+    /// Whether `key` has a value.
+    pub fn contains_key(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
+    /// How many values there are, over all keys.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The keys, each once.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(HeaderName::as_str)
+    }
+
+    /// The metadata among received header fields: those of the protocol are taken out. The key of
+    /// a `-bin` value that is no base64 is the error.
+    pub(crate) fn from_received(mut fields: HeaderMap) -> Result<Self, String> {
+        for reserved in RESERVED_RECEIVED {
+            fields.remove(*reserved);
+        }
+        let broken = fields.iter().find(|(name, value)| {
+            is_binary(name.as_str()) && decode_bin(value.as_bytes()).is_none()
+        });
+        match broken {
+            Some((name, _)) => Err(name.as_str().to_owned()),
+            None => Ok(Self(fields)),
+        }
+    }
+
+    pub(crate) fn as_fields(&self) -> &HeaderMap {
+        &self.0
+    }
+
+    fn try_append(
+        &mut self,
+        key: &str,
+        name: HeaderName,
+        value: HeaderValue,
+    ) -> Result<(), InvalidMetadata> {
+        match self.0.try_append(name, value) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(InvalidMetadata::new(key, Fault::TooMany)),
+        }
+    }
+}
+
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Decodes the value of a `-bin` field: base64, with or without padding. `None` if it is none.
+pub(crate) fn decode_bin(value: &[u8]) -> Option<Bytes> {
+    BASE64.decode(value).ok().map(Bytes::from)
+}
+
+fn ascii(key: &str, value: &str) -> Result<(HeaderName, HeaderValue), InvalidMetadata> {
+    let name = checked_name(key)?;
+    if is_binary(name.as_str()) {
+        return Err(InvalidMetadata::new(key, Fault::TextForBinary));
+    }
+    if !value.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
+        return Err(InvalidMetadata::new(key, Fault::Value));
+    }
+    let value =
+        HeaderValue::from_str(value).map_err(|_| InvalidMetadata::new(key, Fault::Value))?;
+    Ok((name, value))
+}
+
+fn binary(key: &str, value: &[u8]) -> Result<(HeaderName, HeaderValue), InvalidMetadata> {
+    let name = checked_name(key)?;
+    if !is_binary(name.as_str()) {
+        return Err(InvalidMetadata::new(key, Fault::BinaryForText));
+    }
+    let value = HeaderValue::from_maybe_shared(Bytes::from(BASE64.encode(value)))
+        .map_err(|_| InvalidMetadata::new(key, Fault::Value))?;
+    Ok((name, value))
+}
+
+fn checked_name(key: &str) -> Result<HeaderName, InvalidMetadata> {
+    let lower = key.to_ascii_lowercase();
+    if lower.starts_with(':') || RESERVED_SENT.contains(&lower.as_str()) {
+        return Err(InvalidMetadata::new(key, Fault::Reserved));
+    }
+    let legal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'z' | b'_' | b'-' | b'.');
+    if lower.is_empty() || !lower.bytes().all(legal) {
+        return Err(InvalidMetadata::new(key, Fault::Key));
+    }
+    HeaderName::from_bytes(lower.as_bytes()).map_err(|_| InvalidMetadata::new(key, Fault::Key))
+}
+
+fn is_binary(key: &str) -> bool {
+    key.ends_with("-bin")
+}
+
+/// A key or value cannot be metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidMetadata {
+    key: String,
+    fault: Fault,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Key,
+    Reserved,
+    Value,
+    TextForBinary,
+    BinaryForText,
+    TooMany,
+}
+
+impl InvalidMetadata {
+    fn new(key: &str, fault: Fault) -> Self {
+        Self {
+            key: key.to_owned(),
+            fault,
+        }
+    }
+}
+
+impl fmt::Display for InvalidMetadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "metadata `{}`: ", self.key)?;
+        f.write_str(match self.fault {
+            Fault::Key => "a key is one or more of 0-9 a-z _ - .",
+            Fault::Reserved => "this key belongs to the protocol and cannot be set",
+            Fault::Value => {
+                "a text value is printable ASCII; use a key that ends in -bin for others"
+            }
+            Fault::TextForBinary => {
+                "a key that ends in -bin takes bytes: use append_bin or insert_bin"
+            }
+            Fault::BinaryForText => "bytes need a key that ends in -bin",
+            Fault::TooMany => "there is no room for another field",
+        })
+    }
+}
+
+impl std::error::Error for InvalidMetadata {}
+
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_encode_padding(false)
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Fields that the library writes itself. `grpc-previous-rpc-attempts` and
+/// `grpc-retry-pushback-ms` pass on purpose: gateways forward them.
+const RESERVED_SENT: &[&str] = &[
+    "connection",
+    "content-length",
+    "content-type",
+    "grpc-accept-encoding",
+    "grpc-encoding",
+    "grpc-message",
+    "grpc-message-type",
+    "grpc-status",
+    "grpc-timeout",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+];
+
+/// Fields of a response that say nothing to the application beyond what the status says.
+const RESERVED_RECEIVED: &[&str] = &[
+    "grpc-encoding",
+    "grpc-accept-encoding",
+    "grpc-message",
+    "grpc-status",
+    "te",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_a_key_keep_their_order() {
+        let mut metadata = Metadata::new();
+        metadata.append("K", "1").unwrap();
+        metadata.append("k", "2").unwrap();
+        assert_eq!(metadata.get_all("k").collect::<Vec<_>>(), ["1", "2"]);
+        metadata.insert("k", "3").unwrap();
+        assert_eq!(metadata.get_all("k").collect::<Vec<_>>(), ["3"]);
+        assert!(metadata.remove("k"));
+        assert!(metadata.is_empty());
+    }
+
+    #[test]
+    fn binary_values_go_out_as_base64_without_padding_and_come_back() {
+        let mut metadata = Metadata::new();
+        metadata.append_bin("trace-bin", &[0, 255, 7, 9]).unwrap();
+        assert_eq!(metadata.as_fields()["trace-bin"], "AP8HCQ");
+        assert_eq!(
+            metadata.get_bin("trace-bin").unwrap().as_ref(),
+            [0, 255, 7, 9]
+        );
+        assert_eq!(metadata.get("trace-bin"), None);
+    }
+
+    #[test]
+    fn padded_base64_is_read_too_and_what_is_none_is_refused_with_its_key() {
+        let mut fields = HeaderMap::new();
+        fields.insert("a-bin", HeaderValue::from_static("AP8HCQ=="));
+        let metadata = Metadata::from_received(fields.clone()).unwrap();
+        assert_eq!(metadata.get_bin("a-bin").unwrap().as_ref(), [0, 255, 7, 9]);
+        fields.insert("b-bin", HeaderValue::from_static("*"));
+        assert_eq!(Metadata::from_received(fields), Err("b-bin".to_owned()));
+    }
+
+    #[test]
+    fn fields_of_the_protocol_are_not_metadata() {
+        let mut fields = HeaderMap::new();
+        fields.insert("grpc-status", HeaderValue::from_static("0"));
+        fields.insert("content-type", HeaderValue::from_static("application/grpc"));
+        let metadata = Metadata::from_received(fields).unwrap();
+        assert_eq!(metadata.keys().collect::<Vec<_>>(), ["content-type"]);
+    }
+
+    #[test]
+    fn bad_metadata_is_refused_with_what_to_do() {
+        let mut metadata = Metadata::new();
+        let rows = [
+            (metadata.append("", "v"), "one or more of"),
+            (metadata.append("a b", "v"), "one or more of"),
+            (metadata.append("ä", "v"), "one or more of"),
+            (metadata.append(":path", "v"), "belongs to the protocol"),
+            (
+                metadata.append("Grpc-Timeout", "1S"),
+                "belongs to the protocol",
+            ),
+            (metadata.append("k", "tab\there"), "printable ASCII"),
+            (metadata.append("k", "ü"), "printable ASCII"),
+            (metadata.append("k-bin", "v"), "append_bin"),
+            (metadata.append_bin("k", b"v"), "ends in -bin"),
+        ];
+        for (outcome, part) in rows {
+            let error = outcome.unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(metadata.is_empty());
+        metadata.append("grpc-previous-rpc-attempts", "1").unwrap();
+    }
+}

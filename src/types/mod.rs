@@ -1,0 +1,23 @@
+//! The vocabulary: plain values that parse and print. No I/O, no tasks, no clock.
+
+mod address;
+mod authority;
+mod connectivity;
+mod deadline;
+mod id;
+mod metadata;
+mod method;
+mod status;
+mod target;
+
+pub use address::{Address, Endpoint};
+pub use authority::{Authority, InvalidAuthority};
+pub use connectivity::ConnectivityState;
+pub use deadline::Deadline;
+pub use id::{Generation, SubchannelId};
+pub use metadata::{InvalidMetadata, Metadata};
+pub use method::{InvalidMethodPath, MethodPath};
+pub use status::{Code, Status};
+pub use target::{Target, TargetError};
+
+pub(crate) use deadline::encode_timeout;

@@ -1,0 +1,255 @@
+//! What a channel is to reach.
+
+use std::fmt;
+
+/// A parsed target: `scheme:[//authority/]endpoint`.
+///
+/// The scheme picks the resolver; the authority, mostly empty, names who shall resolve; the
+/// endpoint is what is resolved. A text without a scheme, such as `greeter.example:50051`, is a
+/// `dns` target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    text: String,
+    scheme: String,
+    authority: String,
+    endpoint: String,
+}
+
+impl Target {
+    /// Parses `text` where `schemes` are known and a text without one is of `default_scheme`.
+    ///
+    /// Only what is common to all targets is checked here: the resolver of the scheme judges the
+    /// endpoint.
+    pub fn parse(text: &str, schemes: &[&str], default_scheme: &str) -> Result<Self, TargetError> {
+        let fail = |fault| {
+            Err(TargetError {
+                target: text.to_owned(),
+                fault,
+            })
+        };
+        if text.is_empty() {
+            return fail(Fault::Empty);
+        }
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return fail(Fault::Blank);
+        }
+        if let Some((scheme, rest)) = split_scheme(text) {
+            if schemes.contains(&scheme) {
+                let (authority, path) = match rest.strip_prefix("//") {
+                    Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
+                    None => ("", rest),
+                };
+                let endpoint = if rest.starts_with("//") {
+                    path
+                } else {
+                    path.strip_prefix('/').unwrap_or(path)
+                };
+                return match decoded(endpoint) {
+                    Some(endpoint) => Ok(Self {
+                        text: text.to_owned(),
+                        scheme: scheme.to_owned(),
+                        authority: authority.to_owned(),
+                        endpoint,
+                    }),
+                    None => fail(Fault::Escape),
+                };
+            }
+            if matches!(scheme, "http" | "https") {
+                return fail(Fault::Url {
+                    host: rest.trim_start_matches('/').to_owned(),
+                });
+            }
+            if rest.starts_with('/') {
+                let mut known: Vec<_> = schemes.iter().map(ToString::to_string).collect();
+                known.sort();
+                return fail(Fault::UnknownScheme {
+                    scheme: scheme.to_owned(),
+                    known,
+                });
+            }
+        }
+        Ok(Self {
+            text: text.to_owned(),
+            scheme: default_scheme.to_owned(),
+            authority: String::new(),
+            endpoint: text.to_owned(),
+        })
+    }
+
+    /// Which resolver: `dns`, `ipv4`, one of your own.
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
+    /// Who shall resolve, where the target says so; mostly empty.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// What is resolved.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The error that this target's endpoint, which `reason` finds wrong, could not be understood.
+    /// For resolvers.
+    pub fn invalid(&self, reason: impl Into<String>) -> TargetError {
+        TargetError {
+            target: self.text.clone(),
+            fault: Fault::Endpoint(reason.into()),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}/{}", self.scheme, self.authority, self.endpoint)
+    }
+}
+
+fn split_scheme(text: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = text.split_once(':')?;
+    let mut letters = scheme.bytes();
+    let starts_well = letters.next()?.is_ascii_alphabetic();
+    let goes_on =
+        letters.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
+    (starts_well && goes_on).then_some((scheme, rest))
+}
+
+fn decoded(endpoint: &str) -> Option<String> {
+    let decoded = percent_encoding::percent_decode_str(endpoint)
+        .decode_utf8()
+        .ok()?;
+    Some(decoded.into_owned())
+}
+
+/// A target that cannot be used; quotes it and says what is expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetError {
+    target: String,
+    fault: Fault,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fault {
+    Empty,
+    Blank,
+    Escape,
+    Url { host: String },
+    UnknownScheme { scheme: String, known: Vec<String> },
+    Endpoint(String),
+}
+
+impl fmt::Display for TargetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.fault {
+            Fault::Empty => f.write_str("the target is empty")?,
+            Fault::Blank => write!(
+                f,
+                "target `{}` has white space in it",
+                self.target.escape_debug()
+            )?,
+            Fault::Escape => {
+                write!(
+                    f,
+                    "target `{}` has percent escapes that are no UTF-8",
+                    self.target
+                )?;
+            }
+            Fault::Url { host } => {
+                return write!(
+                    f,
+                    "target `{}` is a URL: give the name alone, `{}`, and say by the credentials \
+                     whether the connection is encrypted",
+                    self.target,
+                    host.split('/').next().unwrap_or_default(),
+                );
+            }
+            Fault::UnknownScheme { scheme, known } => {
+                return write!(
+                    f,
+                    "target `{}` has the scheme `{scheme}`, which no resolver is registered for; \
+                     there are: {}",
+                    self.target,
+                    known.join(", "),
+                );
+            }
+            Fault::Endpoint(reason) => {
+                return write!(f, "target `{}`: {reason}", self.target);
+            }
+        }
+        f.write_str("; expected scheme:endpoint, scheme://authority/endpoint or host:port")
+    }
+}
+
+impl std::error::Error for TargetError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCHEMES: &[&str] = &["dns", "passthrough", "ipv4", "ipv6"];
+
+    fn parse(text: &str) -> Result<Target, TargetError> {
+        Target::parse(text, SCHEMES, "dns")
+    }
+
+    #[test]
+    fn targets_are_read_as_grpc_naming_has_them() {
+        let rows = [
+            (
+                "dns:///greeter.example:50051",
+                ("dns", "", "greeter.example:50051"),
+            ),
+            ("dns://8.8.8.8/greeter", ("dns", "8.8.8.8", "greeter")),
+            ("dns:greeter:1", ("dns", "", "greeter:1")),
+            ("dns:/greeter", ("dns", "", "greeter")),
+            ("greeter:50051", ("dns", "", "greeter:50051")),
+            ("a.server.com", ("dns", "", "a.server.com")),
+            (":50051", ("dns", "", ":50051")),
+            ("[::1]:50051", ("dns", "", "[::1]:50051")),
+            ("10.0.0.7:443", ("dns", "", "10.0.0.7:443")),
+            ("passthrough:///unix:///p", ("passthrough", "", "unix:///p")),
+            ("passthrough:a", ("passthrough", "", "a")),
+            (
+                "ipv4:1.2.3.4:5,1.2.3.5:5",
+                ("ipv4", "", "1.2.3.4:5,1.2.3.5:5"),
+            ),
+            ("ipv6:[::1]:5", ("ipv6", "", "[::1]:5")),
+            ("ipv6:%5B::1%5D:5", ("ipv6", "", "[::1]:5")),
+        ];
+        for (text, (scheme, authority, endpoint)) in rows {
+            let target = parse(text).unwrap();
+            assert_eq!(
+                (target.scheme(), target.authority(), target.endpoint()),
+                (scheme, authority, endpoint),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_target_that_cannot_be_parsed_is_quoted_with_what_is_expected() {
+        let rows = [
+            ("", "the target is empty; expected"),
+            ("a b", "`a b` has white space"),
+            ("dns:///%ff", "`dns:///%ff` has percent escapes"),
+            ("foo:///x", "`foo:///x` has the scheme `foo`"),
+            ("foo:/x", "there are: dns, ipv4, ipv6, passthrough"),
+            (
+                "http://greeter.example:80/x",
+                "give the name alone, `greeter.example:80`",
+            ),
+            ("https://greeter.example", "is a URL"),
+        ];
+        for (text, part) in rows {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_target_prints_in_its_whole_form() {
+        assert_eq!(parse("greeter:1").unwrap().to_string(), "dns:///greeter:1");
+    }
+}
