@@ -1,4 +1,30 @@
-//! lib
-#![allow(dead_code)]
+//! A gRPC client channel built of actors.
+//!
+//! A [`Channel`] finds the servers of a target, keeps connections to them and sends each call to
+//! one. Name resolution, load balancing and one connection lifecycle per address are independent
+//! actors; a call meets none of them. It reads a lock-free snapshot on its own task.
+
+#![forbid(unsafe_code)]
+
+mod actors;
+mod api;
+mod call;
+mod observe;
+mod policy;
+mod transport;
 mod types;
+
+pub use api::*;
+pub use call::{StateChange, StateChanges};
+pub use observe::*;
+pub use policy::{
+    LbContext, LbEvent, LbPolicy, LbPolicyBuilder, LbPolicyConfig, LbUpdate, Pick, PickArgs,
+    PickResult, Picker, ServiceConfigError, SubchannelState,
+};
+pub use transport::{
+    BoxFuture, BuildResolver, Connect, Credentials, Io, Resolution, Resolve, ResolveError,
+    TcpConnector,
+};
+#[cfg(feature = "test-util")]
+pub use transport::{ManualResolver, memory};
 pub use types::*;

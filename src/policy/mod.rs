@@ -1,0 +1,53 @@
+//! Decisions: what a channel does next, and nothing of how it is done.
+//!
+//! Everything that a channel decides is a value here: when to resolve, which subchannels there
+//! are and which of them a call goes to, when an address is dialled and how long it rests after a
+//! failure. None of it does I/O, reads a clock or draws from global randomness; time and chance
+//! are arguments, so each decision can be tested as a table and replayed from a seed. Whoever runs
+//! these machines carries out their effects and tells them what came of it.
+//!
+//! # The shape of a machine
+//!
+//! ```text
+//! fn step(self, now, event, .., fx: &mut Vec<Effect>) -> Self
+//! fn wake_at(&self) -> Option<Instant>
+//! ```
+//!
+//! `step` consumes the state and answers with the next one; what is to be done is pushed onto
+//! `fx`, in the order in which it is to be done. A state owns exactly its own data. The match over
+//! state and event is total: the pairs in which nothing happens are listed by name, so that a new
+//! event does not compile until each state has an answer to it.
+//!
+//! `wake_at` is the one deadline of the machine. Whoever runs it arms one timer for that and sends
+//! `Wake` when it fires; a `Wake` that comes early or late does no harm.
+//!
+//! Load-balancing policies are the exception in form, not in kind: users write them too, so they
+//! are trait objects, take `&mut self` and act through a context ([`lb`]).
+
+pub(crate) mod backoff;
+pub(crate) mod chance;
+pub(crate) mod channel;
+pub(crate) mod connection;
+pub(crate) mod lb;
+pub(crate) mod resolution;
+pub(crate) mod retry;
+pub(crate) mod service_config;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::time::{Duration, Instant};
+
+pub use lb::{
+    LbContext, LbEvent, LbPolicy, LbPolicyBuilder, LbPolicyConfig, LbUpdate, Pick, PickArgs,
+    PickResult, Picker, SubchannelState,
+};
+pub use service_config::ServiceConfigError;
+
+/// `delay` after `now`; for a delay beyond what the clock can count, as far away as makes no
+/// difference.
+pub(crate) fn later(now: Instant, delay: Duration) -> Instant {
+    now.checked_add(delay).unwrap_or_else(|| now + FAR_AWAY)
+}
+
+/// About thirty years: beyond the life of any process, within the range of any clock.
+const FAR_AWAY: Duration = Duration::from_secs(1_000_000_000);

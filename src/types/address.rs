@@ -39,9 +39,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// A backend that any of `addresses` reaches, best first.
     pub fn new(addresses: impl IntoIterator<Item = Address>) -> Self {
-        Self {
-            addresses: addresses.into_iter().collect(),
-        }
+        Self { addresses: addresses.into_iter().collect() }
     }
 
     /// Its addresses, best first.
@@ -52,9 +50,7 @@ impl Endpoint {
 
 impl From<Address> for Endpoint {
     fn from(address: Address) -> Self {
-        Self {
-            addresses: vec![address],
-        }
+        Self { addresses: vec![address] }
     }
 }
 

@@ -12,9 +12,7 @@ impl Authority {
         if text.is_empty() || text.contains('@') {
             return Err(InvalidAuthority { text: text.into() });
         }
-        text.parse()
-            .map(Self)
-            .map_err(|_| InvalidAuthority { text: text.into() })
+        text.parse().map(Self).map_err(|_| InvalidAuthority { text: text.into() })
     }
 
     /// The authority of a channel to `endpoint`: a leading `:` gets the host `localhost`.
@@ -23,15 +21,8 @@ impl Authority {
     /// `http` crate refuses in a host; a channel to such a name sets its authority itself.
     pub(crate) fn of_endpoint(endpoint: &str) -> Result<Self, InvalidAuthority> {
         let legal = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:[]".contains(c);
-        let host = if endpoint.starts_with(':') {
-            "localhost"
-        } else {
-            ""
-        };
-        let name: String = endpoint
-            .chars()
-            .map(|c| if legal(c) { c } else { '-' })
-            .collect();
+        let host = if endpoint.starts_with(':') { "localhost" } else { "" };
+        let name: String = endpoint.chars().map(|c| if legal(c) { c } else { '-' }).collect();
         Self::parse(&format!("{host}{name}"))
     }
 
@@ -65,11 +56,7 @@ pub struct InvalidAuthority {
 
 impl fmt::Display for InvalidAuthority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "`{}` is no authority: expected host, host:port or [ip]:port",
-            self.text
-        )
+        write!(f, "`{}` is no authority: expected host, host:port or [ip]:port", self.text)
     }
 }
 
@@ -88,11 +75,7 @@ mod tests {
             ("a/b", "a-b"),
         ];
         for (endpoint, authority) in rows {
-            assert_eq!(
-                Authority::of_endpoint(endpoint).unwrap().as_str(),
-                authority,
-                "{endpoint}"
-            );
+            assert_eq!(Authority::of_endpoint(endpoint).unwrap().as_str(), authority, "{endpoint}");
         }
     }
 

@@ -24,15 +24,9 @@ impl ConnectivityState {
     /// The state of a whole, given how many of its parts are in each state: READY if any is, else
     /// CONNECTING if any is, else IDLE if any is, else `TRANSIENT_FAILURE` (also for no parts).
     pub fn aggregate(states: impl IntoIterator<Item = Self>) -> Self {
-        states
-            .into_iter()
-            .fold(Self::TransientFailure, |whole, part| {
-                if part.rank() > whole.rank() {
-                    part
-                } else {
-                    whole
-                }
-            })
+        states.into_iter().fold(Self::TransientFailure, |whole, part| {
+            if part.rank() > whole.rank() { part } else { whole }
+        })
     }
 
     fn rank(self) -> u8 {
@@ -73,11 +67,7 @@ mod tests {
             (&[TransientFailure, Connecting, Ready, Idle], Ready),
         ];
         for (parts, whole) in rows {
-            assert_eq!(
-                ConnectivityState::aggregate(parts.iter().copied()),
-                whole,
-                "{parts:?}"
-            );
+            assert_eq!(ConnectivityState::aggregate(parts.iter().copied()), whole, "{parts:?}");
         }
     }
 }

@@ -54,10 +54,7 @@ pub(crate) fn encode_timeout(timeout: Duration) -> impl fmt::Display {
         .map(|&(size, unit)| (nanos.div_ceil(size), unit))
         .find(|&(amount, _)| amount <= TIMEOUT_MAX)
         .unwrap_or((TIMEOUT_MAX, 'H'));
-    Timeout {
-        amount: amount as u32,
-        unit,
-    }
+    Timeout { amount: amount as u32, unit }
 }
 
 struct Timeout {
@@ -103,9 +100,6 @@ mod tests {
         let start = Deadline::at(tokio::time::Instant::now().into_std());
         let later = start.instant() + Duration::from_secs(2);
         assert_eq!(start.remaining(later), Duration::ZERO);
-        assert_eq!(
-            Deadline::at(later).remaining(start.instant()),
-            Duration::from_secs(2)
-        );
+        assert_eq!(Deadline::at(later).remaining(start.instant()), Duration::from_secs(2));
     }
 }

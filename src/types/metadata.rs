@@ -60,10 +60,7 @@ impl Metadata {
     /// All values of a text key, in order. A value that is not text is left out.
     pub fn get_all(&self, key: &str) -> impl Iterator<Item = &str> {
         let values = (!is_binary(key)).then(|| self.0.get_all(key).into_iter());
-        values
-            .into_iter()
-            .flatten()
-            .filter_map(|value| value.to_str().ok())
+        values.into_iter().flatten().filter_map(|value| value.to_str().ok())
     }
 
     /// The first value of a `-bin` key, decoded.
@@ -74,10 +71,7 @@ impl Metadata {
     /// All values of a `-bin` key, decoded, in order.
     pub fn get_all_bin(&self, key: &str) -> impl Iterator<Item = Bytes> {
         let values = is_binary(key).then(|| self.0.get_all(key).into_iter());
-        values
-            .into_iter()
-            .flatten()
-            .filter_map(|value| decode_bin(value.as_bytes()))
+        values.into_iter().flatten().filter_map(|value| decode_bin(value.as_bytes()))
     }
 
     /// Removes all values of `key`; says whether there were any.
@@ -206,10 +200,7 @@ enum Fault {
 
 impl InvalidMetadata {
     fn new(key: &str, fault: Fault) -> Self {
-        Self {
-            key: key.to_owned(),
-            fault,
-        }
+        Self { key: key.to_owned(), fault }
     }
 }
 
@@ -263,13 +254,8 @@ const RESERVED_SENT: &[&str] = &[
 ];
 
 /// Fields of a response that say nothing to the application beyond what the status says.
-const RESERVED_RECEIVED: &[&str] = &[
-    "grpc-encoding",
-    "grpc-accept-encoding",
-    "grpc-message",
-    "grpc-status",
-    "te",
-];
+const RESERVED_RECEIVED: &[&str] =
+    &["grpc-encoding", "grpc-accept-encoding", "grpc-message", "grpc-status", "te"];
 
 #[cfg(test)]
 mod tests {
@@ -292,10 +278,7 @@ mod tests {
         let mut metadata = Metadata::new();
         metadata.append_bin("trace-bin", &[0, 255, 7, 9]).unwrap();
         assert_eq!(metadata.as_fields()["trace-bin"], "AP8HCQ");
-        assert_eq!(
-            metadata.get_bin("trace-bin").unwrap().as_ref(),
-            [0, 255, 7, 9]
-        );
+        assert_eq!(metadata.get_bin("trace-bin").unwrap().as_ref(), [0, 255, 7, 9]);
         assert_eq!(metadata.get("trace-bin"), None);
     }
 
@@ -326,10 +309,7 @@ mod tests {
             (metadata.append("a b", "v"), "one or more of"),
             (metadata.append("ä", "v"), "one or more of"),
             (metadata.append(":path", "v"), "belongs to the protocol"),
-            (
-                metadata.append("Grpc-Timeout", "1S"),
-                "belongs to the protocol",
-            ),
+            (metadata.append("Grpc-Timeout", "1S"), "belongs to the protocol"),
             (metadata.append("k", "tab\there"), "printable ASCII"),
             (metadata.append("k", "ü"), "printable ASCII"),
             (metadata.append("k-bin", "v"), "append_bin"),

@@ -12,9 +12,7 @@ impl MethodPath {
     /// Parses `/package.Service/Method`.
     pub fn parse(text: &str) -> Result<Self, InvalidMethodPath> {
         Self::check(text)?;
-        text.parse()
-            .map(Self)
-            .map_err(|_| InvalidMethodPath { text: text.into() })
+        text.parse().map(Self).map_err(|_| InvalidMethodPath { text: text.into() })
     }
 
     /// As [`MethodPath::parse`], without copying.
@@ -59,11 +57,7 @@ impl MethodPath {
     }
 
     fn check(text: &str) -> Result<(), InvalidMethodPath> {
-        if Self::is_valid(text) {
-            Ok(())
-        } else {
-            Err(InvalidMethodPath { text: text.into() })
-        }
+        if Self::is_valid(text) { Ok(()) } else { Err(InvalidMethodPath { text: text.into() }) }
     }
 }
 
@@ -81,11 +75,7 @@ pub struct InvalidMethodPath {
 
 impl fmt::Display for InvalidMethodPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "`{}` is no method path: expected /package.Service/Method",
-            self.text
-        )
+        write!(f, "`{}` is no method path: expected /package.Service/Method", self.text)
     }
 }
 
@@ -101,9 +91,7 @@ mod tests {
             assert_eq!(MethodPath::parse(text).unwrap().as_str(), text);
             assert_eq!(MethodPath::parse_static(text).unwrap().as_str(), text);
         }
-        for text in [
-            "", "/", "a/b", "/a", "/a/", "//b", "/a b/c", "/a/b?c", "/a/b#c", "/ä/b",
-        ] {
+        for text in ["", "/", "a/b", "/a", "/a/", "//b", "/a b/c", "/a/b?c", "/a/b#c", "/ä/b"] {
             let error = MethodPath::parse(text).unwrap_err();
             assert!(error.to_string().contains(&format!("`{text}`")), "{error}");
         }

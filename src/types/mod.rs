@@ -7,6 +7,8 @@ mod deadline;
 mod id;
 mod metadata;
 mod method;
+mod refresh;
+mod seen;
 mod status;
 mod target;
 
@@ -17,7 +19,10 @@ pub use deadline::Deadline;
 pub use id::{Generation, SubchannelId};
 pub use metadata::{InvalidMetadata, Metadata};
 pub use method::{InvalidMethodPath, MethodPath};
+pub use refresh::Refresh;
 pub use status::{Code, Status};
 pub use target::{Target, TargetError};
 
 pub(crate) use deadline::encode_timeout;
+pub(crate) use metadata::decode_bin;
+pub(crate) use seen::Seen;

@@ -161,8 +161,8 @@ impl Status {
     }
 
     /// The same status, with the error that caused it.
-    pub fn with_source(mut self, source: impl Into<Arc<dyn Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+    pub fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
+        self.0.source = Some(Arc::new(source));
         self
     }
 
@@ -235,9 +235,7 @@ impl fmt::Display for Status {
 impl fmt::Debug for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Status");
-        debug
-            .field("code", &self.code())
-            .field("message", &self.message());
+        debug.field("code", &self.code()).field("message", &self.message());
         if !self.metadata().is_empty() {
             debug.field("metadata", self.metadata());
         }
@@ -250,10 +248,7 @@ impl fmt::Debug for Status {
 
 impl Error for Status {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0
-            .source
-            .as_deref()
-            .map(|source| source as &(dyn Error + 'static))
+        self.0.source.as_deref().map(|source| source as &(dyn Error + 'static))
     }
 }
 
@@ -273,10 +268,7 @@ mod tests {
             let code = Code::from_number(number);
             let rewritten = Status::new(code, "why").from_control_plane();
             let restricted = matches!(number, 0 | 3 | 5 | 6 | 9 | 10 | 11 | 15);
-            assert_eq!(
-                rewritten.code(),
-                if restricted { Code::INTERNAL } else { code }
-            );
+            assert_eq!(rewritten.code(), if restricted { Code::INTERNAL } else { code });
             assert!(rewritten.message().contains("why"));
         }
     }
@@ -288,14 +280,8 @@ mod tests {
                 .with_source(
                     Arc::new(std::io::Error::other("refused")) as Arc<dyn Error + Send + Sync>
                 );
-        assert_eq!(
-            status.to_string(),
-            "UNAVAILABLE: 10.0.0.7:443: connection refused"
-        );
+        assert_eq!(status.to_string(), "UNAVAILABLE: 10.0.0.7:443: connection refused");
         assert_eq!(status.source().unwrap().to_string(), "refused");
-        assert_eq!(
-            Status::new(Code::from_number(99), "").to_string(),
-            "CODE(99)"
-        );
+        assert_eq!(Status::new(Code::from_number(99), "").to_string(), "CODE(99)");
     }
 }

@@ -21,12 +21,7 @@ impl Target {
     /// Only what is common to all targets is checked here: the resolver of the scheme judges the
     /// endpoint.
     pub fn parse(text: &str, schemes: &[&str], default_scheme: &str) -> Result<Self, TargetError> {
-        let fail = |fault| {
-            Err(TargetError {
-                target: text.to_owned(),
-                fault,
-            })
-        };
+        let fail = |fault| Err(TargetError { target: text.to_owned(), fault });
         if text.is_empty() {
             return fail(Fault::Empty);
         }
@@ -55,17 +50,12 @@ impl Target {
                 };
             }
             if matches!(scheme, "http" | "https") {
-                return fail(Fault::Url {
-                    host: rest.trim_start_matches('/').to_owned(),
-                });
+                return fail(Fault::Url { host: rest.trim_start_matches('/').to_owned() });
             }
             if rest.starts_with('/') {
                 let mut known: Vec<_> = schemes.iter().map(ToString::to_string).collect();
                 known.sort();
-                return fail(Fault::UnknownScheme {
-                    scheme: scheme.to_owned(),
-                    known,
-                });
+                return fail(Fault::UnknownScheme { scheme: scheme.to_owned(), known });
             }
         }
         Ok(Self {
@@ -94,10 +84,7 @@ impl Target {
     /// The error that this target's endpoint, which `reason` finds wrong, could not be understood.
     /// For resolvers.
     pub fn invalid(&self, reason: impl Into<String>) -> TargetError {
-        TargetError {
-            target: self.text.clone(),
-            fault: Fault::Endpoint(reason.into()),
-        }
+        TargetError { target: self.text.clone(), fault: Fault::Endpoint(reason.into()) }
     }
 }
 
@@ -117,9 +104,7 @@ fn split_scheme(text: &str) -> Option<(&str, &str)> {
 }
 
 fn decoded(endpoint: &str) -> Option<String> {
-    let decoded = percent_encoding::percent_decode_str(endpoint)
-        .decode_utf8()
-        .ok()?;
+    let decoded = percent_encoding::percent_decode_str(endpoint).decode_utf8().ok()?;
     Some(decoded.into_owned())
 }
 
@@ -144,17 +129,11 @@ impl fmt::Display for TargetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.fault {
             Fault::Empty => f.write_str("the target is empty")?,
-            Fault::Blank => write!(
-                f,
-                "target `{}` has white space in it",
-                self.target.escape_debug()
-            )?,
+            Fault::Blank => {
+                write!(f, "target `{}` has white space in it", self.target.escape_debug())?
+            }
             Fault::Escape => {
-                write!(
-                    f,
-                    "target `{}` has percent escapes that are no UTF-8",
-                    self.target
-                )?;
+                write!(f, "target `{}` has percent escapes that are no UTF-8", self.target)?;
             }
             Fault::Url { host } => {
                 return write!(
@@ -197,10 +176,7 @@ mod tests {
     #[test]
     fn targets_are_read_as_grpc_naming_has_them() {
         let rows = [
-            (
-                "dns:///greeter.example:50051",
-                ("dns", "", "greeter.example:50051"),
-            ),
+            ("dns:///greeter.example:50051", ("dns", "", "greeter.example:50051")),
             ("dns://8.8.8.8/greeter", ("dns", "8.8.8.8", "greeter")),
             ("dns:greeter:1", ("dns", "", "greeter:1")),
             ("dns:/greeter", ("dns", "", "greeter")),
@@ -211,10 +187,7 @@ mod tests {
             ("10.0.0.7:443", ("dns", "", "10.0.0.7:443")),
             ("passthrough:///unix:///p", ("passthrough", "", "unix:///p")),
             ("passthrough:a", ("passthrough", "", "a")),
-            (
-                "ipv4:1.2.3.4:5,1.2.3.5:5",
-                ("ipv4", "", "1.2.3.4:5,1.2.3.5:5"),
-            ),
+            ("ipv4:1.2.3.4:5,1.2.3.5:5", ("ipv4", "", "1.2.3.4:5,1.2.3.5:5")),
             ("ipv6:[::1]:5", ("ipv6", "", "[::1]:5")),
             ("ipv6:%5B::1%5D:5", ("ipv6", "", "[::1]:5")),
         ];
@@ -236,10 +209,7 @@ mod tests {
             ("dns:///%ff", "`dns:///%ff` has percent escapes"),
             ("foo:///x", "`foo:///x` has the scheme `foo`"),
             ("foo:/x", "there are: dns, ipv4, ipv6, passthrough"),
-            (
-                "http://greeter.example:80/x",
-                "give the name alone, `greeter.example:80`",
-            ),
+            ("http://greeter.example:80/x", "give the name alone, `greeter.example:80`"),
             ("https://greeter.example", "is a URL"),
         ];
         for (text, part) in rows {

@@ -1,0 +1,310 @@
+//! `AddrConn`: one address, at most one connection that takes calls.
+//!
+//! When to dial, wait and report is [`policy::connection`](crate::policy::connection)'s decision,
+//! and its state lies in [`Core`], so that a new life goes on in the middle of a backoff or with
+//! the connection that is serving. The dial is a task of its own; so is the connection's driver,
+//! which outlives the `AddrConn` for as long as calls are on it.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::faults::Fault;
+use super::registry::{Standing, Subchannel};
+use super::timer::Timer;
+use super::vitals::Vitals;
+use super::{Core, balancer, resolver};
+use crate::observe::{ActorKind, ActorReport};
+use crate::policy::chance::Dice;
+use crate::policy::connection::{Effect, Event, State, Timing};
+use crate::transport::{self, ConnectError, Connection, Disconnect, Driver};
+use crate::types::{ConnectivityState, Status};
+
+/// What an `AddrConn` is told.
+pub(crate) enum Msg {
+    /// Connect, if idle.
+    Connect,
+    /// End: no new calls, open ones go on.
+    Retire,
+    /// Do not wait for the end of the backoff.
+    ResetBackoff,
+    /// Tell how you stand.
+    Inspect(oneshot::Sender<ActorReport>),
+    /// Suffer this.
+    Inject(Fault),
+    /// Something of its own came to its end.
+    Own(Own),
+}
+
+/// A completion; only this file makes one.
+pub(crate) struct Own(Completion);
+
+enum Completion {
+    Dialed { dial: u64, outcome: Result<(Connection, Driver), ConnectError> },
+    Lost(Disconnect),
+    Wake(u64),
+}
+
+pub(super) struct AddrConn {
+    pub(super) core: Arc<Core>,
+    pub(super) subchannel: Arc<Subchannel>,
+}
+
+pub(super) struct Life {
+    timer: Timer,
+    dice: Dice,
+    dial: Option<Dial>,
+    dials: u64,
+    vitals: Vitals,
+}
+
+/// A dial that is under way. Dropping it ends it.
+struct Dial(AbortHandle);
+
+impl Drop for Dial {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Actor for AddrConn {
+    type Msg = Msg;
+    type State = Life;
+    type Arguments = ();
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<Msg>,
+        (): (),
+    ) -> Result<Self::State, ActorProcessingErr> {
+        self.subchannel.mailbox.take_over(me.clone());
+        let serial = u64::from(self.subchannel.id.serial());
+        let restarts = self.subchannel.lives.restarts();
+        let mut life = Life {
+            timer: Timer::new(self.core.tasks.clone()),
+            dice: Dice::new(
+                self.core.settings.seed ^ serial.wrapping_mul(ADDR_CONN_DICE) ^ restarts,
+            ),
+            dial: None,
+            dials: 0,
+            vitals: Vitals::new(ActorKind::AddrConn, Some(self.subchannel.name()), restarts),
+        };
+        self.resume(&me, &mut life);
+        Ok(life)
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<Msg>,
+        message: Msg,
+        life: &mut Life,
+    ) -> Result<(), ActorProcessingErr> {
+        self.subchannel.mailbox.one_taken();
+        match message {
+            Msg::Connect => self.connect(&me, life),
+            Msg::Retire => self.advance(&me, life, Event::Retire, None),
+            Msg::ResetBackoff => self.advance(&me, life, Event::ResetBackoff, None),
+            Msg::Inspect(reply) => self.inspect(life, reply),
+            Msg::Inject(fault) => fault.suffer().await,
+            Msg::Own(Own(completion)) => self.complete(&me, life, completion),
+        }
+        Ok(())
+    }
+}
+
+impl AddrConn {
+    /// Continues where an earlier life ended: with its connection, its backoff, or its orders.
+    fn resume(&self, me: &ActorRef<Msg>, life: &mut Life) {
+        let standing = self.subchannel.standing();
+        life.vitals.enter(standing.machine.connectivity().to_string());
+        self.arm(me, life, &standing.machine);
+        match standing.machine {
+            State::Ready if self.subchannel.slot.connection().is_none() => {
+                self.advance(me, life, Event::Lost, None);
+            }
+            State::Connecting { deadline, .. } => self.dial(me, life, Instant::from_std(deadline)),
+            State::Idle { .. } | State::Ready | State::Backoff { .. } | State::Retired => {}
+        }
+        if self.subchannel.is_retired() {
+            self.advance(me, life, Event::Retire, None);
+        } else {
+            self.connect(me, life);
+        }
+    }
+
+    fn connect(&self, me: &ActorRef<Msg>, life: &mut Life) {
+        if self.subchannel.take_order() {
+            self.advance(me, life, Event::Connect, None);
+        }
+    }
+
+    fn complete(&self, me: &ActorRef<Msg>, life: &mut Life, completion: Completion) {
+        match completion {
+            Completion::Dialed { dial, outcome } if dial == life.dials && life.dial.is_some() => {
+                life.dial = None;
+                match outcome {
+                    Ok((connection, driver)) => self.dialed(me, life, connection, driver),
+                    Err(error) => self.dial_failed(me, life, error),
+                }
+            }
+            // The connection of this news has been replaced, or this dial given up.
+            Completion::Dialed { .. } => {}
+            Completion::Lost(cause) => self.lost(me, life, cause),
+            Completion::Wake(epoch) => {
+                if life.timer.is_current(epoch) {
+                    self.advance(me, life, Event::Wake, None);
+                }
+            }
+        }
+    }
+
+    fn dialed(&self, me: &ActorRef<Msg>, life: &mut Life, connection: Connection, driver: Driver) {
+        life.vitals.count("connections");
+        self.subchannel.slot.fill(connection.clone());
+        self.core.tasks.spawn(drive(
+            self.core.clone(),
+            self.subchannel.clone(),
+            connection,
+            driver,
+        ));
+        self.advance(me, life, Event::Dialed, None);
+    }
+
+    fn dial_failed(&self, me: &ActorRef<Msg>, life: &mut Life, error: ConnectError) {
+        life.vitals.count("failed dials");
+        life.vitals.fail(error.clone());
+        let status = Status::unavailable(error.to_string()).with_source(error);
+        self.advance(me, life, Event::DialFailed, Some(status));
+    }
+
+    fn lost(&self, me: &ActorRef<Msg>, life: &mut Life, cause: Disconnect) {
+        life.vitals.count("lost connections");
+        let text = format!("{}: {cause}", self.subchannel.address);
+        life.vitals.fail(Status::unavailable(text));
+        // News of an older connection says nothing of the one that serves now.
+        if self.subchannel.slot.connection().is_none() {
+            self.advance(me, life, Event::Lost, None);
+        }
+    }
+
+    fn inspect(&self, life: &mut Life, reply: oneshot::Sender<ActorReport>) {
+        let timer = life.timer.fires_at().map(|at| ("end of backoff", at));
+        let mut report = life.vitals.report(self.subchannel.mailbox.depth(), timer);
+        if let Some(connection) = self.subchannel.slot.connection() {
+            report.counters.insert("open streams", connection.open_streams() as u64);
+        }
+        // Whoever asked may have stopped waiting.
+        let _ = reply.send(report);
+    }
+
+    /// One step of the machine: the new standing is written down, then carried out.
+    fn advance(&self, me: &ActorRef<Msg>, life: &mut Life, event: Event, error: Option<Status>) {
+        let machine = self.subchannel.standing().machine;
+        let mut effects = Vec::new();
+        let mut timing = Timing {
+            backoff: &self.core.settings.backoff,
+            min_connect_timeout: self.core.settings.min_connect_timeout,
+            dice: &mut life.dice,
+        };
+        let machine = machine.step(Instant::now().into_std(), event, &mut timing, &mut effects);
+        self.arm(me, life, &machine);
+        self.subchannel.set_standing(Standing { machine, error: error.clone() });
+        for effect in effects {
+            self.perform(me, life, effect, error.as_ref());
+        }
+    }
+
+    fn perform(&self, me: &ActorRef<Msg>, life: &mut Life, effect: Effect, error: Option<&Status>) {
+        match effect {
+            Effect::Dial { deadline } => self.dial(me, life, Instant::from_std(deadline)),
+            Effect::AbandonDial => life.dial = None,
+            Effect::ResolveNow => {
+                self.core.resolver.tell(resolver::Msg::ResolveNow);
+            }
+            Effect::Report(connectivity) => self.report(me, life, connectivity, error),
+            Effect::Drain => {
+                if let Some(connection) = self.subchannel.slot.empty() {
+                    connection.drain();
+                }
+            }
+        }
+    }
+
+    fn report(
+        &self,
+        me: &ActorRef<Msg>,
+        life: &mut Life,
+        connectivity: ConnectivityState,
+        error: Option<&Status>,
+    ) {
+        let address = &self.subchannel.address;
+        match error {
+            Some(error) => {
+                tracing::info!(target: "switchboard", %address, state = %connectivity, cause = error.message(), "subchannel");
+            }
+            None => {
+                tracing::info!(target: "switchboard", %address, state = %connectivity, "subchannel")
+            }
+        }
+        life.vitals.enter(connectivity.to_string());
+        self.subchannel.lives.prove();
+        if connectivity == ConnectivityState::Shutdown {
+            me.stop(None);
+            return;
+        }
+        let state = crate::policy::lb::SubchannelState { connectivity, error: error.cloned() };
+        let id = self.subchannel.id;
+        self.core.balancer.tell(balancer::Msg::SubchannelChanged { id, state });
+    }
+
+    fn arm(&self, me: &ActorRef<Msg>, life: &mut Life, machine: &State) {
+        let wake_at = machine.wake_at().map(Instant::from_std);
+        life.timer.arm(wake_at, me, |epoch| Msg::Own(Own(Completion::Wake(epoch))));
+    }
+
+    fn dial(&self, me: &ActorRef<Msg>, life: &mut Life, deadline: Instant) {
+        life.dials += 1;
+        life.vitals.count("dials");
+        let (core, me, dial) = (self.core.clone(), me.clone(), life.dials);
+        let address = self.subchannel.address.clone();
+        let task = self.core.tasks.spawn(async move {
+            let settings = &core.settings;
+            let outcome = transport::dial(
+                settings.connector.as_ref(),
+                &settings.credentials,
+                &address,
+                &settings.authority,
+                &settings.connection,
+                deadline,
+            )
+            .await;
+            // If the actor is gone nobody wants the connection, and dropping it closes it.
+            let _ = me.cast(Msg::Own(Own(Completion::Dialed { dial, outcome })));
+        });
+        life.dial = Some(Dial(task.abort_handle()));
+    }
+}
+
+/// Runs a connection to its end.
+async fn drive(
+    core: Arc<Core>,
+    subchannel: Arc<Subchannel>,
+    connection: Connection,
+    driver: Driver,
+) {
+    let key = core.connections().insert(connection);
+    driver
+        .run(|cause| {
+            // Calls stop picking it at once; the actors hear of it when they come to it.
+            subchannel.slot.empty_if_unusable();
+            subchannel.mailbox.tell(Msg::Own(Own(Completion::Lost(cause.clone()))));
+        })
+        .await;
+    core.connections().remove(key);
+}
+
+/// Sets the dice of the `AddrConn`s of one seed apart.
+const ADDR_CONN_DICE: u64 = 0x9e37_79b9_7f4a_7c15;

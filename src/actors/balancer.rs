@@ -1,0 +1,327 @@
+//! Balancer: runs the tree of load-balancing policies.
+//!
+//! Policies speak in ids; the Balancer makes subchannels for them, passes their orders to the
+//! `AddrConn`s, and takes what they publish to the `ClientConn`. Events that wait in the mailbox
+//! together are answered by one flush: ten thousand subchannels that turn READY at once do not
+//! make ten thousand pickers.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::client_conn::{self, Published};
+use super::faults::Fault;
+use super::registry::Subchannel;
+use super::timer::Timer;
+use super::vitals::Vitals;
+use super::{Core, resolver, supervisor};
+use crate::observe::{ActorKind, ActorReport, PolicyReport};
+use crate::policy::chance::Dice;
+use crate::policy::lb::graceful_switch::GracefulSwitch;
+use crate::policy::lb::{LbContext, LbEffect, SubchannelState, Subchannels};
+use crate::policy::service_config::ServiceConfig;
+use crate::types::{Address, ConnectivityState, Endpoint, SubchannelId};
+
+/// What a Balancer is told.
+pub(crate) enum Msg {
+    /// There is a new [`Update`] in [`Core`].
+    Updated,
+    /// There is a new failure of resolution in [`Core`].
+    ResolverFailed,
+    /// A subchannel is in a new state.
+    SubchannelChanged {
+        /// Which.
+        id: SubchannelId,
+        /// How it stands now.
+        state: SubchannelState,
+    },
+    /// Somebody wants the channel: connect if idle.
+    ExitIdle,
+    /// Tell how you stand.
+    Inspect(oneshot::Sender<(ActorReport, Option<PolicyReport>)>),
+    /// Suffer this.
+    Inject(Fault),
+    /// Something of its own came to its end.
+    Own(Own),
+}
+
+/// A completion; only this file makes one.
+pub(crate) struct Own(Completion);
+
+enum Completion {
+    /// The messages that were waiting have been handled.
+    Drained,
+    Wake(u64),
+}
+
+/// What is to be balanced, and how.
+#[derive(Clone)]
+pub(crate) struct Update {
+    pub(super) endpoints: Arc<[Endpoint]>,
+    pub(super) config: Arc<ServiceConfig>,
+}
+
+pub(super) struct Balancer {
+    pub(super) core: Arc<Core>,
+}
+
+pub(super) struct Life {
+    tree: GracefulSwitch,
+    dice: Dice,
+    timer: Timer,
+    /// Whether a flush is on its way to the end of the mailbox.
+    flushing: bool,
+    vitals: Vitals,
+}
+
+impl Actor for Balancer {
+    type Msg = Msg;
+    type State = Life;
+    type Arguments = ();
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<Msg>,
+        (): (),
+    ) -> Result<Self::State, ActorProcessingErr> {
+        self.core.balancer.take_over(me.clone());
+        let restarts = self.core.lives.balancer.restarts();
+        let mut life = Life {
+            tree: GracefulSwitch::new(),
+            dice: Dice::new(self.core.settings.seed ^ BALANCER_DICE),
+            timer: Timer::new(self.core.tasks.clone()),
+            flushing: false,
+            vitals: Vitals::new(ActorKind::Balancer, None, restarts),
+        };
+        self.resume(&me, &mut life);
+        Ok(life)
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<Msg>,
+        message: Msg,
+        life: &mut Life,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Own(Own(completion)) => {
+                self.complete(&me, life, completion);
+                return Ok(());
+            }
+            Msg::Updated => self.updated(&me, life),
+            Msg::ResolverFailed => self.resolver_failed(&me, life),
+            Msg::SubchannelChanged { id, state } => self.subchannel_changed(&me, life, id, state),
+            Msg::ExitIdle => self.act(&me, life, GracefulSwitch::exit_idle),
+            Msg::Inspect(reply) => self.inspect(life, reply),
+            Msg::Inject(fault) => fault.suffer().await,
+        }
+        self.core.balancer.one_taken();
+        Ok(())
+    }
+}
+
+impl Balancer {
+    /// Builds the tree again and lets it take over the subchannels that an earlier life left.
+    fn resume(&self, me: &ActorRef<Msg>, life: &mut Life) {
+        let mut orphans = Orphans::of(self.core.registry.all());
+        self.update(me, life, &mut orphans);
+        for orphan in orphans.rest() {
+            self.core.registry.retire(orphan.id);
+        }
+        self.resolver_failed(me, life);
+    }
+
+    fn updated(&self, me: &ActorRef<Msg>, life: &mut Life) {
+        self.update(me, life, &mut Orphans::default());
+    }
+
+    fn update(&self, me: &ActorRef<Msg>, life: &mut Life, orphans: &mut Orphans) {
+        let update = self.core.memory().update.clone();
+        let Some(Update { endpoints, config }) = update else { return };
+        life.vitals.count("updates");
+        let rejected = self.with_tree(me, life, orphans, |tree, cx| {
+            tree.update(config.lb(), endpoints, cx);
+        });
+        self.core.resolver.tell(match rejected {
+            Some(reason) => resolver::Msg::Rejected(reason),
+            None => resolver::Msg::Accepted,
+        });
+        for (id, state) in orphans.take_adopted() {
+            self.subchannel_changed(me, life, id, state);
+        }
+    }
+
+    fn resolver_failed(&self, me: &ActorRef<Msg>, life: &mut Life) {
+        let failure = self.core.memory().failure.clone();
+        if let Some(status) = failure {
+            life.vitals.fail(status.clone());
+            self.act(me, life, |tree, cx| tree.resolver_failed(status, cx));
+        }
+    }
+
+    fn subchannel_changed(
+        &self,
+        me: &ActorRef<Msg>,
+        life: &mut Life,
+        id: SubchannelId,
+        state: SubchannelState,
+    ) {
+        // The news of a subchannel that has been given up meanwhile is nobody's.
+        if self.core.registry.get(id).is_some() {
+            life.vitals.count("subchannel changes");
+            self.act(me, life, |tree, cx| tree.subchannel_changed(id, state, cx));
+        }
+    }
+
+    fn complete(&self, me: &ActorRef<Msg>, life: &mut Life, completion: Completion) {
+        match completion {
+            Completion::Drained => {
+                life.flushing = false;
+                self.with_tree(me, life, &mut Orphans::default(), |tree, cx| {
+                    tree.flush(cx);
+                });
+            }
+            Completion::Wake(epoch) => {
+                if life.timer.is_current(epoch) {
+                    self.act(me, life, GracefulSwitch::wake);
+                }
+            }
+        }
+    }
+
+    /// Lets the tree act on an event; its flush follows the messages that wait.
+    fn act(
+        &self,
+        me: &ActorRef<Msg>,
+        life: &mut Life,
+        act: impl FnOnce(&mut GracefulSwitch, &mut LbContext<'_>),
+    ) {
+        self.with_tree(me, life, &mut Orphans::default(), act);
+        self.flush_later(me, life);
+    }
+
+    /// A flush goes to the end of the mailbox: what waits there now comes first.
+    fn flush_later(&self, me: &ActorRef<Msg>, life: &mut Life) {
+        if !life.flushing {
+            // To itself, alive.
+            life.flushing = me.cast(Msg::Own(Own(Completion::Drained))).is_ok();
+        }
+    }
+
+    /// Lets the tree act and does what it asks for. Gives the reason if it refused an update.
+    fn with_tree(
+        &self,
+        me: &ActorRef<Msg>,
+        life: &mut Life,
+        orphans: &mut Orphans,
+        act: impl FnOnce(&mut GracefulSwitch, &mut LbContext<'_>),
+    ) -> Option<String> {
+        let mut source = Source { core: &self.core, orphans };
+        let now = Instant::now().into_std();
+        let mut cx = LbContext::new(now, &mut life.dice, &mut source);
+        act(&mut life.tree, &mut cx);
+        let effects = cx.take_effects();
+        let wake_at = life.tree.wake_at().map(Instant::from_std);
+        life.timer.arm(wake_at, me, |epoch| Msg::Own(Own(Completion::Wake(epoch))));
+        let mut rejected = None;
+        for effect in effects {
+            match effect {
+                LbEffect::RejectUpdate(reason) => rejected = Some(reason),
+                LbEffect::Connect(id) => self.connect(id),
+                LbEffect::Retire(id) => self.core.registry.retire(id),
+                LbEffect::ResolveNow => {
+                    self.core.resolver.tell(resolver::Msg::ResolveNow);
+                }
+                LbEffect::Publish { connectivity, picker } => {
+                    self.publish(life, Published { connectivity, picker });
+                }
+            }
+        }
+        rejected
+    }
+
+    fn connect(&self, id: SubchannelId) {
+        if let Some(subchannel) = self.core.registry.get(id) {
+            subchannel.connect();
+        }
+    }
+
+    fn publish(&self, life: &mut Life, published: Published) {
+        life.vitals.enter(published.connectivity.to_string());
+        life.vitals.count("pickers");
+        self.core.memory().published = Some(published.clone());
+        self.core.lives.balancer.prove();
+        self.core.client_conn.tell(client_conn::Msg::Published(published));
+    }
+
+    fn inspect(&self, life: &Life, reply: oneshot::Sender<(ActorReport, Option<PolicyReport>)>) {
+        let timer = life.timer.fires_at().map(|at| ("next connection attempt", at));
+        let report = life.vitals.report(self.core.balancer.depth(), timer);
+        let policy = Some(life.tree.inspect()).filter(|tree| !tree.children.is_empty());
+        // Whoever asked may have stopped waiting.
+        let _ = reply.send((report, policy));
+    }
+}
+
+/// Gives policies their subchannels.
+struct Source<'a> {
+    core: &'a Arc<Core>,
+    orphans: &'a mut Orphans,
+}
+
+impl Subchannels for Source<'_> {
+    fn create(&mut self, address: &Address) -> SubchannelId {
+        if let Some(id) = self.orphans.adopt(address) {
+            return id;
+        }
+        let subchannel = self.core.registry.add(address);
+        self.core.supervisor.tell(supervisor::Msg::Spawn(subchannel.id));
+        subchannel.id
+    }
+}
+
+/// Subchannels that a Balancer's earlier life left, READY ones among them.
+#[derive(Default)]
+struct Orphans {
+    by_address: HashMap<Address, VecDeque<Arc<Subchannel>>>,
+    adopted: Vec<Arc<Subchannel>>,
+}
+
+impl Orphans {
+    fn of(subchannels: Vec<Arc<Subchannel>>) -> Self {
+        let mut by_address: HashMap<_, VecDeque<_>> = HashMap::new();
+        for subchannel in subchannels {
+            by_address.entry(subchannel.address.clone()).or_default().push_back(subchannel);
+        }
+        Self { by_address, adopted: Vec::new() }
+    }
+
+    fn adopt(&mut self, address: &Address) -> Option<SubchannelId> {
+        let orphan = self.by_address.get_mut(address)?.pop_front()?;
+        let id = orphan.id;
+        self.adopted.push(orphan);
+        Some(id)
+    }
+
+    /// Those that were taken over and are not IDLE, which is what policies expect of a new one.
+    fn take_adopted(&mut self) -> Vec<(SubchannelId, SubchannelState)> {
+        let adopted = std::mem::take(&mut self.adopted);
+        let states = adopted.into_iter().map(|subchannel| {
+            let state = subchannel.standing().state();
+            (subchannel.id, state)
+        });
+        states.filter(|(_, state)| state.connectivity != ConnectivityState::Idle).collect()
+    }
+
+    fn rest(self) -> impl Iterator<Item = Arc<Subchannel>> {
+        let mut rest: Vec<_> = self.by_address.into_values().flatten().collect();
+        rest.sort_by_key(|subchannel| subchannel.id);
+        rest.into_iter()
+    }
+}
+
+/// Sets the policies' dice apart from those of the other actors of one seed.
+const BALANCER_DICE: u64 = 0x6261_6c61_6e63;

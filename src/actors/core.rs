@@ -1,0 +1,229 @@
+//! What outlives a crash: everything that the actors of a channel share, outside of them all.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use super::mailbox::Mailbox;
+use super::registry::Registry;
+use super::{balancer, client_conn, resolver, root, supervisor};
+use crate::call::{NoRuntime, Shared, Snapshot};
+use crate::policy::backoff::Backoff;
+use crate::policy::lb::{self, DropPicker, Picker};
+use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
+use crate::transport::resolve::BuildResolver;
+use crate::transport::{Connect, Connection, ConnectionOptions, Credentials};
+use crate::types::{Authority, ConnectivityState, Endpoint, Generation, Status, Target};
+
+/// What the builder decided.
+pub(crate) struct Settings {
+    pub(crate) target: Target,
+    pub(crate) resolver: Arc<dyn BuildResolver>,
+    pub(crate) lb_registry: crate::policy::lb::LbRegistry,
+    pub(crate) default_config: Arc<ServiceConfig>,
+    pub(crate) backoff: Backoff,
+    pub(crate) min_connect_timeout: std::time::Duration,
+    pub(crate) connector: Arc<dyn Connect>,
+    pub(crate) credentials: Credentials,
+    pub(crate) authority: Authority,
+    pub(crate) connection: ConnectionOptions,
+    pub(crate) seed: u64,
+    pub(crate) runtime: Option<Handle>,
+    #[cfg_attr(not(feature = "test-util"), expect(dead_code, reason = "read where faults exist"))]
+    pub(crate) allow_injection: bool,
+}
+
+/// The state of one channel that no crash of an actor takes away.
+pub(crate) struct Core {
+    /// What calls read.
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) settings: Settings,
+    /// How far the channel has come with its life.
+    pub(super) life: watch::Sender<Life>,
+    /// A demand that the `ClientConn` has not taken up.
+    pub(super) demanded: AtomicBool,
+    /// The lives of each part so far.
+    pub(super) lives: Lives,
+    pub(super) supervisor: Mailbox<supervisor::Msg>,
+    pub(super) client_conn: Mailbox<client_conn::Msg>,
+    pub(super) resolver: Mailbox<resolver::Msg>,
+    pub(super) balancer: Mailbox<balancer::Msg>,
+    /// Every subchannel, with its slot and its `AddrConn`'s mailbox.
+    pub(super) registry: Registry,
+    /// Every task of the channel that is not an actor.
+    pub(super) tasks: TaskTracker,
+    connections: Mutex<slab::Slab<Connection>>,
+    memory: Mutex<Memory>,
+}
+
+/// The records of the parts that a channel has one of.
+#[derive(Default)]
+pub(super) struct Lives {
+    pub(super) client_conn: Record,
+    pub(super) resolver: Record,
+    pub(super) balancer: Record,
+}
+
+/// What the Supervisor goes by when a part has failed.
+#[derive(Default)]
+pub(super) struct Record {
+    restarts: AtomicU64,
+    proved: AtomicBool,
+}
+
+impl Record {
+    /// The part has done its work again: what was wrong is over.
+    pub(super) fn prove(&self) {
+        self.proved.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the part did its work since it last failed; a new life has it still to prove.
+    pub(super) fn take_proof(&self) -> bool {
+        self.proved.swap(false, Ordering::Relaxed)
+    }
+
+    pub(super) fn count_restart(&self) {
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+}
+
+/// How far a channel has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// Built, never used.
+    New,
+    /// Its actors are at work.
+    Running,
+    /// It is to end in this way.
+    Ending(Ending),
+    /// It has ended; nothing of it is left.
+    Ended,
+}
+
+/// How a channel ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The last handle is gone: open streams go on to their ends.
+    Dropped,
+    /// `close`: open streams have this long.
+    Closed { grace: std::time::Duration },
+}
+
+/// The last word of each actor to the next, so that a new life can be told it again.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// Whether the Resolver has been told to start.
+    pub(super) resolving: bool,
+    /// What resolution said last.
+    pub(super) resolved: Option<Resolved>,
+    /// The service config in force.
+    pub(super) config: Option<Arc<ServiceConfig>>,
+    /// What the Balancer was last ordered to balance.
+    pub(super) update: Option<balancer::Update>,
+    /// The failure that it was told of since.
+    pub(super) failure: Option<Status>,
+    /// What the Balancer published last.
+    pub(super) published: Option<client_conn::Published>,
+}
+
+/// The outcome of a resolution.
+#[derive(Clone)]
+pub(super) enum Resolved {
+    Update {
+        endpoints: Arc<[Endpoint]>,
+        config: Option<Result<Arc<ServiceConfig>, ServiceConfigError>>,
+    },
+    Failed(Status),
+}
+
+impl Core {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        Arc::new_cyclic(|core: &std::sync::Weak<Self>| {
+            let first = Snapshot {
+                generation: Generation::default(),
+                connectivity: ConnectivityState::Idle,
+                picker: lb::queue(),
+                slots: crate::call::SlotTable::default(),
+                config: settings.default_config.clone(),
+            };
+            let core = core.clone();
+            let demand = move || core.upgrade().map_or(Ok(()), |core| core.demand());
+            Self {
+                shared: Arc::new(Shared::new(first, demand)),
+                settings,
+                life: watch::Sender::new(Life::New),
+                demanded: AtomicBool::new(false),
+                lives: Lives::default(),
+                supervisor: Mailbox::new(),
+                client_conn: Mailbox::new(),
+                resolver: Mailbox::new(),
+                balancer: Mailbox::new(),
+                registry: Registry::default(),
+                tasks: TaskTracker::new(),
+                connections: Mutex::default(),
+                memory: Mutex::default(),
+            }
+        })
+    }
+
+    /// Somebody wants the channel: it starts if it has not, and leaves IDLE. Demands that come
+    /// before the first is taken up are one.
+    pub(crate) fn demand(self: &Arc<Self>) -> Result<(), NoRuntime> {
+        root::start(self)?;
+        if !self.demanded.swap(true, Ordering::AcqRel) {
+            self.client_conn.tell(client_conn::Msg::Demand);
+        }
+        Ok(())
+    }
+
+    /// Ends every wait between connection attempts.
+    pub(crate) fn reset_connect_backoff(&self) {
+        self.registry.tell_all(|| super::addr_conn::Msg::ResetBackoff);
+        self.resolver.tell(resolver::Msg::ResetBackoff);
+    }
+
+    /// Puts a snapshot before the calls, then its state before the watchers, so that whoever is
+    /// woken by READY finds a picker that is. Only the `ClientConn` publishes, or who stands in
+    /// for it while it is dead.
+    pub(super) fn publish(&self, connectivity: ConnectivityState, picker: Arc<dyn Picker>) {
+        let memory = self.memory();
+        let config = memory.config.clone();
+        drop(memory);
+        self.shared.cell.publish(Snapshot {
+            generation: Generation::default(),
+            connectivity,
+            picker,
+            slots: self.registry.slots(),
+            config: config.unwrap_or_else(|| self.settings.default_config.clone()),
+        });
+        if self.shared.states.post(connectivity) {
+            tracing::info!(target: "switchboard", channel = %self.settings.target, state = %connectivity, "channel");
+        }
+    }
+
+    /// From now on every call ends with `status`.
+    pub(super) fn publish_end(&self, status: Status) {
+        self.publish(ConnectivityState::Shutdown, Arc::new(DropPicker(status)));
+    }
+
+    /// Whether the channel has left IDLE and resolves its target.
+    pub(super) fn is_resolving(&self) -> bool {
+        self.memory().resolving
+    }
+
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every connection whose driver runs.
+    pub(super) fn connections(&self) -> MutexGuard<'_, slab::Slab<Connection>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

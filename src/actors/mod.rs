@@ -1,0 +1,45 @@
+//! The control plane: the actors that keep a channel alive.
+//!
+//! ```text
+//!                       root (a task: starts and ends the channel)
+//!                         │
+//!                     Supervisor ── restarts what fails, knows nothing else
+//!        ┌───────────────┼───────────────┬──────────────────┐
+//!    ClientConn       Resolver        Balancer          AddrConn × n
+//!        │                │               │                  │
+//!        └── Start ──────▶│               │                  │
+//!        │◀── Resolved ───┤               │                  │
+//!        ├── Updated, ResolverFailed ────▶│── Connect ──────▶│
+//!        │                │◀─ Accepted ───┤                  │ dials; fills the slot
+//!        │                │   Rejected    │◀ Subchannel- ────┤
+//!        │                │   ResolveNow  │   Changed        │
+//!        │◀── Published ──────────────────┤                  │
+//!        ▼
+//!   snapshot (what calls read)
+//! ```
+//!
+//! The actors are siblings: one that fails takes no other along. What must outlive them lies in
+//! [`Core`]. Every fact is written there before it is told, and a new life of an actor first takes
+//! over the mailbox, then reads: so nothing is missed in between. Orders are in the imperative,
+//! facts in the past tense; an actor's own completions are private to its file and carry a number
+//! that tells late ones apart. No handler waits for I/O.
+//!
+//! An actor is a thin shell: what it decides is decided in [`policy`](crate::policy).
+
+mod addr_conn;
+mod balancer;
+mod client_conn;
+mod core;
+mod faults;
+mod inspect;
+mod mailbox;
+mod registry;
+mod resolver;
+mod root;
+mod supervisor;
+mod timer;
+mod vitals;
+
+pub(crate) use self::core::{Core, Settings};
+#[cfg(feature = "test-util")]
+pub(crate) use self::faults::Fault;

@@ -1,0 +1,170 @@
+//! The subchannels of a channel.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::addr_conn;
+use super::core::Record;
+use super::mailbox::Mailbox;
+use crate::call::{SlotTable, SubchannelSlot};
+use crate::policy::connection;
+use crate::policy::lb::SubchannelState;
+use crate::types::{Address, Status, SubchannelId};
+
+/// All subchannels, by id. Only the Balancer adds and removes; everybody reads.
+#[derive(Default)]
+pub(super) struct Registry(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    entries: Vec<Option<Arc<Subchannel>>>,
+    free: Vec<u32>,
+    made: u32,
+    /// The slots as calls are given them; none after a change until they are asked for.
+    slots: Option<SlotTable>,
+}
+
+/// One subchannel: what outlives its `AddrConn`.
+pub(super) struct Subchannel {
+    pub(super) id: SubchannelId,
+    pub(super) address: Address,
+    /// Where calls find its connection.
+    pub(super) slot: Arc<SubchannelSlot>,
+    /// Reaches its `AddrConn`.
+    pub(super) mailbox: Mailbox<addr_conn::Msg>,
+    /// The lives of its `AddrConn` so far.
+    pub(super) lives: Record,
+    /// Whether its policy wants it connected and its `AddrConn` has not begun to.
+    wanted: AtomicBool,
+    /// Whether its policy has given it up.
+    retired: AtomicBool,
+    standing: Mutex<Standing>,
+}
+
+/// How a subchannel stands.
+#[derive(Clone, Default)]
+pub(super) struct Standing {
+    /// The state of its `AddrConn`'s machine.
+    pub(super) machine: connection::State,
+    /// Why it is in `TRANSIENT_FAILURE`, if it is.
+    pub(super) error: Option<Status>,
+}
+
+impl Standing {
+    /// As its policy is told.
+    pub(super) fn state(&self) -> SubchannelState {
+        SubchannelState { connectivity: self.machine.connectivity(), error: self.error.clone() }
+    }
+}
+
+impl Registry {
+    /// Makes a subchannel, IDLE.
+    pub(super) fn add(&self, address: &Address) -> Arc<Subchannel> {
+        let mut table = self.lock();
+        let index = table.free.pop().unwrap_or_else(|| {
+            table.entries.push(None);
+            table.entries.len() as u32 - 1
+        });
+        table.made += 1;
+        let id = SubchannelId::new(index, table.made);
+        let subchannel = Arc::new(Subchannel {
+            id,
+            address: address.clone(),
+            slot: Arc::new(SubchannelSlot::new(id)),
+            mailbox: Mailbox::new(),
+            lives: Record::default(),
+            wanted: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            standing: Mutex::default(),
+        });
+        table.entries[id.index()] = Some(subchannel.clone());
+        table.slots = None;
+        subchannel
+    }
+
+    pub(super) fn get(&self, id: SubchannelId) -> Option<Arc<Subchannel>> {
+        let table = self.lock();
+        table.entries.get(id.index())?.clone().filter(|subchannel| subchannel.id == id)
+    }
+
+    /// Takes a subchannel out and tells its `AddrConn` to end.
+    pub(super) fn retire(&self, id: SubchannelId) {
+        let Some(subchannel) = self.get(id) else { return };
+        let mut table = self.lock();
+        table.entries[id.index()] = None;
+        table.free.push(id.index() as u32);
+        table.slots = None;
+        drop(table);
+        subchannel.retired.store(true, Ordering::Release);
+        subchannel.mailbox.tell(addr_conn::Msg::Retire);
+    }
+
+    /// Forgets all subchannels; their `AddrConn`s are dead.
+    pub(super) fn clear(&self) {
+        *self.lock() = Table::default();
+    }
+
+    /// Every subchannel, oldest first.
+    pub(super) fn all(&self) -> Vec<Arc<Subchannel>> {
+        let mut all: Vec<_> = self.lock().entries.iter().flatten().cloned().collect();
+        all.sort_by_key(|subchannel| subchannel.id.serial());
+        all
+    }
+
+    pub(super) fn tell_all(&self, message: impl Fn() -> addr_conn::Msg) {
+        for subchannel in self.all() {
+            subchannel.mailbox.tell(message());
+        }
+    }
+
+    /// Whether any subchannel has a connection that takes calls.
+    pub(super) fn any_live(&self) -> bool {
+        self.lock().entries.iter().flatten().any(|it| it.slot.connection().is_some())
+    }
+
+    /// The slots of all subchannels, for a snapshot.
+    pub(super) fn slots(&self) -> SlotTable {
+        let mut table = self.lock();
+        if let Some(slots) = &table.slots {
+            return slots.clone();
+        }
+        let slots =
+            SlotTable::new(table.entries.iter().map(|entry| Some(entry.as_ref()?.slot.clone())));
+        table.slots = Some(slots.clone());
+        slots
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Subchannel {
+    /// Orders its `AddrConn` to connect. Written down first: one that is being restarted reads it.
+    pub(super) fn connect(&self) {
+        self.wanted.store(true, Ordering::Release);
+        self.mailbox.tell(addr_conn::Msg::Connect);
+    }
+
+    /// Its number and address, for people.
+    pub(super) fn name(&self) -> String {
+        format!("{} {}", self.id, self.address)
+    }
+
+    /// Whether an order to connect has not been obeyed; it is taken as obeyed from now on.
+    pub(super) fn take_order(&self) -> bool {
+        self.wanted.swap(false, Ordering::AcqRel)
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_standing(&self, standing: Standing) {
+        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+    }
+}

@@ -1,0 +1,346 @@
+//! Resolver: runs one [`Resolve`] and decides when it looks again.
+//!
+//! The look-up itself runs in a task of its own, the worker, which owns the `Resolve`: a look-up
+//! that hangs is cut off with its worker, and one that panics takes nothing else along. When to
+//! look is [`policy::resolution`](crate::policy::resolution)'s decision.
+
+use std::mem;
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::core::Resolved;
+use super::faults::Fault;
+use super::timer::Timer;
+use super::vitals::Vitals;
+use super::{Core, client_conn};
+use crate::observe::{ActorKind, ActorReport};
+use crate::policy::chance::Dice;
+use crate::policy::resolution::{Effect, Event, Pace, State};
+use crate::policy::service_config::ServiceConfig;
+use crate::transport::resolve::{Resolution, Resolve, ResolveError};
+use crate::types::{Refresh, Status};
+
+/// What a Resolver is told.
+pub(crate) enum Msg {
+    /// The channel wants endpoints from now on.
+    Start,
+    /// Somebody believes that the endpoints are out of date.
+    ResolveNow,
+    /// The last update was put to use.
+    Accepted,
+    /// The last update was refused, for this reason.
+    Rejected(String),
+    /// Do not wait for the end of the backoff.
+    ResetBackoff,
+    /// The channel wants no more endpoints.
+    Stop,
+    /// Tell how you stand.
+    Inspect(oneshot::Sender<ActorReport>),
+    /// Suffer this.
+    Inject(Fault),
+    /// Something of its own came to its end.
+    Own(Own),
+}
+
+/// A completion; only this file makes one.
+pub(crate) struct Own(Completion);
+
+enum Completion {
+    Looked { look: u64, outcome: Result<Resolution, ResolveError> },
+    Changed { worker: u64 },
+    WorkerDied { worker: u64 },
+    Wake(u64),
+}
+
+pub(super) struct Resolver {
+    pub(super) core: Arc<Core>,
+}
+
+pub(super) struct Life {
+    machine: State,
+    timer: Timer,
+    dice: Dice,
+    worker: Option<Worker>,
+    /// How often the resolver may be asked; it says so when it is built.
+    refresh: Refresh,
+    /// Numbers look-ups and workers, so that what comes late is told apart.
+    serial: u64,
+    vitals: Vitals,
+}
+
+impl Actor for Resolver {
+    type Msg = Msg;
+    type State = Life;
+    type Arguments = ();
+
+    async fn pre_start(
+        &self,
+        me: ActorRef<Msg>,
+        (): (),
+    ) -> Result<Self::State, ActorProcessingErr> {
+        self.core.resolver.take_over(me.clone());
+        let mut life = Life {
+            machine: State::default(),
+            timer: Timer::new(self.core.tasks.clone()),
+            dice: Dice::new(self.core.settings.seed ^ RESOLVER_DICE),
+            worker: None,
+            refresh: Refresh::Never,
+            serial: 0,
+            vitals: Vitals::new(ActorKind::Resolver, None, self.core.lives.resolver.restarts()),
+        };
+        // A later life looks at once: what it knew is in the channel already, and may be old.
+        if self.core.is_resolving() {
+            self.advance(&me, &mut life, Event::Start);
+        }
+        Ok(life)
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<Msg>,
+        message: Msg,
+        life: &mut Life,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Own(Own(completion)) => {
+                self.complete(&me, life, completion);
+                return Ok(());
+            }
+            Msg::Start => self.advance(&me, life, Event::Start),
+            Msg::ResolveNow => self.advance(&me, life, Event::ResolveNow),
+            Msg::Accepted => self.advance(&me, life, Event::Accepted),
+            Msg::Rejected(reason) => self.rejected(&me, life, reason),
+            Msg::ResetBackoff => self.advance(&me, life, Event::ResetBackoff),
+            Msg::Stop => self.advance(&me, life, Event::Stop),
+            Msg::Inspect(reply) => self.inspect(life, reply),
+            Msg::Inject(fault) => fault.suffer().await,
+        }
+        self.core.resolver.one_taken();
+        Ok(())
+    }
+}
+
+impl Resolver {
+    fn complete(&self, me: &ActorRef<Msg>, life: &mut Life, completion: Completion) {
+        match completion {
+            Completion::Looked { look, outcome } if life.is_current_look(look) => {
+                self.looked(me, life, outcome);
+            }
+            Completion::Changed { worker } if life.is_current_worker(worker) => {
+                self.advance(me, life, Event::Changed);
+            }
+            Completion::WorkerDied { worker } if life.is_current_worker(worker) => {
+                life.worker = None;
+                let scheme = self.core.settings.target.scheme();
+                let text = format!("the resolver for `{scheme}` targets panicked");
+                self.looked(me, life, Err(ResolveError::new(text)));
+            }
+            Completion::Wake(epoch) if life.timer.is_current(epoch) => {
+                self.advance(me, life, Event::Wake);
+            }
+            // Of a look-up, worker or arming that has been replaced.
+            Completion::Looked { .. }
+            | Completion::Changed { .. }
+            | Completion::WorkerDied { .. }
+            | Completion::Wake(_) => {}
+        }
+    }
+
+    /// Hands the outcome of a look-up on: written down first, then told.
+    fn looked(
+        &self,
+        me: &ActorRef<Msg>,
+        life: &mut Life,
+        outcome: Result<Resolution, ResolveError>,
+    ) {
+        life.vitals.count("lookups");
+        let (resolved, event) = match outcome {
+            Ok(resolution) => (self.understood(resolution), Event::Resolved),
+            Err(error) => (Self::failed(life, error), Event::Failed),
+        };
+        self.advance(me, life, event);
+        self.tell(resolved);
+    }
+
+    fn failed(life: &mut Life, error: ResolveError) -> Resolved {
+        tracing::info!(target: "switchboard", %error, "resolution failed");
+        life.vitals.fail(error.clone());
+        Resolved::Failed(Status::unavailable(error.to_string()).with_source(error))
+    }
+
+    fn tell(&self, resolved: Resolved) {
+        self.core.memory().resolved = Some(resolved);
+        self.core.lives.resolver.prove();
+        self.core.client_conn.tell(client_conn::Msg::Resolved);
+    }
+
+    fn understood(&self, resolution: Resolution) -> Resolved {
+        let Resolution { endpoints, service_config: config, .. } = resolution;
+        let config = config
+            .map(|json| ServiceConfig::parse(&json, &self.core.settings.lb_registry).map(Arc::new));
+        tracing::debug!(target: "switchboard", channel = %self.core.settings.target, endpoints = endpoints.len(), "resolved");
+        Resolved::Update { endpoints: endpoints.into(), config }
+    }
+
+    fn rejected(&self, me: &ActorRef<Msg>, life: &mut Life, reason: String) {
+        life.vitals.count("rejected");
+        life.vitals.fail(Status::unavailable(reason));
+        self.advance(me, life, Event::Rejected);
+    }
+
+    fn inspect(&self, life: &Life, reply: oneshot::Sender<ActorReport>) {
+        let timer = life.timer.fires_at().map(|at| (words(&life.machine).1, at));
+        // Whoever asked may have stopped waiting.
+        let _ = reply.send(life.vitals.report(self.core.resolver.depth(), timer));
+    }
+
+    fn advance(&self, me: &ActorRef<Msg>, life: &mut Life, event: Event) {
+        let mut effects = Vec::new();
+        let mut pace = Pace {
+            backoff: &self.core.settings.backoff,
+            lookup_timeout: LOOKUP_TIMEOUT,
+            refresh: life.refresh,
+            dice: &mut life.dice,
+        };
+        let machine = mem::take(&mut life.machine);
+        life.machine = machine.step(Instant::now().into_std(), event, &mut pace, &mut effects);
+        life.vitals.enter(words(&life.machine).0);
+        let wake_at = life.machine.wake_at().map(Instant::from_std);
+        life.timer.arm(wake_at, me, |epoch| Msg::Own(Own(Completion::Wake(epoch))));
+        for effect in effects {
+            self.perform(me, life, effect);
+        }
+    }
+
+    fn perform(&self, me: &ActorRef<Msg>, life: &mut Life, effect: Effect) {
+        match effect {
+            Effect::Look => self.look(me, life),
+            Effect::Abandon => life.worker = None,
+            Effect::TimedOut => {
+                life.worker = None;
+                let text = format!("no answer within {LOOKUP_TIMEOUT:?}");
+                self.tell(Self::failed(life, ResolveError::new(text)));
+            }
+        }
+    }
+
+    fn look(&self, me: &ActorRef<Msg>, life: &mut Life) {
+        life.serial += 1;
+        let serial = life.serial;
+        if life.worker.is_none() {
+            match self.core.settings.resolver.build(&self.core.settings.target) {
+                Ok(resolve) => {
+                    life.refresh = resolve.refresh();
+                    life.worker = Some(self.hire(me, serial, resolve));
+                }
+                Err(error) => {
+                    let outcome = Err(ResolveError::new(error.to_string()));
+                    let failed = Completion::Looked { look: serial, outcome };
+                    // To itself, alive.
+                    let _ = me.cast(Msg::Own(Own(failed)));
+                }
+            }
+        }
+        if let Some(worker) = &mut life.worker {
+            worker.look = serial;
+            // A worker that died has told so.
+            let _ = worker.orders.send(serial);
+        }
+    }
+
+    fn hire(&self, me: &ActorRef<Msg>, serial: u64, resolve: Box<dyn Resolve>) -> Worker {
+        let (orders, queue) = mpsc::unbounded_channel();
+        let alarm = Alarm { worker: serial, actor: me.clone() };
+        let task = self.core.tasks.spawn(work(resolve, queue, alarm));
+        Worker { serial, look: serial, orders, task: task.abort_handle() }
+    }
+}
+
+impl Life {
+    fn is_current_look(&self, look: u64) -> bool {
+        // Where the resolver could not be built there is no worker to compare with.
+        self.worker.as_ref().map_or(look == self.serial, |worker| worker.look == look)
+    }
+
+    fn is_current_worker(&self, serial: u64) -> bool {
+        self.worker.as_ref().is_some_and(|worker| worker.serial == serial)
+    }
+}
+
+/// The task that owns the `Resolve`. Dropping this ends it, in the middle of a look-up too.
+struct Worker {
+    serial: u64,
+    /// The look-up that it is at, or did last.
+    look: u64,
+    orders: mpsc::UnboundedSender<u64>,
+    task: AbortHandle,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn work(
+    mut resolve: Box<dyn Resolve>,
+    mut orders: mpsc::UnboundedReceiver<u64>,
+    alarm: Alarm,
+) {
+    loop {
+        let order = tokio::select! {
+            biased;
+            order = orders.recv() => order,
+            () = resolve.changed() => {
+                alarm.tell(Completion::Changed { worker: alarm.worker });
+                // One notice is enough until it has been acted on.
+                orders.recv().await
+            }
+        };
+        let Some(look) = order else { return };
+        let outcome = resolve.resolve().await;
+        alarm.tell(Completion::Looked { look, outcome });
+    }
+}
+
+/// Tells the actor of its worker, its panic included.
+struct Alarm {
+    worker: u64,
+    actor: ActorRef<Msg>,
+}
+
+impl Alarm {
+    fn tell(&self, completion: Completion) {
+        // An actor that is gone took its worker along.
+        let _ = self.actor.cast(Msg::Own(Own(completion)));
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell(Completion::WorkerDied { worker: self.worker });
+        }
+    }
+}
+
+/// What a state is called, and what its timer is for.
+fn words(state: &State) -> (&'static str, &'static str) {
+    match state {
+        State::Idle => ("idle", "nothing"),
+        State::Looking { .. } => ("looking up", "giving the look-up up"),
+        State::Settled { .. } => ("settled", "next look-up"),
+        State::Backoff { .. } => ("backing off", "next look-up"),
+        State::Stopped => ("stopped", "nothing"),
+    }
+}
+
+/// A look-up that takes longer has failed; as in grpc-go.
+const LOOKUP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Sets the Resolver's dice apart from those of the other actors of one seed.
+const RESOLVER_DICE: u64 = 0x7265_736f_6c76;

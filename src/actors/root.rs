@@ -1,0 +1,190 @@
+//! How a channel starts and ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::Actor;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::client_conn;
+use super::core::{Core, Ending, Life};
+use super::mailbox::answer_within;
+use super::supervisor::Supervisor;
+use crate::call::NoRuntime;
+use crate::types::{ConnectivityState, Status};
+
+/// Starts the channel unless it has started: on the runtime that the builder was given, else on
+/// the one that the caller is on.
+pub(super) fn start(core: &Arc<Core>) -> Result<(), NoRuntime> {
+    if *core.life.borrow() != Life::New {
+        return Ok(());
+    }
+    let given = core.settings.runtime.clone();
+    let runtime = given.or_else(|| Handle::try_current().ok()).ok_or(NoRuntime)?;
+    let first = core.life.send_if_modified(|life| {
+        let new = *life == Life::New;
+        if new {
+            // Whoever sees the channel running finds the runtime too. It was not set before.
+            let _ = core.shared.runtime.set(runtime.clone());
+            *life = Life::Running;
+        }
+        new
+    });
+    if first {
+        runtime.spawn(live(core.clone()));
+    }
+    Ok(())
+}
+
+impl Core {
+    /// The last handle is gone.
+    pub(crate) fn abandon(&self) {
+        self.end(Ending::Dropped);
+    }
+
+    /// Ends the channel and returns when nothing of it is left. Cancel-safe: it ends all the same.
+    pub(crate) async fn close(&self, grace: Duration) {
+        self.end(Ending::Closed { grace });
+        let mut life = self.life.subscribe();
+        // The sender is in `self`, so it is there for as long as this waits.
+        let _ = life.wait_for(|life| *life == Life::Ended).await;
+    }
+
+    /// Whether the channel has been told to end.
+    pub(crate) fn is_ending(&self) -> bool {
+        matches!(*self.life.borrow(), Life::Ending(_) | Life::Ended)
+    }
+
+    fn end(&self, ending: Ending) {
+        let mut unused = false;
+        self.life.send_if_modified(|life| match *life {
+            Life::New => {
+                unused = true;
+                *life = Life::Ended;
+                true
+            }
+            Life::Running => {
+                *life = Life::Ending(ending);
+                true
+            }
+            Life::Ending(_) | Life::Ended => false,
+        });
+        if unused {
+            self.publish_end(closed());
+        }
+    }
+}
+
+/// The life of a channel: one Supervisor after the other, until it is to end.
+async fn live(core: Arc<Core>) {
+    let mut sentinel = Sentinel { core: core.clone(), armed: true };
+    let mut life = core.life.subscribe();
+    let mut restarts = 0;
+    let ending = loop {
+        let supervisor = Supervisor { core: core.clone(), restarts };
+        let born = Instant::now();
+        let spawned = Actor::spawn(None, supervisor, ()).await;
+        let ended = async {
+            // Nothing in `pre_start` can fail; if it did, it would be tried again below.
+            if let Ok((_, task)) = spawned {
+                // However it ended, it is gone.
+                let _ = task.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            ending = ending(&mut life) => break ending,
+            () = ended => {}
+        }
+        tracing::error!(target: "switchboard", channel = %core.settings.target, "supervisor failed");
+        // Its children go with it; none may be left when the next ones begin.
+        core.bury_actors().await;
+        restarts += 1;
+        if born.elapsed() < STEADY_LIFE {
+            tokio::time::sleep(core.settings.backoff.nominal(0)).await;
+        }
+    };
+    finish(&core, ending).await;
+    sentinel.armed = false;
+    core.life.send_replace(Life::Ended);
+}
+
+async fn ending(life: &mut tokio::sync::watch::Receiver<Life>) -> Ending {
+    loop {
+        if let Life::Ending(ending) = *life.borrow_and_update() {
+            return ending;
+        }
+        if life.changed().await.is_err() {
+            return Ending::Dropped;
+        }
+    }
+}
+
+/// Ends everything: waiting calls at once, open ones after their grace.
+async fn finish(core: &Arc<Core>, ending: Ending) {
+    let asked = core.client_conn.ask(client_conn::Msg::Close);
+    answer_within(asked, ANSWER_PATIENCE).await;
+    core.bury_actors().await;
+    if core.shared.states.get() != ConnectivityState::Shutdown {
+        core.publish_end(closed());
+    }
+    for subchannel in core.registry.all() {
+        subchannel.slot.empty();
+    }
+    core.registry.clear();
+    for (_, connection) in core.connections().iter() {
+        connection.drain();
+    }
+    core.tasks.close();
+    match ending {
+        Ending::Dropped => core.tasks.wait().await,
+        Ending::Closed { grace } => {
+            if tokio::time::timeout(grace, core.tasks.wait()).await.is_err() {
+                for (_, connection) in core.connections().iter() {
+                    connection.close();
+                }
+                core.tasks.wait().await;
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Kills every actor and waits until it is dead.
+    async fn bury_actors(&self) {
+        self.supervisor.kill().await;
+        self.client_conn.kill().await;
+        self.resolver.kill().await;
+        self.balancer.kill().await;
+        for subchannel in self.registry.all() {
+            subchannel.mailbox.kill().await;
+        }
+    }
+}
+
+/// Notices that the runtime goes away under the channel: then nothing would ever answer its calls.
+struct Sentinel {
+    core: Arc<Core>,
+    armed: bool,
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        if self.armed {
+            let text = "the runtime that the channel ran on has shut down";
+            self.core.publish_end(Status::unavailable(text));
+            self.core.life.send_replace(Life::Ended);
+        }
+    }
+}
+
+fn closed() -> Status {
+    Status::cancelled("the channel is closed")
+}
+
+/// How long an actor is waited for that may be stalled.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A Supervisor that lived so long was sound; one that failed sooner is started again with a wait.
+const STEADY_LIFE: Duration = Duration::from_secs(1);

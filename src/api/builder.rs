@@ -1,0 +1,366 @@
+//! Building a channel.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use super::backoff_table;
+use super::channel::{Channel, Defaults};
+use crate::actors::{Core, Settings};
+use crate::policy::backoff::Backoff;
+use crate::policy::lb::{LbPolicyBuilder, LbRegistry};
+use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
+use crate::transport::resolve::{self, BuildResolver};
+use crate::transport::{Connect, ConnectionOptions, Credentials, TcpConnector};
+use crate::types::{Authority, InvalidAuthority, Target, TargetError};
+
+/// Builds a [`Channel`]. A builder is a template: it can be cloned and built from many times.
+///
+/// Nothing happens before [`build`](Self::build), and that neither does I/O nor needs a runtime.
+#[derive(Clone)]
+pub struct ChannelBuilder {
+    target: String,
+    credentials: Option<Credentials>,
+    default_service_config: Option<String>,
+    authority: Option<String>,
+    user_agent: Option<String>,
+    resolvers: BTreeMap<String, Arc<dyn BuildResolver>>,
+    lb_registry: LbRegistry,
+    connector: Arc<dyn Connect>,
+    backoff: BackoffConfig,
+    min_connect_timeout: Duration,
+    connection: ConnectionOptions,
+    runtime: Option<Handle>,
+    seed: Option<u64>,
+    defaults: Defaults,
+    allow_injection: bool,
+}
+
+impl ChannelBuilder {
+    pub(super) fn new(target: impl Into<String>) -> Self {
+        Self {
+            target: target.into(),
+            credentials: None,
+            default_service_config: None,
+            authority: None,
+            user_agent: None,
+            resolvers: resolve::built_in(),
+            lb_registry: LbRegistry::default(),
+            connector: Arc::new(TcpConnector::default()),
+            backoff: BackoffConfig::default(),
+            min_connect_timeout: MIN_CONNECT_TIMEOUT,
+            connection: ConnectionOptions::default(),
+            runtime: None,
+            seed: None,
+            defaults: Defaults::default(),
+            allow_injection: false,
+        }
+    }
+
+    /// How connections are secured. There is no default: say it.
+    pub fn credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = Some(credentials);
+        self
+    }
+
+    /// The service config (JSON) for as long as the resolver gives none. Default: `pick_first`.
+    pub fn default_service_config(mut self, json: impl Into<String>) -> Self {
+        self.default_service_config = Some(json.into());
+        self
+    }
+
+    /// The name that servers are addressed by, in place of the target's endpoint.
+    pub fn authority(mut self, authority: impl Into<String>) -> Self {
+        self.authority = Some(authority.into());
+        self
+    }
+
+    /// What stands before the library's own name in `user-agent`.
+    pub fn user_agent(mut self, product: impl Into<String>) -> Self {
+        self.user_agent = Some(product.into());
+        self
+    }
+
+    /// Adds a resolver for targets of `scheme`, or replaces a built-in one. A closure
+    /// `Fn(&Target) -> Result<Box<dyn Resolve>, TargetError>` will do.
+    pub fn resolver(
+        mut self,
+        scheme: impl Into<String>,
+        resolver: impl BuildResolver + 'static,
+    ) -> Self {
+        self.resolvers.insert(scheme.into(), Arc::new(resolver));
+        self
+    }
+
+    /// Adds a load-balancing policy that service configs can name.
+    pub fn lb_policy(mut self, policy: impl LbPolicyBuilder + 'static) -> Self {
+        self.lb_registry.register(Arc::new(policy));
+        self
+    }
+
+    /// Dials connections in place of TCP.
+    pub fn connector(mut self, connector: impl Connect) -> Self {
+        self.connector = Arc::new(connector);
+        self
+    }
+
+    /// How long is waited between attempts to connect to one address. Default:
+    /// [`BackoffConfig::default`].
+    pub fn backoff(mut self, backoff: BackoffConfig) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// The least time that one attempt to connect is given, all handshakes included. Default: 20 s.
+    pub fn min_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.min_connect_timeout = timeout;
+        self
+    }
+
+    /// How many calls may wait on one connection that has as many streams open as the server
+    /// allows; one more ends at once with `RESOURCE_EXHAUSTED`. Default: 10,000.
+    pub fn max_queued_streams(mut self, streams: usize) -> Self {
+        self.connection.queued_streams_max = streams;
+        self
+    }
+
+    /// The largest list of response headers that is taken, in bytes. Default: 64 KiB.
+    pub fn max_header_list_bytes(mut self, bytes: u32) -> Self {
+        self.connection.max_header_list_size = bytes;
+        self
+    }
+
+    /// How much a server may send before it is read, for each stream and for each connection, in
+    /// bytes. Default: 2 MiB and 8 MiB.
+    pub fn receive_windows(mut self, stream: u32, connection: u32) -> Self {
+        self.connection.initial_stream_window = stream;
+        self.connection.initial_connection_window = connection;
+        self
+    }
+
+    /// The default of [`CallOptions::wait_for_ready`](crate::CallOptions::wait_for_ready).
+    pub fn wait_for_ready(mut self, wait: bool) -> Self {
+        self.defaults.wait_for_ready = wait;
+        self
+    }
+
+    /// The default of
+    /// [`CallOptions::max_receive_message_bytes`](crate::CallOptions::max_receive_message_bytes):
+    /// 4 MiB.
+    pub fn max_receive_message_bytes(mut self, bytes: usize) -> Self {
+        self.defaults.receive_bytes_max = bytes;
+        self
+    }
+
+    /// The default of
+    /// [`CallOptions::max_send_message_bytes`](crate::CallOptions::max_send_message_bytes): no
+    /// limit.
+    pub fn max_send_message_bytes(mut self, bytes: usize) -> Self {
+        self.defaults.send_bytes_max = bytes;
+        self
+    }
+
+    /// Runs the channel on this runtime. Default: the one on which it is first used. Either needs
+    /// its I/O and time drivers.
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Makes all that is left to chance (jitter, where rotations begin) repeatable. Default: a
+    /// seed of its own for each channel.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Lets [`Channel::inject`] do harm to this channel.
+    #[cfg(feature = "test-util")]
+    pub fn allow_injection(mut self) -> Self {
+        self.allow_injection = true;
+        self
+    }
+
+    /// Builds the channel: IDLE, without I/O, on no runtime.
+    ///
+    /// Fails if the target, the service config or the authority cannot be understood, or if no
+    /// credentials were given.
+    pub fn build(&self) -> Result<Channel, BuildError> {
+        let credentials = self.credentials.clone().ok_or(BuildError::NoCredentials)?;
+        let schemes: Vec<&str> = self.resolvers.keys().map(String::as_str).collect();
+        let target = Target::parse(&self.target, &schemes, DEFAULT_SCHEME)?;
+        let resolver = self.resolvers.get(target.scheme()).cloned();
+        let resolver = resolver
+            .ok_or_else(|| target.invalid(format!("no resolver for `{}`", target.scheme())))?;
+        // A bad endpoint shows here and not at the first call; the resolver itself comes later.
+        resolver.build(&target)?;
+        let default_config = match &self.default_service_config {
+            Some(json) => ServiceConfig::parse(json, &self.lb_registry)?,
+            None => ServiceConfig::default_for(&self.lb_registry),
+        };
+        let authority = match &self.authority {
+            Some(text) => Authority::parse(text)?,
+            None => Authority::of_endpoint(target.endpoint())?,
+        };
+        let mut connection = self.connection.clone();
+        connection.user_agent = user_agent(self.user_agent.as_deref())?;
+        let core = Core::new(Settings {
+            target,
+            resolver,
+            lb_registry: self.lb_registry.clone(),
+            default_config: Arc::new(default_config),
+            backoff: self.backoff.schedule()?,
+            min_connect_timeout: self.min_connect_timeout,
+            connector: self.connector.clone(),
+            credentials,
+            authority,
+            connection,
+            seed: self.seed.unwrap_or_else(fresh_seed),
+            runtime: self.runtime.clone(),
+            allow_injection: self.allow_injection,
+        });
+        Ok(Channel::new(core, self.defaults))
+    }
+}
+
+impl fmt::Debug for ChannelBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChannelBuilder").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+/// How the wait between attempts to connect to one address grows: the first is `base_delay`, each
+/// further one `multiplier` times the one before, up to `max_delay`; all but the first with a
+/// random part of `jitter` added or taken away. A connection that comes up starts it over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BackoffConfig {
+    /// The first wait. Default: 1 s.
+    pub base_delay: Duration,
+    /// By what each wait grows; at least 1. Default: 1.6.
+    pub multiplier: f64,
+    /// The share of a wait that is left to chance, from 0 to 1. Default: 0.2.
+    pub jitter: f64,
+    /// The longest wait, before jitter. Default: 120 s.
+    pub max_delay: Duration,
+}
+
+impl Default for BackoffConfig {
+    fn default() -> Self {
+        Self {
+            base_delay: Duration::from_secs(1),
+            multiplier: 1.6,
+            jitter: 0.2,
+            max_delay: Duration::from_secs(120),
+        }
+    }
+}
+
+impl BackoffConfig {
+    fn schedule(&self) -> Result<Backoff, BuildError> {
+        let multiplier_fits = self.multiplier.is_finite() && self.multiplier >= 1.0;
+        if !multiplier_fits || !(0.0..=1.0).contains(&self.jitter) {
+            return Err(BuildError::InvalidBackoff(*self));
+        }
+        let intervals = backoff_table::intervals(self.base_delay, self.multiplier, self.max_delay);
+        Ok(Backoff::new(intervals, self.jitter))
+    }
+}
+
+/// A channel cannot be built.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// No credentials were given.
+    NoCredentials,
+    /// The target cannot be understood.
+    InvalidTarget(TargetError),
+    /// The default service config cannot be used.
+    InvalidServiceConfig(ServiceConfigError),
+    /// The authority cannot be one.
+    InvalidAuthority(InvalidAuthority),
+    /// The user agent has characters that a header cannot carry.
+    InvalidUserAgent(String),
+    /// The backoff has a multiplier below 1, or a jitter outside of 0 to 1.
+    InvalidBackoff(BackoffConfig),
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoCredentials => f.write_str(
+                "no credentials: say how connections are secured, for plaintext with \
+                 .credentials(Credentials::insecure())",
+            ),
+            Self::InvalidTarget(error) => error.fmt(f),
+            Self::InvalidServiceConfig(error) => write!(f, "default service config: {error}"),
+            Self::InvalidAuthority(error) => error.fmt(f),
+            Self::InvalidUserAgent(text) => {
+                write!(f, "user agent {text:?}: expected printable ASCII")
+            }
+            Self::InvalidBackoff(BackoffConfig { multiplier, jitter, .. }) => write!(
+                f,
+                "backoff with multiplier {multiplier} and jitter {jitter}: expected a multiplier \
+                 of at least 1 and a jitter from 0 to 1"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::InvalidTarget(error) => Some(error),
+            Self::InvalidServiceConfig(error) => Some(error),
+            Self::InvalidAuthority(error) => Some(error),
+            Self::NoCredentials | Self::InvalidUserAgent(_) | Self::InvalidBackoff(_) => None,
+        }
+    }
+}
+
+impl From<TargetError> for BuildError {
+    fn from(error: TargetError) -> Self {
+        Self::InvalidTarget(error)
+    }
+}
+
+impl From<ServiceConfigError> for BuildError {
+    fn from(error: ServiceConfigError) -> Self {
+        Self::InvalidServiceConfig(error)
+    }
+}
+
+impl From<InvalidAuthority> for BuildError {
+    fn from(error: InvalidAuthority) -> Self {
+        Self::InvalidAuthority(error)
+    }
+}
+
+fn user_agent(product: Option<&str>) -> Result<http::HeaderValue, BuildError> {
+    let text = match product {
+        Some(product) => format!("{product} {USER_AGENT}"),
+        None => USER_AGENT.to_owned(),
+    };
+    let printable = text.bytes().all(|byte| (0x20..=0x7e).contains(&byte));
+    match http::HeaderValue::from_str(&text) {
+        Ok(value) if printable => Ok(value),
+        Ok(_) | Err(_) => Err(BuildError::InvalidUserAgent(text)),
+    }
+}
+
+/// The standard library seeds each of its hashers from the operating system; an empty hash is such
+/// a seed.
+fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(())
+}
+
+/// A text without a scheme is a name in DNS, as in gRPC naming.
+const DEFAULT_SCHEME: &str = "dns";
+
+/// As in grpc-go: TCP, TLS and HTTP/2 handshakes over a slow network fit in.
+const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+const USER_AGENT: &str = concat!("grpc-rust-switchboard/", env!("CARGO_PKG_VERSION"));

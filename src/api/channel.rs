@@ -1,0 +1,266 @@
+//! The handle of a channel.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::builder::ChannelBuilder;
+use super::method::{Cardinality, IntoMethod, PreparedMethod, Vtable};
+use super::request::{CallOptions, Request, Response};
+use super::streaming::Streaming;
+use crate::actors::Core;
+use crate::call::{self, CallHead, StateChanges, StreamCall};
+use crate::observe::Inspection;
+use crate::transport::Message;
+use crate::types::{ConnectivityState, MethodPath, Status};
+
+/// A virtual connection to a service: it finds the servers, keeps connections to them and sends
+/// each call to one.
+///
+/// A handle is cheap to clone, and all clones are the same channel. Dropping the last one ends it:
+/// streams that are open go on to their ends, calls that wait get CANCELLED.
+///
+/// Everything starts with the first use (a call or [`connect`](Self::connect)), on the runtime of
+/// the caller unless the builder was given one.
+///
+/// ```no_run
+/// # #[derive(Clone, PartialEq, prost::Message)] struct HelloRequest {}
+/// # #[derive(Clone, PartialEq, prost::Message)] struct HelloReply {}
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use switchboard::{Channel, Credentials, Method, Request};
+///
+/// const SAY_HELLO: Method<HelloRequest, HelloReply> =
+///     Method::unary("/helloworld.Greeter/SayHello");
+///
+/// let channel = Channel::builder("dns:///greeter.example:50051")
+///     .credentials(Credentials::insecure())
+///     .default_service_config(r#"{"loadBalancingConfig":[{"round_robin":{}}]}"#)
+///     .build()?;
+/// let reply = channel.invoke(&SAY_HELLO, Request::new(HelloRequest::default())).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Channel {
+    handle: Arc<Handle>,
+}
+
+/// What all clones of a handle share; its end is the channel's.
+struct Handle {
+    core: Arc<Core>,
+    defaults: Defaults,
+}
+
+/// What calls go by that say nothing themselves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Defaults {
+    pub(super) wait_for_ready: bool,
+    pub(super) receive_bytes_max: usize,
+    pub(super) send_bytes_max: usize,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            wait_for_ready: false,
+            receive_bytes_max: RECEIVE_BYTES_MAX,
+            send_bytes_max: usize::MAX,
+        }
+    }
+}
+
+impl Channel {
+    /// A builder for a channel to `target`: `dns:///greeter.example:50051`,
+    /// `ipv4:10.0.0.7:50051,10.0.0.8:50051`, `passthrough:///name`, a scheme of your own, or a bare
+    /// `host:port`, which is a `dns` target.
+    pub fn builder(target: impl Into<String>) -> ChannelBuilder {
+        ChannelBuilder::new(target)
+    }
+
+    pub(super) fn new(core: Arc<Core>, defaults: Defaults) -> Self {
+        Self { handle: Arc::new(Handle { core, defaults }) }
+    }
+
+    /// Calls a unary method: a [`Method`](crate::Method), or a path for protobuf messages.
+    ///
+    /// Fails with the status of the server, or with one of the channel's own: UNAVAILABLE when no
+    /// server can be reached (unless the call waits for ready), `DEADLINE_EXCEEDED`, CANCELLED once
+    /// the channel is closed, `RESOURCE_EXHAUSTED` for a message over its limit, INTERNAL for what
+    /// breaks the protocol. Its message names the address and the cause.
+    ///
+    /// Dropping the future cancels the call.
+    pub async fn invoke<Req, Resp>(
+        &self,
+        method: impl IntoMethod<Req, Resp>,
+        request: impl Into<Request<Req>>,
+    ) -> Result<Response<Resp>, Status> {
+        let PreparedMethod { path, cardinality, vtable } = method.prepare()?;
+        if cardinality.is_some_and(|cardinality| cardinality != Cardinality::Unary) {
+            let text = format!("{path} is a streaming method: call it with new_stream");
+            return Err(Status::internal(text));
+        }
+        let (message, options) = request.into().into_parts();
+        let message = encode(&message, &vtable, self.send_bytes_max(&options))?;
+        let call = self.call_head(path, options);
+        let reply = call::unary(&self.handle.core.shared, &call, message).await?;
+        let message = decode(&vtable, reply.message)?;
+        Ok(Response::new(message, reply.headers, reply.trailers, reply.peer))
+    }
+
+    /// Opens a stream to a method of any kind.
+    ///
+    /// Returns once the call is on its way to a server; whether that takes it shows at the first
+    /// answer. Fails as [`invoke`](Self::invoke) does. Dropping the future, or later the stream,
+    /// cancels the call.
+    pub async fn new_stream<Req, Resp>(
+        &self,
+        method: impl IntoMethod<Req, Resp>,
+        options: CallOptions,
+    ) -> Result<Streaming<Req, Resp>, Status> {
+        let PreparedMethod { path, cardinality, vtable } = method.prepare()?;
+        let cardinality = cardinality.unwrap_or(Cardinality::BidiStreaming);
+        let send_bytes_max = self.send_bytes_max(&options);
+        let call = self.call_head(path, options);
+        let shared = self.handle.core.shared.clone();
+        let stream = StreamCall::open(shared, call, cardinality).await?;
+        Ok(Streaming::new(stream, vtable, send_bytes_max))
+    }
+
+    /// The channel's state.
+    pub fn state(&self) -> ConnectivityState {
+        self.handle.core.shared.states.get()
+    }
+
+    /// Waits until the state is another than `from` and returns it. What happened in between may
+    /// go unseen; [`watch_state`](Self::watch_state) shows it all. Cancel-safe.
+    pub async fn wait_for_state_change(&self, from: ConnectivityState) -> ConnectivityState {
+        self.handle.core.shared.states.other_than(from).await
+    }
+
+    /// Watches the state: the current one, then every change, in order.
+    pub fn watch_state(&self) -> StateChanges {
+        self.handle.core.shared.states.watch()
+    }
+
+    /// Starts connecting, if the channel is idle. Does not wait.
+    ///
+    /// Outside of any runtime, on a channel that was not built with one, nothing can start; that
+    /// is logged, and the next call says so.
+    pub fn connect(&self) {
+        if self.handle.core.is_ending() {
+            return;
+        }
+        if let Err(error) = self.handle.core.demand() {
+            let channel = &self.handle.core.settings.target;
+            tracing::error!(target: "switchboard", %channel, %error, "cannot connect");
+        }
+    }
+
+    /// Ends every wait between attempts to connect, as when the network has come back.
+    pub fn reset_connect_backoff(&self) {
+        self.handle.core.reset_connect_backoff();
+    }
+
+    /// Closes the channel as [`close_within`](Self::close_within) does, with a grace of 5 s.
+    pub async fn close(&self) {
+        self.close_within(CLOSE_GRACE).await;
+    }
+
+    /// Closes the channel: calls that wait end with CANCELLED at once, open ones are given
+    /// `grace` and are then reset. Returns when nothing of the channel is left. A second call
+    /// waits for the same end. Cancel-safe: the channel closes all the same.
+    pub async fn close_within(&self, grace: Duration) {
+        self.handle.core.close(grace).await;
+    }
+
+    /// Asks every actor of the channel how it stands. An actor that does not answer within half a
+    /// second is shown as such. Cancel-safe.
+    pub async fn inspect(&self) -> Inspection {
+        self.handle.core.inspect().await
+    }
+
+    /// Does harm to a part of the channel, for a test.
+    ///
+    /// Returns once the fault is on its way. Fails where the builder did not say
+    /// [`allow_injection`](ChannelBuilder::allow_injection), or where there is no such actor.
+    #[cfg(feature = "test-util")]
+    #[expect(clippy::unused_async, reason = "further faults wait for an answer")]
+    pub async fn inject(&self, fault: super::Fault) -> Result<(), super::InjectError> {
+        let core = &self.handle.core;
+        if !core.settings.allow_injection {
+            return Err(super::InjectError::NotAllowed);
+        }
+        match core.inject(fault.actor, fault.fault) {
+            0 => Err(super::InjectError::NoSuchActor(fault.actor)),
+            _ => Ok(()),
+        }
+    }
+
+    fn call_head(&self, path: MethodPath, options: CallOptions) -> CallHead {
+        let defaults = &self.handle.defaults;
+        let deadline = options.deadline_from(Instant::now().into_std());
+        CallHead {
+            path,
+            deadline: deadline.map(Instant::from_std),
+            wait_for_ready: options.wait_for_ready.unwrap_or(defaults.wait_for_ready),
+            receive_bytes_max: options.receive_bytes_max.unwrap_or(defaults.receive_bytes_max),
+            metadata: options.metadata,
+            authority: options.authority,
+        }
+    }
+
+    fn send_bytes_max(&self, options: &CallOptions) -> usize {
+        options.send_bytes_max.unwrap_or(self.handle.defaults.send_bytes_max)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.core.abandon();
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("target", &self.handle.core.settings.target.to_string())
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+pub(super) fn encode<Req, Resp>(
+    message: &Req,
+    vtable: &Vtable<Req, Resp>,
+    bytes_max: usize,
+) -> Result<Message, Status> {
+    let capacity = (vtable.encoded_len)(message);
+    let encoded = Message::encode(capacity, |buf| (vtable.encode)(message, buf));
+    let encoded = encoded.map_err(|error| {
+        Status::internal(format!("the request cannot be encoded: {error}")).with_source(error)
+    })?;
+    let length = encoded.payload_len();
+    if length > bytes_max {
+        return Err(Status::resource_exhausted(format!(
+            "the request is {length} bytes long, and {bytes_max} may be sent: raise \
+             max_send_message_bytes or send less"
+        )));
+    }
+    Ok(encoded)
+}
+
+pub(super) fn decode<Req, Resp>(
+    vtable: &Vtable<Req, Resp>,
+    bytes: bytes::Bytes,
+) -> Result<Resp, Status> {
+    (vtable.decode)(bytes).map_err(|error| {
+        Status::internal(format!("the response cannot be decoded: {error}")).with_source(error)
+    })
+}
+
+/// As in grpc-go.
+const RECEIVE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Long enough for most calls to end, short enough for a service that shuts down.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);

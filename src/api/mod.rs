@@ -1,0 +1,22 @@
+//! What users hold.
+
+mod backoff_table;
+mod builder;
+mod channel;
+mod codec;
+#[cfg(feature = "test-util")]
+mod inject;
+mod method;
+mod request;
+mod streaming;
+
+pub use builder::{BackoffConfig, BuildError, ChannelBuilder};
+pub use channel::Channel;
+#[cfg(feature = "prost")]
+pub use codec::Prost;
+pub use codec::{Codec, CodecError, Raw};
+#[cfg(feature = "test-util")]
+pub use inject::{Fault, InjectError};
+pub use method::{Cardinality, IntoMethod, Method, PreparedMethod};
+pub use request::{CallOptions, Request, Response};
+pub use streaming::{Receiver, Sender, Streaming};

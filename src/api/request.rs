@@ -1,0 +1,213 @@
+//! Requests, responses and the options of a call.
+
+use std::time::{Duration, Instant};
+
+use crate::types::{Address, Authority, Deadline, InvalidAuthority, Metadata};
+
+/// What one call is to do differently from the channel's defaults.
+#[derive(Clone, Debug, Default)]
+pub struct CallOptions {
+    pub(super) metadata: Metadata,
+    pub(super) end: End,
+    pub(super) wait_for_ready: Option<bool>,
+    pub(super) receive_bytes_max: Option<usize>,
+    pub(super) send_bytes_max: Option<usize>,
+    pub(super) authority: Option<Authority>,
+}
+
+/// When a call ends at the latest.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum End {
+    #[default]
+    Never,
+    After(Duration),
+    At(Deadline),
+}
+
+impl CallOptions {
+    /// The channel's defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends the call with `DEADLINE_EXCEEDED` this long after it begins. It covers everything:
+    /// resolution, waiting, connecting, sending, and reading to the trailers. Replaces a
+    /// [`deadline`](Self::deadline). Default: none.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.end = End::After(timeout);
+        self
+    }
+
+    /// Ends the call with `DEADLINE_EXCEEDED` at this instant. Replaces a
+    /// [`timeout`](Self::timeout).
+    pub fn deadline(mut self, deadline: impl Into<Deadline>) -> Self {
+        self.end = End::At(deadline.into());
+        self
+    }
+
+    /// Whether the call waits while no server can be reached, instead of failing with UNAVAILABLE.
+    /// Default: the channel's, which is `false`.
+    pub fn wait_for_ready(mut self, wait: bool) -> Self {
+        self.wait_for_ready = Some(wait);
+        self
+    }
+
+    /// The largest message that is taken from the server, in bytes; a larger one ends the call with
+    /// `RESOURCE_EXHAUSTED` before it is read. Default: the channel's, which is 4 MiB.
+    pub fn max_receive_message_bytes(mut self, bytes: usize) -> Self {
+        self.receive_bytes_max = Some(bytes);
+        self
+    }
+
+    /// The largest message that is sent, in bytes; a larger one is not sent and ends the call with
+    /// `RESOURCE_EXHAUSTED`. Default: the channel's, which is no limit.
+    pub fn max_send_message_bytes(mut self, bytes: usize) -> Self {
+        self.send_bytes_max = Some(bytes);
+        self
+    }
+
+    /// Addresses the server by another name than the channel's.
+    pub fn authority(mut self, authority: &str) -> Result<Self, InvalidAuthority> {
+        self.authority = Some(Authority::parse(authority)?);
+        Ok(self)
+    }
+
+    /// What is sent along with the call.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// What is sent along with the call, to be changed.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
+    pub(super) fn deadline_from(&self, now: Instant) -> Option<Instant> {
+        match self.end {
+            End::Never => None,
+            End::After(timeout) => Deadline::after(now, timeout).map(Deadline::instant),
+            End::At(deadline) => Some(deadline.instant()),
+        }
+    }
+}
+
+/// A request: a message, and the options of its call.
+#[derive(Clone, Debug)]
+pub struct Request<M> {
+    message: M,
+    options: CallOptions,
+}
+
+impl<M> Request<M> {
+    /// A request with the channel's defaults.
+    pub fn new(message: M) -> Self {
+        Self { message, options: CallOptions::new() }
+    }
+
+    /// As [`CallOptions::timeout`].
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.with(|options| options.timeout(timeout))
+    }
+
+    /// As [`CallOptions::deadline`].
+    pub fn deadline(self, deadline: impl Into<Deadline>) -> Self {
+        self.with(|options| options.deadline(deadline))
+    }
+
+    /// As [`CallOptions::wait_for_ready`].
+    pub fn wait_for_ready(self, wait: bool) -> Self {
+        self.with(|options| options.wait_for_ready(wait))
+    }
+
+    /// As [`CallOptions::max_receive_message_bytes`].
+    pub fn max_receive_message_bytes(self, bytes: usize) -> Self {
+        self.with(|options| options.max_receive_message_bytes(bytes))
+    }
+
+    /// As [`CallOptions::max_send_message_bytes`].
+    pub fn max_send_message_bytes(self, bytes: usize) -> Self {
+        self.with(|options| options.max_send_message_bytes(bytes))
+    }
+
+    /// As [`CallOptions::authority`].
+    pub fn authority(self, authority: &str) -> Result<Self, InvalidAuthority> {
+        let Self { message, options } = self;
+        Ok(Self { message, options: options.authority(authority)? })
+    }
+
+    /// Replaces all options.
+    pub fn options(mut self, options: CallOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The message.
+    pub fn message(&self) -> &M {
+        &self.message
+    }
+
+    /// What is sent along with the call.
+    pub fn metadata(&self) -> &Metadata {
+        self.options.metadata()
+    }
+
+    /// What is sent along with the call, to be changed.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        self.options.metadata_mut()
+    }
+
+    pub(super) fn into_parts(self) -> (M, CallOptions) {
+        (self.message, self.options)
+    }
+
+    fn with(mut self, change: impl FnOnce(CallOptions) -> CallOptions) -> Self {
+        self.options = change(self.options);
+        self
+    }
+}
+
+impl<M> From<M> for Request<M> {
+    fn from(message: M) -> Self {
+        Self::new(message)
+    }
+}
+
+/// A successful answer: a message, and what the server sent around it.
+#[derive(Clone, Debug)]
+pub struct Response<M> {
+    message: M,
+    metadata: Metadata,
+    trailers: Metadata,
+    peer: Address,
+}
+
+impl<M> Response<M> {
+    pub(super) fn new(message: M, metadata: Metadata, trailers: Metadata, peer: Address) -> Self {
+        Self { message, metadata, trailers, peer }
+    }
+
+    /// The message.
+    pub fn message(&self) -> &M {
+        &self.message
+    }
+
+    /// The message alone.
+    pub fn into_message(self) -> M {
+        self.message
+    }
+
+    /// What the server sent before the message.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// What the server sent after the message.
+    pub fn trailers(&self) -> &Metadata {
+        &self.trailers
+    }
+
+    /// The server that answered.
+    pub fn peer(&self) -> &Address {
+        &self.peer
+    }
+}

@@ -1,0 +1,208 @@
+//! Streams of messages.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+
+use super::channel::{decode, encode};
+use super::method::Vtable;
+use crate::call::StreamCall;
+use crate::transport::BoxFuture;
+use crate::types::{Address, Metadata, Status};
+
+/// A call that takes or gives several messages.
+///
+/// Dropping it cancels the call, unless the server has ended it. It can be
+/// [split](Self::split) to be sent on and received from in different tasks.
+pub struct Streaming<Req, Resp> {
+    sender: Sender<Req, Resp>,
+    receiver: Receiver<Req, Resp>,
+}
+
+/// The sending half of a [`Streaming`].
+///
+/// Dropping it does not end the requests: call [`close_send`](Self::close_send).
+pub struct Sender<Req, Resp> {
+    call: Arc<StreamCall>,
+    vtable: Vtable<Req, Resp>,
+    bytes_max: usize,
+}
+
+/// The receiving half of a [`Streaming`].
+///
+/// It is a [`Stream`] too: of messages, then at most one error, then nothing.
+pub struct Receiver<Req, Resp> {
+    call: Arc<StreamCall>,
+    vtable: Vtable<Req, Resp>,
+    reading: Reading,
+}
+
+/// How far a [`Receiver`] that is used as a `Stream` has come.
+enum Reading {
+    Messages,
+    /// An attempt failed; another is being made.
+    Recovering(BoxFuture<'static, Result<(), Status>>),
+    Over,
+}
+
+impl<Req, Resp> Streaming<Req, Resp> {
+    pub(super) fn new(call: Arc<StreamCall>, vtable: Vtable<Req, Resp>, bytes_max: usize) -> Self {
+        Self {
+            sender: Sender { call: call.clone(), vtable, bytes_max },
+            receiver: Receiver { call, vtable, reading: Reading::Messages },
+        }
+    }
+
+    /// As [`Sender::send`].
+    pub async fn send(&mut self, message: Req) -> Result<(), Status> {
+        self.sender.send(message).await
+    }
+
+    /// As [`Sender::send_all`].
+    pub async fn send_all(&mut self, messages: impl Stream<Item = Req>) -> Result<(), Status> {
+        self.sender.send_all(messages).await
+    }
+
+    /// As [`Sender::close_send`].
+    pub fn close_send(&mut self) {
+        self.sender.close_send();
+    }
+
+    /// As [`Receiver::recv`].
+    pub async fn recv(&mut self) -> Result<Option<Resp>, Status> {
+        self.receiver.recv().await
+    }
+
+    /// As [`Receiver::header`].
+    pub async fn header(&mut self) -> Result<Metadata, Status> {
+        self.receiver.header().await
+    }
+
+    /// As [`Receiver::trailer`].
+    pub fn trailer(&self) -> Option<Metadata> {
+        self.receiver.trailer()
+    }
+
+    /// As [`Receiver::peer`].
+    pub fn peer(&self) -> Option<Address> {
+        self.receiver.peer()
+    }
+
+    /// The two halves. The call is cancelled when both are gone and the server has not ended it.
+    pub fn split(self) -> (Sender<Req, Resp>, Receiver<Req, Resp>) {
+        (self.sender, self.receiver)
+    }
+}
+
+impl<Req, Resp> Sender<Req, Resp> {
+    /// Sends a message: returns when it is on its way, which takes as long as the server lets it
+    /// wait.
+    ///
+    /// Fails with the status of the call where that is over, with `RESOURCE_EXHAUSTED` for a
+    /// message over its limit (the call goes on then), and with INTERNAL after
+    /// [`close_send`](Self::close_send) or for a second message to a method that takes one.
+    /// Cancel-safe: a message is sent as a whole or not at all.
+    pub async fn send(&mut self, message: Req) -> Result<(), Status> {
+        let message = encode(&message, &self.vtable, self.bytes_max)?;
+        self.call.send(message).await
+    }
+
+    /// Sends all messages of a stream, then closes the sending side. What was taken from the
+    /// stream when it is cancelled has been sent, but for the last message, which may be lost.
+    pub async fn send_all(&mut self, messages: impl Stream<Item = Req>) -> Result<(), Status> {
+        let mut messages = pin!(messages);
+        while let Some(message) = poll_fn(|cx| messages.as_mut().poll_next(cx)).await {
+            self.send(message).await?;
+        }
+        self.close_send();
+        Ok(())
+    }
+
+    /// Tells the server that no further message follows. Idempotent.
+    pub fn close_send(&mut self) {
+        self.call.close_send();
+    }
+}
+
+impl<Req, Resp> Receiver<Req, Resp> {
+    /// The next message; `None` once the server has ended the call with OK, again and again.
+    ///
+    /// Fails with the status of the call, again and again. Cancel-safe.
+    pub async fn recv(&mut self) -> Result<Option<Resp>, Status> {
+        match self.call.receive().await? {
+            Some(message) => decode(&self.vtable, message).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// What the server sends before its first message; waits for it. Empty where the server sent
+    /// trailers alone. Cancel-safe.
+    pub async fn header(&mut self) -> Result<Metadata, Status> {
+        self.call.headers().await
+    }
+
+    /// What the server sent after its last message; `None` until [`recv`](Self::recv) has shown
+    /// the end of the call.
+    pub fn trailer(&self) -> Option<Metadata> {
+        self.call.trailers()
+    }
+
+    /// The server that the call is with, while it lasts.
+    pub fn peer(&self) -> Option<Address> {
+        self.call.peer()
+    }
+}
+
+impl<Req, Resp> Stream for Receiver<Req, Resp> {
+    type Item = Result<Resp, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            match &mut this.reading {
+                Reading::Over => return Poll::Ready(None),
+                Reading::Recovering(recovery) => match ready!(recovery.as_mut().poll(cx)) {
+                    Ok(()) => this.reading = Reading::Messages,
+                    Err(status) => return this.over(status),
+                },
+                Reading::Messages => match ready!(this.call.poll_receive(cx)) {
+                    Ok(Ok(Some(message))) => {
+                        return Poll::Ready(Some(decode(&this.vtable, message)));
+                    }
+                    Ok(Ok(None)) => this.reading = Reading::Over,
+                    Ok(Err(status)) => return this.over(status),
+                    Err(failed) => {
+                        let call = this.call.clone();
+                        let recovery = async move { call.recover(failed).await };
+                        this.reading = Reading::Recovering(Box::pin(recovery));
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl<Req, Resp> Receiver<Req, Resp> {
+    fn over<T>(&mut self, status: Status) -> Poll<Option<Result<T, Status>>> {
+        self.reading = Reading::Over;
+        Poll::Ready(Some(Err(status)))
+    }
+}
+
+impl<Req, Resp> Stream for Streaming<Req, Resp> {
+    type Item = Result<Resp, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.get_mut().receiver).poll_next(cx)
+    }
+}
+
+impl<Req, Resp> fmt::Debug for Streaming<Req, Resp> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streaming").field("peer", &self.peer()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,66 @@
+//! The data plane: one call, on the caller's own task.
+//!
+//! A call reads the channel's [`Snapshot`](snapshot::Snapshot) (one atomic load), lets the picker
+//! in it choose a subchannel, finds that subchannel's live connection in its
+//! [slot](slot::SubchannelSlot), and speaks to the server there. No actor, no queue and no lock of
+//! ours stands between; a call that cannot go on waits for the next snapshot.
+//!
+//! ```text
+//! snapshot ── picker ── slot ── connection ── stream ── verdict ── Status
+//!     ▲          │        │                      │          │
+//!     └─ newer ──┴─ queue ┴─ empty               └── again ─┘
+//! ```
+
+mod pick;
+mod replay;
+mod shared;
+mod slot;
+mod snapshot;
+mod states;
+mod status;
+mod stream;
+mod unary;
+
+pub(crate) use pick::pick;
+pub(crate) use shared::{NoRuntime, Shared};
+pub(crate) use slot::{SlotTable, SubchannelSlot};
+pub(crate) use snapshot::{Snapshot, SnapshotCell};
+pub(crate) use states::StateBoard;
+pub use states::{StateChange, StateChanges};
+pub use stream::Cardinality;
+pub(crate) use stream::StreamCall;
+pub(crate) use unary::unary;
+
+use tokio::time::Instant;
+
+use crate::transport::RequestHead;
+use crate::types::{Authority, Metadata, MethodPath};
+
+/// What one call asks of the channel, apart from its messages.
+#[derive(Clone, Debug)]
+pub(crate) struct CallHead {
+    /// The method.
+    pub(crate) path: MethodPath,
+    /// What the application sends along.
+    pub(crate) metadata: Metadata,
+    /// When the call ends at the latest.
+    pub(crate) deadline: Option<Instant>,
+    /// Whether failing picks are waited out.
+    pub(crate) wait_for_ready: bool,
+    /// The largest message that is taken, in bytes.
+    pub(crate) receive_bytes_max: usize,
+    /// The name to address the server by, where the call overrides the channel's.
+    pub(crate) authority: Option<Authority>,
+}
+
+impl CallHead {
+    /// The head of a request that is sent at `now`.
+    fn request(&self, now: Instant) -> RequestHead<'_> {
+        RequestHead {
+            path: self.path.as_http(),
+            authority: self.authority.as_ref(),
+            timeout: self.deadline.map(|deadline| deadline.saturating_duration_since(now)),
+            metadata: self.metadata.as_fields(),
+        }
+    }
+}

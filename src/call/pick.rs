@@ -1,0 +1,70 @@
+//! The pick: from a snapshot to a connection.
+
+use super::shared::Elapsed;
+use super::{CallHead, Shared, Snapshot, status};
+use crate::policy::lb::{PickArgs, PickResult};
+use crate::transport::Connection;
+use crate::types::{ConnectivityState, Generation, Status};
+
+/// Picks a connection for one attempt, waiting for newer snapshots where the picker says so, the
+/// subchannel that it chose has no connection, or the pick failed and the call waits for ready.
+///
+/// Each generation is used at most once. Cancel-safe.
+pub(crate) async fn pick(shared: &Shared, call: &CallHead) -> Result<Connection, Status> {
+    let mut last_error = None;
+    loop {
+        let step = step(&shared.cell.load(), call);
+        let wait = match step {
+            Step::Go(connection) => return Ok(connection),
+            Step::End(status) => return Err(status),
+            Step::Wait(wait) => wait,
+        };
+        if wait.demand {
+            shared.demand().map_err(status::no_runtime)?;
+        }
+        if wait.error.is_some() {
+            last_error = wait.error;
+        }
+        let newer = shared.cell.newer_than(wait.seen);
+        if let Err(Elapsed) = shared.before(call.deadline, newer).await {
+            return Err(status::deadline_while_waiting(last_error));
+        }
+    }
+}
+
+enum Step {
+    Go(Connection),
+    Wait(Wait),
+    End(Status),
+}
+
+struct Wait {
+    seen: Generation,
+    demand: bool,
+    error: Option<Status>,
+}
+
+fn step(snapshot: &Snapshot, call: &CallHead) -> Step {
+    let wait = |error| {
+        Step::Wait(Wait {
+            seen: snapshot.generation,
+            // An idle channel connects because a call wants it to.
+            demand: snapshot.connectivity == ConnectivityState::Idle,
+            error,
+        })
+    };
+    match snapshot.picker.pick(&PickArgs::new(&call.path, &call.metadata)) {
+        PickResult::Complete(pick) => {
+            let connection = snapshot.slots.get(pick.subchannel()).and_then(|it| it.connection());
+            match connection {
+                Some(connection) => Step::Go(connection),
+                None => wait(None),
+            }
+        }
+        PickResult::Queue => wait(None),
+        PickResult::Fail(status) if call.wait_for_ready => wait(Some(status)),
+        PickResult::Fail(status) | PickResult::Drop(status) => {
+            Step::End(status.from_control_plane())
+        }
+    }
+}

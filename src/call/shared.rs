@@ -1,0 +1,80 @@
+//! What calls and the control plane share.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::OnceLock;
+
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::{Snapshot, SnapshotCell, StateBoard};
+
+/// The read side of a channel.
+pub(crate) struct Shared {
+    /// What calls pick from.
+    pub(crate) cell: SnapshotCell,
+    /// The channel's state.
+    pub(crate) states: StateBoard,
+    /// Where the channel's tasks run; set when it starts.
+    pub(crate) runtime: OnceLock<Handle>,
+    demand: Box<dyn Fn() -> Result<(), NoRuntime> + Send + Sync>,
+}
+
+/// There is no runtime to start the channel on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoRuntime;
+
+impl fmt::Display for NoRuntime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "the channel was first used outside of a tokio runtime: use it inside of one, or \
+             build it with ChannelBuilder::runtime",
+        )
+    }
+}
+
+impl std::error::Error for NoRuntime {}
+
+impl Shared {
+    /// `demand` is called when a call needs the channel to leave IDLE; it must not block.
+    pub(crate) fn new(
+        first: Snapshot,
+        demand: impl Fn() -> Result<(), NoRuntime> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            cell: SnapshotCell::new(first),
+            states: StateBoard::new(),
+            runtime: OnceLock::new(),
+            demand: Box::new(demand),
+        }
+    }
+
+    /// Somebody wants this channel: it starts and connects, if it has not yet.
+    pub(crate) fn demand(&self) -> Result<(), NoRuntime> {
+        (self.demand)()
+    }
+
+    /// Waits for `work`, but not beyond `deadline`. For the ways in which a call waits before it
+    /// has a stream; from then on the connection keeps the deadline.
+    pub(crate) async fn before<T>(
+        &self,
+        deadline: Option<Instant>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Elapsed> {
+        let Some(deadline) = deadline else { return Ok(work.await) };
+        // The caller may be on no runtime at all: the timer belongs to the channel's.
+        let Some(runtime) = self.runtime.get() else { return Ok(work.await) };
+        let sleep = {
+            let _context = runtime.enter();
+            tokio::time::sleep_until(deadline)
+        };
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = sleep => Err(Elapsed),
+        }
+    }
+}
+
+/// The deadline came first.
+pub(crate) struct Elapsed;

@@ -1,0 +1,155 @@
+//! The channel's connectivity state, and those who watch it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, broadcast};
+
+use crate::types::ConnectivityState;
+
+/// Keeps the channel's state and tells its changes, every edge in order.
+pub(crate) struct StateBoard {
+    current: Mutex<Posted>,
+    changed: Notify,
+}
+
+struct Posted {
+    state: ConnectivityState,
+    /// `None` once the state is SHUTDOWN: then watchers have had their last change.
+    watchers: Option<broadcast::Sender<ConnectivityState>>,
+}
+
+impl StateBoard {
+    pub(crate) fn new() -> Self {
+        let current = Mutex::new(Posted {
+            state: ConnectivityState::Idle,
+            watchers: Some(broadcast::Sender::new(WATCHED_CHANGES_MAX)),
+        });
+        Self { current, changed: Notify::new() }
+    }
+
+    /// The state.
+    pub(crate) fn get(&self) -> ConnectivityState {
+        self.lock().state
+    }
+
+    /// Posts a state. Says whether it is a change: the same state again is none, and nothing
+    /// follows SHUTDOWN.
+    pub(crate) fn post(&self, state: ConnectivityState) -> bool {
+        let mut posted = self.lock();
+        if posted.state == state || posted.watchers.is_none() {
+            return false;
+        }
+        posted.state = state;
+        if let Some(watchers) = &posted.watchers {
+            // An error says that nobody watches.
+            let _ = watchers.send(state);
+        }
+        if state == ConnectivityState::Shutdown {
+            posted.watchers = None;
+        }
+        drop(posted);
+        self.changed.notify_waiters();
+        true
+    }
+
+    /// Returns once the state is another than `from`, and which. Cancel-safe.
+    pub(crate) async fn other_than(&self, from: ConnectivityState) -> ConnectivityState {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let state = self.get();
+            if state != from {
+                return state;
+            }
+            changed.await;
+        }
+    }
+
+    /// Watches from now on; the current state comes first.
+    pub(crate) fn watch(&self) -> StateChanges {
+        let posted = self.lock();
+        StateChanges {
+            first: Some(posted.state),
+            changes: posted.watchers.as_ref().map(broadcast::Sender::subscribe),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Posted> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The states of a channel from the moment of [`watch_state`](crate::Channel::watch_state) on:
+/// the current one first, then every change, in order.
+#[derive(Debug)]
+pub struct StateChanges {
+    first: Option<ConnectivityState>,
+    changes: Option<broadcast::Receiver<ConnectivityState>>,
+}
+
+/// What [`StateChanges`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateChange {
+    /// The channel is in this state now.
+    Changed(ConnectivityState),
+    /// This many changes passed unseen, because they were not fetched in time.
+    Lagged(u64),
+}
+
+impl StateChanges {
+    /// The next change; `None` after SHUTDOWN. Up to 256 changes are kept for a slow watcher; past
+    /// that the oldest are lost and it is told how many. Cancel-safe.
+    pub async fn next(&mut self) -> Option<StateChange> {
+        if let Some(first) = self.first.take() {
+            return Some(StateChange::Changed(first));
+        }
+        match self.changes.as_mut()?.recv().await {
+            Ok(state) => Some(StateChange::Changed(state)),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(StateChange::Lagged(missed)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+/// Enough for any burst of a healthy channel; a watcher that sleeps longer is told so.
+const WATCHED_CHANGES_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::ConnectivityState::{Connecting, Idle, Ready, Shutdown, TransientFailure};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_watcher_sees_every_edge_in_order_and_shutdown_last() {
+        let board = StateBoard::new();
+        let mut changes = board.watch();
+        for state in [Connecting, Connecting, Ready, Idle, Shutdown, Ready] {
+            board.post(state);
+        }
+        for state in [Idle, Connecting, Ready, Idle, Shutdown] {
+            assert_eq!(changes.next().await, Some(StateChange::Changed(state)));
+        }
+        assert_eq!(changes.next().await, None);
+        assert_eq!(board.get(), Shutdown);
+    }
+
+    #[tokio::test]
+    async fn a_slow_watcher_is_told_how_much_it_missed() {
+        let board = StateBoard::new();
+        let mut changes = board.watch();
+        for round in 0..WATCHED_CHANGES_MAX + 10 {
+            board.post(if round % 2 == 0 { Connecting } else { TransientFailure });
+        }
+        assert_eq!(changes.next().await, Some(StateChange::Changed(Idle)));
+        assert_eq!(changes.next().await, Some(StateChange::Lagged(10)));
+        assert_eq!(changes.next().await, Some(StateChange::Changed(Connecting)));
+    }
+
+    #[tokio::test]
+    async fn waiting_for_another_state_returns_at_once_if_it_is_already_there() {
+        let board = StateBoard::new();
+        board.post(Connecting);
+        assert_eq!(board.other_than(Idle).await, Connecting);
+    }
+}

@@ -1,0 +1,178 @@
+//! From what went wrong to the `Status` that the application gets; nowhere else.
+
+use super::NoRuntime;
+use crate::transport::{ErrorCode, NotGrpc, StreamError, Trailers};
+use crate::types::{Address, Code, Metadata, Status};
+
+/// The status of a call whose stream to `peer` failed for good.
+pub(super) fn of_stream_error(error: &StreamError, peer: &Address) -> Status {
+    let code = code_of(error);
+    let text = error.to_string();
+    // What a connection says of its end names the address already.
+    let message = match error {
+        StreamError::Unsent(_) | StreamError::Unprocessed(_) | StreamError::Lost(_) => text,
+        StreamError::DeadlineExceeded => format!("{peer}: the deadline passed before it answered"),
+        StreamError::Closed => "the channel is closed".to_owned(),
+        StreamError::TooLarge { .. } => {
+            format!("{peer}: {text}; raise max_receive_message_bytes to take it")
+        }
+        StreamError::Refused
+        | StreamError::Reset(_)
+        | StreamError::Malformed(_)
+        | StreamError::Ended
+        | StreamError::QueueFull { .. }
+        | StreamError::TooManyFields
+        | StreamError::SendTooLarge { .. }
+        | StreamError::NotGrpc(_)
+        | StreamError::NoTrailers
+        | StreamError::BadFlag(_)
+        | StreamError::Truncated
+        | StreamError::BadMetadata { .. } => format!("{peer}: {text}"),
+    };
+    Status::new(code, message).with_source(error.clone())
+}
+
+/// How the server says that the call ended: its trailers if well.
+pub(super) fn of_trailers(trailers: Trailers) -> Result<Metadata, Status> {
+    if trailers.is_ok() {
+        return Ok(trailers.metadata);
+    }
+    Err(Status::new(trailers.code, trailers.message)
+        .with_details(trailers.details)
+        .with_metadata(trailers.metadata))
+}
+
+/// A compressed message came, and this side has offered no compression.
+pub(super) fn compressed(peer: &Address) -> Status {
+    Status::internal(format!(
+        "{peer}: the server sent a compressed message although no compression was offered"
+    ))
+}
+
+/// A method with one response had another number of them.
+pub(super) fn cardinality(peer: &Address, came: &str) -> Status {
+    Status::internal(format!("{peer}: cardinality violation: {came} where one message is due"))
+}
+
+/// The deadline passed before the call had a stream.
+pub(super) fn deadline_while_waiting(last_error: Option<Status>) -> Status {
+    match last_error {
+        Some(error) => {
+            let text = format!(
+                "the deadline passed while the call waited for a connection; last error: {error}"
+            );
+            Status::deadline_exceeded(text).with_source(error)
+        }
+        None => {
+            Status::deadline_exceeded("the deadline passed while the call waited for a connection")
+        }
+    }
+}
+
+/// The channel cannot start where it is used.
+pub(super) fn no_runtime(error: NoRuntime) -> Status {
+    Status::new(Code::FAILED_PRECONDITION, error.to_string()).with_source(error)
+}
+
+fn code_of(error: &StreamError) -> Code {
+    match error {
+        StreamError::Unsent(_)
+        | StreamError::Refused
+        | StreamError::Unprocessed(_)
+        | StreamError::Lost(_) => Code::UNAVAILABLE,
+        StreamError::Reset(code) => of_reset(*code),
+        StreamError::DeadlineExceeded => Code::DEADLINE_EXCEEDED,
+        StreamError::Closed => Code::CANCELLED,
+        StreamError::QueueFull { .. }
+        | StreamError::TooLarge { .. }
+        | StreamError::SendTooLarge { .. } => Code::RESOURCE_EXHAUSTED,
+        StreamError::NotGrpc(what) => of_http(what),
+        StreamError::Malformed(_)
+        | StreamError::Ended
+        | StreamError::TooManyFields
+        | StreamError::NoTrailers
+        | StreamError::BadFlag(_)
+        | StreamError::Truncated
+        | StreamError::BadMetadata { .. } => Code::INTERNAL,
+    }
+}
+
+/// `RST_STREAM` codes to gRPC's, as the protocol has it.
+fn of_reset(code: ErrorCode) -> Code {
+    match code.0 {
+        // NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, SETTINGS_TIMEOUT, STREAM_CLOSED,
+        // FRAME_SIZE_ERROR, COMPRESSION_ERROR, CONNECT_ERROR, HTTP_1_1_REQUIRED
+        0 | 1 | 2 | 4 | 5 | 6 | 9 | 10 | 13 => Code::INTERNAL,
+        // FLOW_CONTROL_ERROR, ENHANCE_YOUR_CALM
+        3 | 11 => Code::RESOURCE_EXHAUSTED,
+        // REFUSED_STREAM
+        7 => Code::UNAVAILABLE,
+        // CANCEL
+        8 => Code::CANCELLED,
+        // INADEQUATE_SECURITY
+        12 => Code::PERMISSION_DENIED,
+        _ => Code::UNKNOWN,
+    }
+}
+
+/// HTTP statuses to gRPC's, for what answers without speaking gRPC.
+fn of_http(what: &NotGrpc) -> Code {
+    match what.http_status {
+        400 => Code::INTERNAL,
+        401 => Code::UNAUTHENTICATED,
+        403 => Code::PERMISSION_DENIED,
+        404 => Code::UNIMPLEMENTED,
+        429 | 502 | 503 | 504 => Code::UNAVAILABLE,
+        _ => Code::UNKNOWN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // spec: grpc/http-status-mapping
+    #[test]
+    fn http_statuses_become_codes() {
+        let rows = [
+            (400, Code::INTERNAL),
+            (401, Code::UNAUTHENTICATED),
+            (403, Code::PERMISSION_DENIED),
+            (404, Code::UNIMPLEMENTED),
+            (429, Code::UNAVAILABLE),
+            (500, Code::UNKNOWN),
+            (502, Code::UNAVAILABLE),
+            (503, Code::UNAVAILABLE),
+            (504, Code::UNAVAILABLE),
+            (200, Code::UNKNOWN),
+        ];
+        for (http_status, code) in rows {
+            let what = NotGrpc { http_status, content_type: None, body: String::new() };
+            let status = of_stream_error(&StreamError::NotGrpc(Box::new(what)), &peer());
+            assert_eq!(status.code(), code, "{http_status}");
+            assert!(status.message().contains("10.0.0.7:443"), "{status}");
+        }
+    }
+
+    // spec: grpc/http2-error-mapping
+    #[test]
+    fn resets_become_codes() {
+        let internal = [0, 1, 2, 4, 5, 6, 9, 10, 13];
+        for number in 0..=14 {
+            let code = match number {
+                _ if internal.contains(&number) => Code::INTERNAL,
+                3 | 11 => Code::RESOURCE_EXHAUSTED,
+                7 => Code::UNAVAILABLE,
+                8 => Code::CANCELLED,
+                12 => Code::PERMISSION_DENIED,
+                _ => Code::UNKNOWN,
+            };
+            let status = of_stream_error(&StreamError::Reset(ErrorCode(number)), &peer());
+            assert_eq!(status.code(), code, "{number}");
+        }
+    }
+
+    fn peer() -> Address {
+        Address::Socket("10.0.0.7:443".parse().unwrap())
+    }
+}

@@ -1,0 +1,559 @@
+//! A streaming call: messages both ways, over one attempt or, as long as nothing is committed,
+//! another.
+//!
+//! Both halves of a split stream share the [`StreamCall`]. The attempt in it is replaced by
+//! whichever half meets its failure first; the other waits for that and goes on with the new one.
+//! What was sent is kept for that in the [`Replay`], until the server has answered.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::replay::Replay;
+use super::{CallHead, Shared, pick, status};
+use crate::policy::retry::{Verdict, verdict};
+use crate::transport::{
+    Headers, Message, Received, RecvHalf, Stream, StreamError, StreamHandle, Trailers,
+};
+use crate::types::{Address, Metadata, Seen, Status};
+
+/// How many messages go each way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cardinality {
+    /// One request, one response.
+    Unary,
+    /// Many requests, one response.
+    ClientStreaming,
+    /// One request, many responses.
+    ServerStreaming,
+    /// Many requests, many responses.
+    BidiStreaming,
+}
+
+impl Cardinality {
+    fn has_many_requests(self) -> bool {
+        matches!(self, Self::ClientStreaming | Self::BidiStreaming)
+    }
+
+    fn has_many_responses(self) -> bool {
+        matches!(self, Self::ServerStreaming | Self::BidiStreaming)
+    }
+}
+
+/// One streaming call.
+pub(crate) struct StreamCall {
+    shared: Arc<Shared>,
+    head: CallHead,
+    cardinality: Cardinality,
+    state: Mutex<State>,
+    /// Held by the half that replaces the attempt.
+    restarting: tokio::sync::Mutex<()>,
+}
+
+struct State {
+    phase: Phase,
+    replay: Replay,
+    /// How many messages have been sent and received.
+    sent: u64,
+    received: u64,
+    /// Whether the server has refused an attempt already.
+    refused: bool,
+    /// What the server sent before its messages, once it has.
+    headers: Option<Metadata>,
+}
+
+enum Phase {
+    Live(Arc<Attempt>),
+    Ended(Outcome),
+}
+
+/// How the call ended.
+#[derive(Clone)]
+struct Outcome {
+    result: Result<(), Status>,
+    trailers: Metadata,
+}
+
+/// One stream that the call runs on.
+struct Attempt {
+    number: u32,
+    peer: Address,
+    sending: StreamHandle,
+    receiving: Mutex<Receiving>,
+}
+
+struct Receiving {
+    half: RecvHalf,
+    headers_read: bool,
+    /// What was read while looking for the status of a stream that took no more messages.
+    ahead: VecDeque<Received>,
+    /// How the stream ended, if that was read so.
+    end: Option<Result<Trailers, StreamError>>,
+}
+
+/// An attempt that failed, and how.
+pub(crate) struct Failed {
+    attempt: Arc<Attempt>,
+    failure: StreamError,
+}
+
+enum Sent {
+    Done,
+    /// The attempt has been replaced meanwhile.
+    OnOldAttempt,
+    Failed(StreamError),
+}
+
+impl StreamCall {
+    /// Picks a connection and opens the stream. Cancel-safe.
+    pub(crate) async fn open(
+        shared: Arc<Shared>,
+        head: CallHead,
+        cardinality: Cardinality,
+    ) -> Result<Arc<Self>, Status> {
+        let mut refused = false;
+        let first = begin(&shared, &head, &mut refused, 0).await?;
+        let state = State {
+            phase: Phase::Live(Arc::new(first)),
+            replay: Replay::new(),
+            sent: 0,
+            received: 0,
+            refused,
+            headers: None,
+        };
+        Ok(Arc::new(Self {
+            shared,
+            head,
+            cardinality,
+            state: Mutex::new(state),
+            restarting: tokio::sync::Mutex::new(()),
+        }))
+    }
+
+    /// Sends a message, waiting while the server takes no more. Cancel-safe: a message is either
+    /// on its way as a whole or not at all.
+    ///
+    /// Fails with the status of the call where that is over.
+    pub(crate) async fn send(&self, message: Message) -> Result<(), Status> {
+        loop {
+            let attempt = self.live_for_sending()?;
+            let failure = match poll_fn(|cx| attempt.sending.poll_send_ready(cx)).await {
+                Ok(()) => match self.send_on(&attempt, &message)? {
+                    Sent::Done => return Ok(()),
+                    Sent::OnOldAttempt => continue,
+                    Sent::Failed(failure) => failure,
+                },
+                Err(failure) => failure,
+            };
+            self.after(&attempt, failure).await?;
+        }
+    }
+
+    /// Says that no further message follows. Idempotent.
+    pub(crate) fn close_send(&self) {
+        let mut state = self.lock();
+        if state.replay.is_half_closed() {
+            return;
+        }
+        state.replay.half_close();
+        if let Phase::Live(attempt) = &state.phase {
+            // Where the stream has failed, receiving says so.
+            let _ = attempt.sending.finish();
+        }
+    }
+
+    /// What the server sent before its messages. Cancel-safe.
+    pub(crate) async fn headers(&self) -> Result<Metadata, Status> {
+        loop {
+            let attempt = {
+                let state = self.lock();
+                if let Some(headers) = &state.headers {
+                    return Ok(headers.clone());
+                }
+                match &state.phase {
+                    Phase::Live(attempt) => attempt.clone(),
+                    Phase::Ended(outcome) => {
+                        outcome.result.clone()?;
+                        return Ok(Metadata::new());
+                    }
+                }
+            };
+            if let Err(failure) = poll_fn(|cx| self.poll_read_headers(&attempt, cx)).await {
+                self.after(&attempt, failure).await?;
+            }
+        }
+    }
+
+    /// The next message; `None` once the server has ended the call with OK. Cancel-safe.
+    pub(crate) async fn receive(&self) -> Result<Option<Bytes>, Status> {
+        loop {
+            match poll_fn(|cx| self.poll_receive(cx)).await {
+                Ok(received) => return received,
+                Err(failed) => self.recover(failed).await?,
+            }
+        }
+    }
+
+    /// As [`receive`](Self::receive), up to a failed attempt; after that [`recover`](Self::recover)
+    /// and poll again.
+    pub(crate) fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Result<Option<Bytes>, Status>, Failed>> {
+        let attempt = match &self.lock().phase {
+            Phase::Live(attempt) => attempt.clone(),
+            Phase::Ended(outcome) => return Poll::Ready(Ok(outcome.result.clone().map(|()| None))),
+        };
+        Poll::Ready(match ready!(self.poll_receive_on(&attempt, cx)) {
+            Ok(received) => Ok(received),
+            Err(failure) => Err(Failed { attempt, failure }),
+        })
+    }
+
+    /// Goes on after an attempt has failed: with another in its place, or with the status of the
+    /// call. Cancel-safe.
+    pub(crate) async fn recover(&self, failed: Failed) -> Result<(), Status> {
+        self.after(&failed.attempt, failed.failure).await
+    }
+
+    /// The trailers, once the call has ended.
+    pub(crate) fn trailers(&self) -> Option<Metadata> {
+        match &self.lock().phase {
+            Phase::Ended(outcome) => Some(outcome.trailers.clone()),
+            Phase::Live(_) => None,
+        }
+    }
+
+    /// The server that the call is with.
+    pub(crate) fn peer(&self) -> Option<Address> {
+        match &self.lock().phase {
+            Phase::Live(attempt) => Some(attempt.peer.clone()),
+            Phase::Ended(_) => None,
+        }
+    }
+
+    fn poll_receive_on(
+        &self,
+        attempt: &Attempt,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Result<Option<Bytes>, Status>, StreamError>> {
+        ready!(self.poll_read_headers(attempt, cx))?;
+        let received = ready!(attempt.poll_message(cx, self.head.receive_bytes_max));
+        Poll::Ready(Ok(match received.transpose()? {
+            Some(message) => self.received(attempt, message).map(Some),
+            None => {
+                let trailers = ready!(attempt.poll_trailers(cx))?;
+                self.ended(attempt, status::of_trailers(trailers)).map(|()| None)
+            }
+        }))
+    }
+
+    /// Reads the headers, if nobody has. They commit the call: the server has answered.
+    fn poll_read_headers(
+        &self,
+        attempt: &Attempt,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), StreamError>> {
+        if let Some(headers) = ready!(attempt.poll_headers(cx))? {
+            let mut state = self.lock();
+            if !headers.trailers_only {
+                state.replay.commit();
+            }
+            state.headers = Some(headers.metadata);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn live_for_sending(&self) -> Result<Arc<Attempt>, Status> {
+        let mut state = self.lock();
+        if state.replay.is_half_closed() {
+            let text = "a message was sent after the sending side was closed";
+            return Err(self.abort(&mut state, Status::internal(text)));
+        }
+        if state.sent > 0 && !self.cardinality.has_many_requests() {
+            let text = format!("{} takes one request, and a second was sent", self.head.path);
+            return Err(self.abort(&mut state, Status::internal(text)));
+        }
+        match &state.phase {
+            Phase::Live(attempt) => Ok(attempt.clone()),
+            Phase::Ended(outcome) => Err(outcome.status_for_sender()),
+        }
+    }
+
+    fn send_on(&self, attempt: &Arc<Attempt>, message: &Message) -> Result<Sent, Status> {
+        let mut state = self.lock();
+        match &state.phase {
+            Phase::Live(live) if live.number == attempt.number => {}
+            Phase::Live(_) => return Ok(Sent::OnOldAttempt),
+            Phase::Ended(outcome) => return Err(outcome.status_for_sender()),
+        }
+        let last = !self.cardinality.has_many_requests();
+        if let Err(failure) = attempt.sending.send(message.clone(), last) {
+            return Ok(Sent::Failed(failure));
+        }
+        state.replay.push(message);
+        if last {
+            state.replay.half_close();
+        }
+        state.sent += 1;
+        Ok(Sent::Done)
+    }
+
+    fn received(&self, attempt: &Attempt, message: Received) -> Result<Bytes, Status> {
+        let mut state = self.lock();
+        state.received += 1;
+        let fault = if message.compressed {
+            status::compressed(&attempt.peer)
+        } else if state.received > 1 && !self.cardinality.has_many_responses() {
+            status::cardinality(&attempt.peer, "more than one")
+        } else {
+            return Ok(message.payload);
+        };
+        Err(self.abort(&mut state, fault))
+    }
+
+    /// The server has ended the call.
+    fn ended(&self, attempt: &Attempt, result: Result<Metadata, Status>) -> Result<(), Status> {
+        let mut state = self.lock();
+        let one_is_due = !self.cardinality.has_many_responses() && state.received == 0;
+        let result = match result {
+            Ok(_) if one_is_due => Err(status::cardinality(&attempt.peer, "none")),
+            result => result,
+        };
+        let outcome = result.as_ref().map(drop).map_err(Clone::clone);
+        state.end(result);
+        outcome
+    }
+
+    /// This side ends the call; dropping the attempt resets its stream.
+    fn abort(&self, state: &mut State, status: Status) -> Status {
+        if let Phase::Live(attempt) = &state.phase {
+            attempt.sending.reset();
+            state.end(Err(status.clone()));
+        }
+        status
+    }
+
+    /// Goes on after `attempt` has failed: with another in its place, or with the status of the
+    /// call.
+    async fn after(&self, attempt: &Arc<Attempt>, failure: StreamError) -> Result<(), Status> {
+        let _restarting = self.restarting.lock().await;
+        {
+            let mut state = self.lock();
+            match &state.phase {
+                Phase::Live(live) if live.number == attempt.number => {}
+                // The other half has been here.
+                Phase::Live(_) => return Ok(()),
+                Phase::Ended(outcome) => return outcome.result.clone(),
+            }
+            let failure = match failure {
+                StreamError::Ended => self.why_ended(attempt, &mut state)?,
+                failure => failure,
+            };
+            let committed = state.replay.is_committed();
+            match verdict(failure.seen(), state.refused, committed) {
+                Verdict::RetryTransparently => state.refused |= failure.seen() == Seen::Refused,
+                Verdict::Finish => {
+                    let status = status::of_stream_error(&failure, &attempt.peer);
+                    state.end(Err(status.clone()));
+                    return Err(status);
+                }
+            }
+        }
+        self.restart(attempt.number + 1).await
+    }
+
+    async fn restart(&self, number: u32) -> Result<(), Status> {
+        let mut refused = self.lock().refused;
+        let begun = begin(&self.shared, &self.head, &mut refused, number).await;
+        let mut state = self.lock();
+        state.refused = refused;
+        match begun {
+            Ok(attempt) => {
+                // A failure shows to whoever uses the attempt next.
+                let _ = state.replay_on(&attempt);
+                state.phase = Phase::Live(Arc::new(attempt));
+                Ok(())
+            }
+            Err(status) => {
+                state.end(Err(status.clone()));
+                Err(status)
+            }
+        }
+    }
+
+    /// A stream took no message because it is over; the receiving side knows why. What came before
+    /// its end is put aside for whoever receives: all of it is in memory already.
+    ///
+    /// Gives the failure of the stream, or fails with the status for the sender.
+    fn why_ended(&self, attempt: &Attempt, state: &mut State) -> Result<StreamError, Status> {
+        match attempt.read_ahead(self.head.receive_bytes_max) {
+            Some(Err(failure)) => Ok(failure),
+            Some(Ok(trailers)) => match status::of_trailers(trailers) {
+                Ok(_) => Err(no_more_wanted()),
+                Err(status) => {
+                    if attempt.lock().ahead.is_empty() {
+                        state.end(Err(status.clone()));
+                    }
+                    Err(status)
+                }
+            },
+            None => Err(no_more_wanted()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn end(&mut self, result: Result<Metadata, Status>) {
+        let (result, trailers) = match result {
+            Ok(trailers) => (Ok(()), trailers),
+            Err(status) => {
+                let trailers = status.metadata().clone();
+                (Err(status), trailers)
+            }
+        };
+        self.phase = Phase::Ended(Outcome { result, trailers });
+    }
+
+    /// Sends on a new attempt what was sent on the one before.
+    fn replay_on(&self, attempt: &Attempt) -> Result<(), StreamError> {
+        let half_closed = self.replay.is_half_closed();
+        let messages = self.replay.messages();
+        for (nth, message) in messages.iter().enumerate() {
+            let last = half_closed && nth + 1 == messages.len();
+            attempt.sending.send(message.clone(), last)?;
+        }
+        if half_closed && messages.is_empty() { attempt.sending.finish() } else { Ok(()) }
+    }
+}
+
+impl Outcome {
+    /// What a sender is told that comes after the end.
+    fn status_for_sender(&self) -> Status {
+        match &self.result {
+            Ok(()) => no_more_wanted(),
+            Err(status) => status.clone(),
+        }
+    }
+}
+
+impl Attempt {
+    fn new(number: u32, peer: Address, stream: Stream) -> Self {
+        let receiving =
+            Receiving { half: stream.recv, headers_read: false, ahead: VecDeque::new(), end: None };
+        Self { number, peer, sending: stream.handle, receiving: Mutex::new(receiving) }
+    }
+
+    /// The headers for whoever reads them first, `None` for everybody else.
+    fn poll_headers(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Headers>, StreamError>> {
+        let mut receiving = self.lock();
+        if receiving.headers_read {
+            return Poll::Ready(Ok(None));
+        }
+        let headers = ready!(receiving.half.poll_headers(cx))?;
+        receiving.headers_read = true;
+        Poll::Ready(Ok(Some(headers)))
+    }
+
+    fn poll_message(
+        &self,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<Option<Result<Received, StreamError>>> {
+        let mut receiving = self.lock();
+        if let Some(message) = receiving.ahead.pop_front() {
+            return Poll::Ready(Some(Ok(message)));
+        }
+        match &receiving.end {
+            Some(Ok(_)) => Poll::Ready(None),
+            Some(Err(failure)) => Poll::Ready(Some(Err(failure.clone()))),
+            None => receiving.half.poll_message(cx, limit),
+        }
+    }
+
+    fn poll_trailers(&self, cx: &mut Context<'_>) -> Poll<Result<Trailers, StreamError>> {
+        let mut receiving = self.lock();
+        match &receiving.end {
+            Some(end) => Poll::Ready(end.clone()),
+            None => receiving.half.poll_trailers(cx),
+        }
+    }
+
+    /// Reads to the end of a stream that is over; `None` if it is not.
+    fn read_ahead(&self, limit: usize) -> Option<Result<Trailers, StreamError>> {
+        // Nothing of a stream that is over has to be waited for.
+        let cx = &mut Context::from_waker(Waker::noop());
+        let receiving = &mut *self.lock();
+        if receiving.end.is_none() {
+            receiving.end = receiving.poll_to_end(cx, limit);
+        }
+        receiving.end.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Receiving> {
+        self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Receiving {
+    fn poll_to_end(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Option<Result<Trailers, StreamError>> {
+        if !self.headers_read {
+            match self.half.poll_headers(cx) {
+                Poll::Ready(Ok(_)) => self.headers_read = true,
+                Poll::Ready(Err(failure)) => return Some(Err(failure)),
+                Poll::Pending => return None,
+            }
+        }
+        loop {
+            match self.half.poll_message(cx, limit) {
+                Poll::Ready(Some(Ok(message))) => self.ahead.push_back(message),
+                Poll::Ready(Some(Err(failure))) => return Some(Err(failure)),
+                Poll::Ready(None) => break,
+                Poll::Pending => return None,
+            }
+        }
+        match self.half.poll_trailers(cx) {
+            Poll::Ready(end) => Some(end),
+            Poll::Pending => None,
+        }
+    }
+}
+
+/// Picks until a stream opens.
+async fn begin(
+    shared: &Shared,
+    head: &CallHead,
+    refused: &mut bool,
+    number: u32,
+) -> Result<Attempt, Status> {
+    loop {
+        let connection = pick(shared, head).await?;
+        let request = head.request(Instant::now());
+        let failure = match connection.open(&request, None, head.deadline).await {
+            Ok(stream) => return Ok(Attempt::new(number, connection.address().clone(), stream)),
+            Err(failure) => failure,
+        };
+        match verdict(failure.seen(), *refused, false) {
+            Verdict::RetryTransparently => *refused |= failure.seen() == Seen::Refused,
+            Verdict::Finish => {
+                return Err(status::of_stream_error(&failure, connection.address()));
+            }
+        }
+    }
+}
+
+fn no_more_wanted() -> Status {
+    Status::cancelled("the server ended the call with OK before this message; receive the rest")
+}

@@ -1,0 +1,96 @@
+//! A unary call: one message there, one message back.
+
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{CallHead, Shared, pick, status};
+use crate::policy::retry::{Verdict, verdict};
+use crate::transport::{Connection, Message, Received, StreamError, Trailers};
+use crate::types::{Address, Metadata, Seen, Status};
+
+/// The answer to a unary call.
+pub(crate) struct Reply {
+    pub(crate) headers: Metadata,
+    pub(crate) message: Bytes,
+    pub(crate) trailers: Metadata,
+    pub(crate) peer: Address,
+}
+
+/// Makes a unary call. Dropping the future cancels it.
+pub(crate) async fn unary(
+    shared: &Shared,
+    call: &CallHead,
+    message: Message,
+) -> Result<Reply, Status> {
+    let mut refused = false;
+    loop {
+        let connection = pick(shared, call).await?;
+        let failure = match attempt(&connection, call, message.clone()).await {
+            Ok(answer) => return complete(answer, connection.address()),
+            Err(failure) => failure,
+        };
+        match verdict(failure.seen(), refused, false) {
+            Verdict::RetryTransparently => refused |= failure.seen() == Seen::Refused,
+            Verdict::Finish => {
+                return Err(status::of_stream_error(&failure, connection.address()));
+            }
+        }
+    }
+}
+
+/// All that a server sent, up to the second message.
+struct Answer {
+    headers: Metadata,
+    messages: Messages,
+    trailers: Option<Trailers>,
+}
+
+/// How many messages came; a unary call is to have one.
+enum Messages {
+    None,
+    One(Received),
+    Several,
+}
+
+async fn attempt(
+    connection: &Connection,
+    call: &CallHead,
+    message: Message,
+) -> Result<Answer, StreamError> {
+    let head = call.request(Instant::now());
+    let mut stream = connection.open(&head, Some((message, true)), call.deadline).await?;
+    let headers = poll_fn(|cx| stream.recv.poll_headers(cx)).await?.metadata;
+    let mut messages = Messages::None;
+    loop {
+        let next = poll_fn(|cx| stream.recv.poll_message(cx, call.receive_bytes_max)).await;
+        messages = match (next.transpose()?, messages) {
+            (None, messages) => {
+                let trailers = Some(poll_fn(|cx| stream.recv.poll_trailers(cx)).await?);
+                return Ok(Answer { headers, messages, trailers });
+            }
+            (Some(message), Messages::None) => Messages::One(message),
+            // No need to read on: the stream is dropped here, and that resets it.
+            (Some(_), Messages::One(_) | Messages::Several) => {
+                return Ok(Answer { headers, messages: Messages::Several, trailers: None });
+            }
+        };
+    }
+}
+
+/// The server's status comes before its message, and one message is due with OK.
+fn complete(answer: Answer, peer: &Address) -> Result<Reply, Status> {
+    let trailers = answer.trailers.map(status::of_trailers).transpose()?;
+    match answer.messages {
+        Messages::One(message) if message.compressed => Err(status::compressed(peer)),
+        Messages::One(message) => Ok(Reply {
+            headers: answer.headers,
+            message: message.payload,
+            trailers: trailers.unwrap_or_default(),
+            peer: peer.clone(),
+        }),
+        Messages::None => Err(status::cardinality(peer, "none")),
+        Messages::Several => Err(status::cardinality(peer, "more than one")),
+    }
+}

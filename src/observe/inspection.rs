@@ -1,0 +1,253 @@
+//! An inspection: what each actor of a channel answered when asked how it stands.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::types::ConnectivityState;
+
+/// The parts that a channel is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub enum ActorKind {
+    /// Restarts the others.
+    Supervisor,
+    /// Publishes what calls pick from.
+    ClientConn,
+    /// Turns the target into endpoints.
+    Resolver,
+    /// Runs the load-balancing policies.
+    Balancer,
+    /// Keeps the connection to one address.
+    AddrConn,
+}
+
+impl fmt::Display for ActorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Supervisor => "Supervisor",
+            Self::ClientConn => "ClientConn",
+            Self::Resolver => "Resolver",
+            Self::Balancer => "Balancer",
+            Self::AddrConn => "AddrConn",
+        })
+    }
+}
+
+/// How a channel stands, asked of every actor at once. `Display` draws the tree.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// The target, in its whole form.
+    pub target: String,
+    /// The channel's state.
+    pub state: ConnectivityState,
+    /// How many snapshots it has published.
+    pub generation: u64,
+    /// The load-balancing policy that the service config in force asks for.
+    pub configured_policy: String,
+    /// The policies at work, once there are some.
+    pub policy: Option<PolicyReport>,
+    /// What the actors answered: Supervisor, `ClientConn`, Resolver, Balancer, then one `AddrConn`
+    /// for each address. Empty before the channel's first use and after its end.
+    pub actors: Vec<ActorAnswer>,
+    /// Connections that are open, those that only finish their streams included.
+    pub connections: usize,
+}
+
+/// What one actor said.
+#[derive(Clone, Debug, Serialize)]
+pub enum ActorAnswer {
+    /// It answered.
+    Answered(ActorReport),
+    /// It did not within the time that an inspection waits: it is busy, stalled or being restarted.
+    Silent {
+        /// Which kind.
+        actor: ActorKind,
+        /// Which of its kind.
+        id: Option<String>,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+}
+
+/// How one actor stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct ActorReport {
+    /// Which kind.
+    pub actor: ActorKind,
+    /// Which of its kind: for an `AddrConn` its number and address.
+    pub id: Option<String>,
+    /// Its state.
+    pub state: String,
+    /// For how long it has been in this state.
+    pub since: Duration,
+    /// Its last transitions, oldest first.
+    pub transitions: Vec<Transition>,
+    /// The last error that it met, even if that is over.
+    pub last_error: Option<ErrorReport>,
+    /// What it waits for by the clock.
+    pub next_timer: Option<TimerReport>,
+    /// Messages that it has not handled yet.
+    pub mailbox_depth: usize,
+    /// How often it has been restarted.
+    pub restarts: u64,
+    /// What it has counted.
+    pub counters: BTreeMap<&'static str, u64>,
+}
+
+/// A change of state.
+#[derive(Clone, Debug, Serialize)]
+pub struct Transition {
+    /// How long ago.
+    pub ago: Duration,
+    /// Into which state.
+    pub state: String,
+}
+
+/// An error and what caused it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ErrorReport {
+    /// How long ago it happened.
+    pub ago: Duration,
+    /// The error, then what caused it, then what caused that.
+    pub chain: Vec<String>,
+}
+
+impl ErrorReport {
+    pub(crate) fn new(ago: Duration, error: &(dyn Error + 'static)) -> Self {
+        let chain = std::iter::successors(Some(error), |&error| error.source());
+        Self { ago, chain: chain.map(ToString::to_string).collect() }
+    }
+}
+
+/// A timer that runs.
+#[derive(Clone, Debug, Serialize)]
+pub struct TimerReport {
+    /// What happens when it fires.
+    pub purpose: &'static str,
+    /// How long until then.
+    pub after: Duration,
+}
+
+/// What a load-balancing policy tells about itself.
+#[derive(Clone, Debug, Serialize)]
+pub struct PolicyReport {
+    /// Its name.
+    pub policy: String,
+    /// How it stands.
+    pub connectivity: ConnectivityState,
+    /// The numbers of the subchannels that it holds itself.
+    pub subchannels: Vec<u32>,
+    /// Why it stands so, where that needs saying.
+    pub note: Option<String>,
+    /// The policies below it.
+    pub children: Vec<PolicyReport>,
+}
+
+impl fmt::Display for Inspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "channel {} is {} (generation {}, {} open)",
+            self.target,
+            self.state,
+            self.generation,
+            Counted(self.connections, "connection"),
+        )?;
+        let last = self.actors.len().saturating_sub(1);
+        for (nth, answer) in self.actors.iter().enumerate() {
+            let (branch, trunk) = if nth == last { ("└─", "  ") } else { ("├─", "│ ") };
+            write!(f, "\n{branch} {answer}")?;
+            if let ActorAnswer::Answered(report) = answer {
+                report.fmt_details(f, trunk)?;
+                if report.actor == ActorKind::Balancer
+                    && let Some(policy) = &self.policy
+                {
+                    policy.fmt_tree(f, trunk, 1)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ActorAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answered(report) => report.fmt(f),
+            Self::Silent { actor, id, waited } => {
+                write!(f, "{actor} ")?;
+                if let Some(id) = id {
+                    write!(f, "{id} ")?;
+                }
+                write!(f, "has not answered within {waited:?}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for ActorReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.actor)?;
+        if let Some(id) = &self.id {
+            write!(f, "{id} ")?;
+        }
+        write!(f, "{} for {}", self.state, Short(self.since))?;
+        for (name, count) in self.counters.iter().filter(|(_, count)| **count > 0) {
+            write!(f, ", {name} {count}")?;
+        }
+        if self.restarts > 0 {
+            write!(f, ", restarts {}", self.restarts)?;
+        }
+        if self.mailbox_depth > 0 {
+            write!(f, ", mailbox {}", self.mailbox_depth)?;
+        }
+        Ok(())
+    }
+}
+
+impl ActorReport {
+    fn fmt_details(&self, f: &mut fmt::Formatter<'_>, trunk: &str) -> fmt::Result {
+        if let Some(timer) = &self.next_timer {
+            write!(f, "\n{trunk}     next: {} in {}", timer.purpose, Short(timer.after))?;
+        }
+        if let Some(error) = &self.last_error {
+            let ago = Short(error.ago);
+            write!(f, "\n{trunk}     last error, {ago} ago: {}", error.chain.join(", because "))?;
+        }
+        Ok(())
+    }
+}
+
+impl PolicyReport {
+    fn fmt_tree(&self, f: &mut fmt::Formatter<'_>, trunk: &str, depth: usize) -> fmt::Result {
+        let indent = "  ".repeat(depth);
+        write!(f, "\n{trunk}   {indent}{} is {}", self.policy, self.connectivity)?;
+        for id in &self.subchannels {
+            write!(f, " #{id}")?;
+        }
+        if let Some(note) = &self.note {
+            write!(f, " ({note})")?;
+        }
+        self.children.iter().try_for_each(|child| child.fmt_tree(f, trunk, depth + 1))
+    }
+}
+
+/// A duration for people.
+struct Short(Duration);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1?}", self.0)
+    }
+}
+
+struct Counted(usize, &'static str);
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}{}", self.0, self.1, if self.0 == 1 { "" } else { "s" })
+    }
+}

@@ -1,0 +1,135 @@
+use super::*;
+use crate::policy::lb::LbRegistry;
+use crate::policy::testing::{assert_table, picked};
+
+fn config(policy: &str) -> Arc<ServiceConfig> {
+    let text = format!(r#"{{"loadBalancingConfig": [{{"{policy}": {{}}}}]}}"#);
+    Arc::new(ServiceConfig::parse(&text, &LbRegistry::default()).unwrap())
+}
+
+fn bad() -> ServiceConfigError {
+    ServiceConfigError::new("x", "is wrong")
+}
+
+fn states() -> Vec<State> {
+    vec![
+        State::Idle,
+        State::Resolving,
+        State::Unconfigured,
+        State::Serving { config: config("round_robin") },
+        State::Shutdown,
+    ]
+}
+
+fn events() -> Vec<(&'static str, Event)> {
+    let resolved = |config| Event::Resolved { endpoints: Arc::new([]), config };
+    vec![
+        ("Demand", Event::Demand),
+        ("Resolved(none)", resolved(None)),
+        ("Resolved(good)", resolved(Some(Ok(config("round_robin"))))),
+        ("Resolved(bad)", resolved(Some(Err(bad())))),
+        ("ResolveFailed", Event::ResolveFailed(Status::unavailable("no such name"))),
+        (
+            "Published",
+            Event::Published { connectivity: ConnectivityState::Ready, picker: lb::queue() },
+        ),
+        ("Close", Event::Close),
+    ]
+}
+
+fn name(state: &State) -> String {
+    match state {
+        State::Idle => "Idle".to_owned(),
+        State::Resolving => "Resolving".to_owned(),
+        State::Unconfigured => "Unconfigured".to_owned(),
+        State::Serving { config } => format!("Serving({})", config.lb().name()),
+        State::Shutdown => "Shutdown".to_owned(),
+    }
+}
+
+fn text(effect: &Effect) -> String {
+    match effect {
+        Effect::StartResolver => "start resolver".to_owned(),
+        Effect::ExitIdle => "exit idle".to_owned(),
+        Effect::UpdateBalancer { config, .. } => format!("update({})", config.lb().name()),
+        Effect::FailBalancer { config, status } => {
+            format!("fail({}, {})", config.lb().name(), status.message())
+        }
+        Effect::RejectUpdate(reason) => format!("reject({reason})"),
+        Effect::Publish { connectivity, picker } => {
+            format!("publish({connectivity}, {})", picked(&**picker))
+        }
+        Effect::Stop => "stop".to_owned(),
+    }
+}
+
+fn step(state: State, event: Event) -> (State, Vec<String>) {
+    let mut fx = Vec::new();
+    let state = state.step(event, &config("pick_first"), &mut fx);
+    (state, fx.iter().map(text).collect())
+}
+
+// spec: A21/previous-config
+#[test]
+fn every_state_has_an_answer_to_every_event() {
+    let mut table = Vec::new();
+    for state in states() {
+        for (event_name, event) in events() {
+            let (next, fx) = step(state.clone(), event);
+            let (from, to) = (name(&state), name(&next));
+            table.push(format!("{from} + {event_name} = {to}: {}", fx.join(", ")));
+        }
+    }
+    assert_table(&table, TABLE);
+}
+
+// spec: A21/first-config-bad
+#[test]
+fn a_bad_first_config_does_not_fall_back_to_the_default() {
+    let (state, _) = step(State::Idle, Event::Demand);
+    let resolved = |config| Event::Resolved { endpoints: Arc::new([]), config: Some(config) };
+    let (state, fx) = step(state, resolved(Err(bad())));
+    assert!(state.config().is_none());
+    assert!(!fx.iter().any(|effect| effect.starts_with("update")), "{fx:?}");
+    let (state, fx) = step(state, resolved(Ok(config("round_robin"))));
+    assert_eq!(fx, ["update(round_robin)"]);
+    assert_eq!(state.config().unwrap().lb().name(), "round_robin");
+}
+
+const TABLE: &str = "
+Idle + Demand = Resolving: publish(CONNECTING, queue), start resolver
+Idle + Resolved(none) = Idle:
+Idle + Resolved(good) = Idle:
+Idle + Resolved(bad) = Idle:
+Idle + ResolveFailed = Idle:
+Idle + Published = Idle:
+Idle + Close = Shutdown: publish(SHUTDOWN, drop CANCELLED: the channel is closed), stop
+Resolving + Demand = Resolving:
+Resolving + Resolved(none) = Serving(pick_first): update(pick_first)
+Resolving + Resolved(good) = Serving(round_robin): update(round_robin)
+Resolving + Resolved(bad) = Unconfigured: publish(TRANSIENT_FAILURE, fail UNAVAILABLE: error parsing service config: x: is wrong), reject(error parsing service config: x: is wrong)
+Resolving + ResolveFailed = Serving(pick_first): fail(pick_first, no such name)
+Resolving + Published = Resolving:
+Resolving + Close = Shutdown: publish(SHUTDOWN, drop CANCELLED: the channel is closed), stop
+Unconfigured + Demand = Unconfigured:
+Unconfigured + Resolved(none) = Serving(pick_first): update(pick_first)
+Unconfigured + Resolved(good) = Serving(round_robin): update(round_robin)
+Unconfigured + Resolved(bad) = Unconfigured: publish(TRANSIENT_FAILURE, fail UNAVAILABLE: error parsing service config: x: is wrong), reject(error parsing service config: x: is wrong)
+Unconfigured + ResolveFailed = Serving(pick_first): fail(pick_first, no such name)
+Unconfigured + Published = Unconfigured:
+Unconfigured + Close = Shutdown: publish(SHUTDOWN, drop CANCELLED: the channel is closed), stop
+Serving(round_robin) + Demand = Serving(round_robin): exit idle
+Serving(round_robin) + Resolved(none) = Serving(round_robin): update(round_robin)
+Serving(round_robin) + Resolved(good) = Serving(round_robin): update(round_robin)
+Serving(round_robin) + Resolved(bad) = Serving(round_robin): update(round_robin), reject(error parsing service config: x: is wrong)
+Serving(round_robin) + ResolveFailed = Serving(round_robin): fail(round_robin, no such name)
+Serving(round_robin) + Published = Serving(round_robin): publish(READY, queue)
+Serving(round_robin) + Close = Shutdown: publish(SHUTDOWN, drop CANCELLED: the channel is closed), stop
+Shutdown + Demand = Shutdown:
+Shutdown + Resolved(none) = Shutdown:
+Shutdown + Resolved(good) = Shutdown:
+Shutdown + Resolved(bad) = Shutdown:
+Shutdown + ResolveFailed = Shutdown:
+Shutdown + Published = Shutdown:
+Shutdown + Close = Shutdown:
+";

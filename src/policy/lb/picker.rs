@@ -1,0 +1,99 @@
+//! Pickers: immutable choosers that calls read.
+
+use std::sync::Arc;
+
+use crate::types::{Metadata, MethodPath, Status, SubchannelId};
+
+/// Chooses the subchannel of an attempt.
+///
+/// A policy builds a new picker whenever its choice changes; calls read it on their own tasks,
+/// many at once. So it is small and immutable (at most an atomic cursor or load counter inside),
+/// and `pick` neither blocks nor allocates.
+pub trait Picker: Send + Sync + 'static {
+    /// Chooses for one attempt. A call asks each picker at most once per attempt.
+    fn pick(&self, args: &PickArgs<'_>) -> PickResult;
+}
+
+/// What a picker may look at.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct PickArgs<'a> {
+    /// The method that is called.
+    pub method: &'a MethodPath,
+    /// The metadata that the application sends.
+    pub metadata: &'a Metadata,
+}
+
+impl<'a> PickArgs<'a> {
+    /// The arguments for a call of `method` with `metadata`.
+    pub const fn new(method: &'a MethodPath, metadata: &'a Metadata) -> Self {
+        Self { method, metadata }
+    }
+}
+
+/// What a picker answers.
+#[derive(Debug)]
+pub enum PickResult {
+    /// Send the attempt to this subchannel. If that has no connection at the moment, the call
+    /// waits for a newer picker.
+    Complete(Pick),
+    /// Wait for a newer picker.
+    Queue,
+    /// Fail the call with this status, unless it waits for ready.
+    Fail(Status),
+    /// End the call with this status, even if it waits for ready, and never retry it.
+    Drop(Status),
+}
+
+/// A chosen subchannel.
+#[derive(Debug)]
+pub struct Pick {
+    subchannel: SubchannelId,
+}
+
+impl Pick {
+    /// The choice of `subchannel`.
+    pub const fn new(subchannel: SubchannelId) -> Self {
+        Self { subchannel }
+    }
+
+    /// The subchannel.
+    pub const fn subchannel(&self) -> SubchannelId {
+        self.subchannel
+    }
+}
+
+/// Calls wait.
+#[derive(Debug)]
+pub(crate) struct QueuePicker;
+
+impl Picker for QueuePicker {
+    fn pick(&self, _: &PickArgs<'_>) -> PickResult {
+        PickResult::Queue
+    }
+}
+
+/// Calls fail, but those that wait for ready wait.
+#[derive(Debug)]
+pub(crate) struct FailPicker(pub(crate) Status);
+
+impl Picker for FailPicker {
+    fn pick(&self, _: &PickArgs<'_>) -> PickResult {
+        PickResult::Fail(self.0.clone())
+    }
+}
+
+/// Every call ends.
+#[derive(Debug)]
+pub(crate) struct DropPicker(pub(crate) Status);
+
+impl Picker for DropPicker {
+    fn pick(&self, _: &PickArgs<'_>) -> PickResult {
+        PickResult::Drop(self.0.clone())
+    }
+}
+
+/// A picker that calls wait on.
+pub(crate) fn queue() -> Arc<dyn Picker> {
+    Arc::new(QueuePicker)
+}

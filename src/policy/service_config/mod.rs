@@ -1,0 +1,178 @@
+//! The service config: what a service's owner wants of its clients, as JSON that comes with the
+//! endpoints.
+
+mod json;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::lb::{LbPolicyBuilder, LbPolicyConfig, LbRegistry, pick_first};
+
+pub(crate) use json::optional_bool;
+
+/// A service config that has been read and found good (A2).
+#[derive(Clone, Debug)]
+pub struct ServiceConfig {
+    lb: LbConfig,
+}
+
+impl ServiceConfig {
+    /// Reads a config. Every field that is known must be right, or the whole of it is refused;
+    /// fields that are not known are ignored (A21).
+    pub(crate) fn parse(text: &str, registry: &LbRegistry) -> Result<Self, ServiceConfigError> {
+        let config = json::object(text)?;
+        let lb = match json::present(&config, "loadBalancingConfig") {
+            Some(list) => LbConfig::parse(list, registry)?,
+            None => LbConfig::pick_first(registry),
+        };
+        Ok(Self { lb })
+    }
+
+    /// The config of a channel that was given none.
+    pub(crate) fn default_for(registry: &LbRegistry) -> Self {
+        Self { lb: LbConfig::pick_first(registry) }
+    }
+
+    /// Which load-balancing policy, and its config.
+    pub(crate) fn lb(&self) -> &LbConfig {
+        &self.lb
+    }
+}
+
+/// A load-balancing policy and its config.
+#[derive(Clone)]
+pub(crate) struct LbConfig {
+    builder: Arc<dyn LbPolicyBuilder>,
+    config: LbPolicyConfig,
+}
+
+impl LbConfig {
+    /// The policy of `builder` with `config`, which must be of the type that it parses to.
+    pub(crate) fn new(builder: Arc<dyn LbPolicyBuilder>, config: LbPolicyConfig) -> Self {
+        Self { builder, config }
+    }
+
+    /// The policy's name.
+    pub(crate) fn name(&self) -> &str {
+        self.builder.name()
+    }
+
+    /// What makes the policy.
+    pub(crate) fn builder(&self) -> &Arc<dyn LbPolicyBuilder> {
+        &self.builder
+    }
+
+    /// The policy's config.
+    pub(crate) fn config(&self) -> &LbPolicyConfig {
+        &self.config
+    }
+
+    /// (A24) The first policy in the list that is registered counts; its config must be right.
+    fn parse(list: &Value, registry: &LbRegistry) -> Result<Self, ServiceConfigError> {
+        let entries =
+            list.as_array().ok_or_else(|| ServiceConfigError::new(FIELD, "must be a list"))?;
+        let mut unknown = Vec::new();
+        for (index, entry) in entries.iter().enumerate() {
+            let path = format!("{FIELD}[{index}]");
+            let (name, config) = only_key(entry)
+                .ok_or_else(|| ServiceConfigError::new(&path, "must be an object with one key"))?;
+            if let Some(builder) = registry.get(name) {
+                let config = builder
+                    .parse_config(config)
+                    .map_err(|error| error.within(&format!("{path}.{name}")))?;
+                return Ok(Self::new(Arc::clone(builder), config));
+            }
+            unknown.push(format!("`{name}`"));
+        }
+        let reason = if unknown.is_empty() {
+            "names no policy".to_owned()
+        } else {
+            let known: Vec<_> = registry.names().collect();
+            format!(
+                "none of the policies {} is known; there are: {}",
+                unknown.join(", "),
+                known.join(", ")
+            )
+        };
+        Err(ServiceConfigError::new(FIELD, reason))
+    }
+
+    fn pick_first(registry: &LbRegistry) -> Self {
+        // Someone may have registered another policy by this name, which then is the default; one
+        // that refuses an empty config leaves no choice but ours.
+        let registered = registry.get(pick_first::NAME).and_then(|builder| {
+            let config = builder.parse_config(&Value::Object(serde_json::Map::new()));
+            Some(Self::new(Arc::clone(builder), config.ok()?))
+        });
+        registered.unwrap_or_else(|| {
+            Self::new(
+                Arc::new(pick_first::Builder),
+                LbPolicyConfig::new(pick_first::Config::default()),
+            )
+        })
+    }
+}
+
+impl fmt::Debug for LbConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LbConfig").field(&self.name()).finish()
+    }
+}
+
+fn only_key(entry: &Value) -> Option<(&str, &Value)> {
+    let mut fields = entry.as_object()?.iter();
+    let (name, config) = fields.next()?;
+    fields.next().is_none().then_some((name.as_str(), config))
+}
+
+const FIELD: &str = "loadBalancingConfig";
+
+/// A service config that cannot be used: which field, and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceConfigError {
+    path: String,
+    reason: String,
+}
+
+impl ServiceConfigError {
+    /// What is wrong with the field at `path`. A policy's builder counts paths from its own config;
+    /// an empty path is the config itself.
+    pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { path: path.into(), reason: reason.into() }
+    }
+
+    /// Where the field is, such as `loadBalancingConfig[0].pick_first.shuffleAddressList`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// What is wrong with it.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// The same error, seen from further out.
+    fn within(self, outer: &str) -> Self {
+        let path = match self.path.chars().next() {
+            None => outer.to_owned(),
+            Some('[') => format!("{outer}{}", self.path),
+            Some(_) => format!("{outer}.{}", self.path),
+        };
+        Self { path, ..self }
+    }
+}
+
+impl fmt::Display for ServiceConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for ServiceConfigError {}

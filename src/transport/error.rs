@@ -1,0 +1,469 @@
+//! What goes wrong on the network, by culprit. Turning it into a `Status` happens above.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use crate::types::{Address, Seen};
+
+/// A connection did not come up: to which address, and whose fault it was.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectError {
+    address: Address,
+    fault: ConnectFault,
+}
+
+impl ConnectError {
+    pub(crate) fn new(address: Address, fault: ConnectFault) -> Self {
+        Self { address, fault }
+    }
+
+    /// The address that was dialled.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// What went wrong there.
+    pub(crate) fn fault(&self) -> &ConnectFault {
+        &self.fault
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.address, self.fault)
+    }
+}
+
+impl Error for ConnectError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.fault.source()
+    }
+}
+
+/// Why a connection did not come up.
+#[derive(Clone, Debug)]
+pub(crate) enum ConnectFault {
+    /// The connector failed.
+    Dial(Arc<io::Error>),
+    /// The connection could not be secured.
+    Handshake(Arc<dyn Error + Send + Sync>),
+    /// What the server said first is no HTTP/2; the text says what it looks like.
+    NotHttp2(String),
+    /// The server began HTTP/2 and broke its rules.
+    Protocol(String),
+    /// The connection ended before the server's SETTINGS; the text says how.
+    Closed(String),
+    /// The connect deadline passed.
+    TimedOut(ConnectPhase),
+}
+
+impl fmt::Display for ConnectFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dial(error) => f.write_str(&lower_case(error)),
+            Self::Handshake(error) => write!(f, "handshake: {error}"),
+            Self::NotHttp2(what) => write!(f, "the server does not speak HTTP/2: {what}"),
+            Self::Protocol(what) => write!(f, "the server broke the HTTP/2 protocol: {what}"),
+            Self::Closed(how) => write!(f, "before the server's SETTINGS arrived, {how}"),
+            Self::TimedOut(phase) => write!(f, "the connect deadline passed while {phase}"),
+        }
+    }
+}
+
+impl Error for ConnectFault {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Dial(error) => Some(&**error),
+            Self::Handshake(error) => Some(&**error),
+            Self::NotHttp2(_) | Self::Protocol(_) | Self::Closed(_) | Self::TimedOut(_) => None,
+        }
+    }
+}
+
+/// How far an attempt to connect had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConnectPhase {
+    /// The connector was at work.
+    Connecting,
+    /// The credentials were at work.
+    Handshaking,
+    /// HTTP/2 had begun, and the server had not.
+    AwaitingSettings,
+}
+
+impl fmt::Display for ConnectPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connecting => "connecting",
+            Self::Handshaking => "securing the connection",
+            Self::AwaitingSettings => "waiting for the server's SETTINGS",
+        })
+    }
+}
+
+/// Why a connection takes no more streams, or has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Disconnect {
+    address: Address,
+    cause: DisconnectCause,
+    /// The GOAWAY that came before, where `cause` is something else.
+    prior: Option<Goaway>,
+}
+
+impl Disconnect {
+    pub(crate) fn new(address: Address, cause: DisconnectCause) -> Self {
+        Self { address, cause, prior: None }
+    }
+
+    /// The same after `prior`, unless it is that GOAWAY itself.
+    pub(crate) fn after(mut self, prior: &Self) -> Self {
+        if let DisconnectCause::Goaway(goaway) = &prior.cause
+            && !matches!(self.cause, DisconnectCause::Goaway(_))
+        {
+            self.prior = Some(goaway.clone());
+        }
+        self
+    }
+
+    /// The address that the connection goes to.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The cause alone.
+    pub(crate) fn cause(&self) -> &DisconnectCause {
+        &self.cause
+    }
+
+    /// Whether the server complains of too many pings, so that later connections must send fewer.
+    pub(crate) fn is_too_many_pings(&self) -> bool {
+        let goaway = match &self.cause {
+            DisconnectCause::Goaway(goaway) => Some(goaway),
+            _ => self.prior.as_ref(),
+        };
+        goaway.is_some_and(|goaway| {
+            goaway.code == ErrorCode::ENHANCE_YOUR_CALM && goaway.debug_data == "too_many_pings"
+        })
+    }
+}
+
+impl fmt::Display for Disconnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.address, self.cause)?;
+        match &self.prior {
+            Some(goaway) => write!(f, "; received before: {goaway}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for Disconnect {}
+
+/// What ended a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DisconnectCause {
+    /// The server asked for it.
+    Goaway(Goaway),
+    /// The connection broke or was closed by the server; the text says how.
+    Lost(String),
+    /// The server broke the rules of HTTP/2; the text says which.
+    Protocol(String),
+    /// All stream ids of the connection are used up.
+    StreamIdsUsedUp,
+    /// This side wanted it.
+    Local,
+    /// Whatever kept the connection alive is gone: its task was dropped.
+    Abandoned,
+}
+
+impl fmt::Display for DisconnectCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Goaway(goaway) => goaway.fmt(f),
+            Self::Lost(how) => f.write_str(how),
+            Self::Protocol(what) => write!(f, "the server broke the HTTP/2 protocol: {what}"),
+            Self::StreamIdsUsedUp => f.write_str("the stream ids of the connection are used up"),
+            Self::Local => f.write_str("closed by this side"),
+            Self::Abandoned => f.write_str("the task that drives the connection is gone"),
+        }
+    }
+}
+
+/// A GOAWAY of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Goaway {
+    /// Its error code.
+    pub(crate) code: ErrorCode,
+    /// What the server added, escaped where it is not printable ASCII and cut where it is long.
+    pub(crate) debug_data: String,
+}
+
+impl fmt::Display for Goaway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GOAWAY {}", self.code)?;
+        if self.debug_data.is_empty() {
+            return Ok(());
+        }
+        write!(f, ", debug data \"{}\"", self.debug_data)
+    }
+}
+
+/// An error code of HTTP/2, as `RST_STREAM` and GOAWAY carry it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ErrorCode(pub(crate) u32);
+
+impl ErrorCode {
+    pub(crate) const NO_ERROR: Self = Self(0);
+    pub(crate) const PROTOCOL_ERROR: Self = Self(1);
+    pub(crate) const REFUSED_STREAM: Self = Self(7);
+    pub(crate) const CANCEL: Self = Self(8);
+    pub(crate) const ENHANCE_YOUR_CALM: Self = Self(11);
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match ERROR_CODE_NAMES.get(self.0 as usize) {
+            Some(name) => f.write_str(name),
+            None => write!(f, "error code {}", self.0),
+        }
+    }
+}
+
+/// Why a stream did not open, or did not end with the server's trailers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum StreamError {
+    /// Nothing of it left this process.
+    Unsent(Arc<Disconnect>),
+    /// The server says that it has not looked at it: `REFUSED_STREAM`.
+    Refused,
+    /// The server says that it will not look at it: GOAWAY with a lower last stream.
+    Unprocessed(Arc<Disconnect>),
+    /// The server reset it.
+    Reset(ErrorCode),
+    /// The response breaks the rules of HTTP/2, or its header fields exceed the limit.
+    Malformed(ErrorCode),
+    /// The connection ended under it.
+    Lost(Arc<Disconnect>),
+    /// The deadline passed.
+    DeadlineExceeded,
+    /// This side closed the connection.
+    Closed,
+    /// This side has ended the stream, or has seen its end; the receiving half knows how it ended.
+    Ended,
+    /// As many calls as are allowed wait already for the server to take more streams.
+    QueueFull {
+        /// How many may wait.
+        limit: usize,
+    },
+    /// The request has more header fields than can be sent.
+    TooManyFields,
+    /// A message to be sent is longer than HTTP/2 can count.
+    SendTooLarge {
+        /// Its bytes.
+        len: usize,
+    },
+    /// The response is none of gRPC.
+    NotGrpc(Box<NotGrpc>),
+    /// The response ended without trailers.
+    NoTrailers,
+    /// A received message is longer than allowed.
+    TooLarge {
+        /// Bytes announced.
+        len: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// A received message has a flag that is neither 0 nor 1.
+    BadFlag(u8),
+    /// The response ended in the middle of a message.
+    Truncated,
+    /// The value of a received `-bin` field is no base64.
+    BadMetadata {
+        /// The field.
+        key: Box<str>,
+    },
+}
+
+/// What answered instead of a gRPC server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NotGrpc {
+    /// The HTTP status.
+    pub(crate) http_status: u16,
+    /// The content type, where there is one.
+    pub(crate) content_type: Option<String>,
+    /// The beginning of the body.
+    pub(crate) body: String,
+}
+
+impl StreamError {
+    /// What the server may have seen: the fact that decides on transparent retries.
+    pub(crate) fn seen(&self) -> Seen {
+        match self {
+            Self::Unsent(_) => Seen::Never,
+            Self::Refused | Self::Unprocessed(_) => Seen::Refused,
+            Self::Reset(_)
+            | Self::Malformed(_)
+            | Self::Lost(_)
+            | Self::DeadlineExceeded
+            | Self::Closed
+            | Self::Ended
+            | Self::QueueFull { .. }
+            | Self::TooManyFields
+            | Self::SendTooLarge { .. }
+            | Self::NotGrpc(_)
+            | Self::NoTrailers
+            | Self::TooLarge { .. }
+            | Self::BadFlag(_)
+            | Self::Truncated
+            | Self::BadMetadata { .. } => Seen::Maybe,
+        }
+    }
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsent(cause) => write!(f, "{cause}; the request was not sent"),
+            Self::Refused => f.write_str("the server refused the stream (REFUSED_STREAM)"),
+            Self::Unprocessed(cause) => {
+                write!(f, "{cause}; the server has not processed the request")
+            }
+            Self::Reset(code) => write!(f, "the server reset the stream: {code}"),
+            Self::Malformed(code) => write!(
+                f,
+                "the response breaks the HTTP/2 protocol or its headers are too large: {code}"
+            ),
+            Self::Lost(cause) => cause.fmt(f),
+            Self::DeadlineExceeded => f.write_str("the deadline passed"),
+            Self::Closed => f.write_str("the connection was closed by this side"),
+            Self::Ended => f.write_str("the stream has ended"),
+            Self::QueueFull { limit } => {
+                write!(f, "{limit} calls wait already for the server to take more streams")
+            }
+            Self::TooManyFields => f.write_str("the request has too many header fields"),
+            Self::SendTooLarge { len } => {
+                write!(f, "a message of {len} bytes is longer than HTTP/2 can carry in one piece")
+            }
+            Self::NotGrpc(what) => what.fmt(f),
+            Self::NoTrailers => f.write_str("the server ended the stream without trailers"),
+            Self::TooLarge { len, limit } => {
+                write!(f, "the server sent a message of {len} bytes where {limit} are allowed")
+            }
+            Self::BadFlag(flag) => write!(
+                f,
+                "the server sent a message with the flag {flag}, which is neither 0 nor 1"
+            ),
+            Self::Truncated => {
+                f.write_str("the server ended the stream in the middle of a message")
+            }
+            Self::BadMetadata { key } => {
+                write!(f, "the server sent a `{key}` whose value is no base64")
+            }
+        }
+    }
+}
+
+impl Error for StreamError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Unsent(cause) | Self::Unprocessed(cause) | Self::Lost(cause) => Some(&**cause),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for NotGrpc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server answered with HTTP status {}", self.http_status)?;
+        match &self.content_type {
+            Some(content_type) => write!(f, " and content type `{content_type}`")?,
+            None => f.write_str(" and no content type")?,
+        }
+        f.write_str(", which is no gRPC")?;
+        if self.body.is_empty() {
+            return Ok(());
+        }
+        write!(f, ": {}", self.body.escape_debug())
+    }
+}
+
+/// `error` as it stands within a sentence: the operating system begins its texts with a capital.
+pub(crate) fn lower_case(error: &io::Error) -> String {
+    let text = error.to_string();
+    let mut letters = text.chars();
+    match letters.next() {
+        // "I/O error" and the like stay.
+        Some(first) if letters.clone().next().is_some_and(char::is_lowercase) => {
+            first.to_lowercase().chain(letters).collect()
+        }
+        _ => text,
+    }
+}
+
+const ERROR_CODE_NAMES: [&str; 14] = [
+    "NO_ERROR",
+    "PROTOCOL_ERROR",
+    "INTERNAL_ERROR",
+    "FLOW_CONTROL_ERROR",
+    "SETTINGS_TIMEOUT",
+    "STREAM_CLOSED",
+    "FRAME_SIZE_ERROR",
+    "REFUSED_STREAM",
+    "CANCEL",
+    "COMPRESSION_ERROR",
+    "CONNECT_ERROR",
+    "ENHANCE_YOUR_CALM",
+    "INADEQUATE_SECURITY",
+    "HTTP_1_1_REQUIRED",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address() -> Address {
+        Address::Socket("10.0.0.7:443".parse().unwrap())
+    }
+
+    #[test]
+    fn a_connect_error_names_the_address_and_the_whole_cause() {
+        let refused = io::Error::from_raw_os_error(111);
+        let error = ConnectError::new(address(), ConnectFault::Dial(Arc::new(refused)));
+        assert_eq!(error.to_string(), "10.0.0.7:443: connection refused (os error 111)");
+        let source = error.source().unwrap().downcast_ref::<io::Error>();
+        assert_eq!(source.unwrap().kind(), io::ErrorKind::ConnectionRefused);
+        let phase = ConnectFault::TimedOut(ConnectPhase::AwaitingSettings);
+        assert_eq!(
+            ConnectError::new(address(), phase).to_string(),
+            "10.0.0.7:443: the connect deadline passed while waiting for the server's SETTINGS"
+        );
+    }
+
+    #[test]
+    fn a_disconnect_tells_of_the_goaway_before() {
+        let goaway =
+            Goaway { code: ErrorCode::ENHANCE_YOUR_CALM, debug_data: "too_many_pings".into() };
+        let told = Disconnect::new(address(), DisconnectCause::Goaway(goaway));
+        assert!(told.is_too_many_pings());
+        assert_eq!(
+            told.to_string(),
+            "10.0.0.7:443: GOAWAY ENHANCE_YOUR_CALM, debug data \"too_many_pings\""
+        );
+        let lost = Disconnect::new(address(), DisconnectCause::Lost("it broke".into()));
+        assert!(!lost.is_too_many_pings());
+        let lost = lost.after(&told);
+        assert!(lost.is_too_many_pings());
+        assert_eq!(
+            lost.to_string(),
+            "10.0.0.7:443: it broke; received before: GOAWAY ENHANCE_YOUR_CALM, debug data \
+             \"too_many_pings\""
+        );
+    }
+
+    #[test]
+    fn a_stream_error_is_small() {
+        assert!(size_of::<StreamError>() <= 3 * size_of::<usize>());
+    }
+}

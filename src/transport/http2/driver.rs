@@ -1,0 +1,157 @@
+//! What keeps a connection going: the one future that reads, writes and keeps deadlines.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::super::error::{Disconnect, DisconnectCause};
+use super::connection::Shared;
+use super::fault;
+use super::observed::Observed;
+
+/// Drives one connection. Spawn [`Driver::run`]: without it nothing moves.
+///
+/// Dropped before its end, it ends the connection and all that waits on it.
+pub(crate) struct Driver {
+    engine: h2::client::Connection<Observed, Bytes>,
+    shared: Arc<Shared>,
+    deadlines: Deadlines,
+    /// Since when only bytes that the peer does not take keep the connection from closing.
+    farewell: Option<Pin<Box<Sleep>>>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        engine: h2::client::Connection<Observed, Bytes>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self { engine, shared, deadlines: Deadlines::default(), farewell: None }
+    }
+
+    /// Drives the connection to its end, and says what that was.
+    ///
+    /// As soon as it takes no more streams, `on_draining` is called, once, with the reason: a
+    /// GOAWAY, the loss of the connection, or this side's wish. Streams that are open then may
+    /// still go on. Must run on a tokio runtime with timers and I/O.
+    pub(crate) async fn run(
+        mut self,
+        on_draining: impl FnOnce(&Disconnect) + Send,
+    ) -> Arc<Disconnect> {
+        let mut on_draining = Some(on_draining);
+        poll_fn(|cx| {
+            let polled = self.poll(cx);
+            if let Some(why) = self.shared.stopped()
+                && let Some(on_draining) = on_draining.take()
+            {
+                on_draining(why);
+            }
+            polled
+        })
+        .await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Arc<Disconnect>> {
+        // Before everything that it tells of, so that nothing is missed in between.
+        self.shared.driver.register(cx.waker());
+        // Before the engine, which sends the resets of streams that expired.
+        self.deadlines.poll(cx, &self.shared);
+        match Pin::new(&mut self.engine).poll(cx) {
+            Poll::Ready(outcome) => {
+                let error = outcome.err();
+                Poll::Ready(self.end(error.as_ref()))
+            }
+            Poll::Pending => {
+                self.shared.look_at_peer();
+                ready!(self.poll_farewell(cx));
+                Poll::Ready(self.end(None))
+            }
+        }
+    }
+
+    fn end(&self, error: Option<&h2::Error>) -> Arc<Disconnect> {
+        let shared = &self.shared;
+        let stopped = shared.stopped().map(|stopped| stopped.cause());
+        shared.end(|| match (error, stopped) {
+            // What this side wanted is not the peer's doing, however it went.
+            (_, Some(DisconnectCause::Local)) => DisconnectCause::Local,
+            (None, Some(cause @ DisconnectCause::Goaway(_))) => cause.clone(),
+            (Some(error), _) => fault::of_connection(shared, error),
+            (None, _) => DisconnectCause::Lost(shared.watch.how_it_ended()),
+        })
+    }
+
+    /// Ready when this side ends the connection and nothing is left to do for it. The engine
+    /// closes by itself once all streams are gone; here it is about those that were reset, whose
+    /// owners may hold on to them for as long as they like.
+    fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_local =
+            self.shared.stopped().is_some_and(|stopped| *stopped.cause() == DisconnectCause::Local);
+        if !is_local {
+            return Poll::Pending;
+        }
+        let has_live_streams = {
+            let table = self.shared.table();
+            let mut streams = table.streams.iter();
+            streams.any(|(_, entry)| entry.ended.is_none())
+        };
+        if has_live_streams {
+            return Poll::Pending;
+        }
+        if !self.shared.watch.is_write_blocked() {
+            return Poll::Ready(());
+        }
+        self.farewell
+            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + FAREWELL_MAX)))
+            .as_mut()
+            .poll(cx)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Says so before the engine goes, whose going all streams see. After a regular end this
+        // changes nothing.
+        self.shared.end(|| DisconnectCause::Abandoned);
+    }
+}
+
+/// Keeps the deadlines of all streams of a connection with one timer.
+#[derive(Default)]
+struct Deadlines {
+    timer: Option<Pin<Box<Sleep>>>,
+    /// No scan before this.
+    next_scan: Option<Instant>,
+}
+
+impl Deadlines {
+    fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared) {
+        loop {
+            let Some(wake_at) = shared.table().wake_at else {
+                return;
+            };
+            let at = self.next_scan.map_or(wake_at, |next| next.max(wake_at));
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            if timer.deadline() != at {
+                timer.as_mut().reset(at);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            let now = Instant::now();
+            shared.expire(now);
+            self.next_scan = Some(now + SCAN_INTERVAL);
+        }
+    }
+}
+
+/// How often at most the table is scanned for expired streams: a deadline that is late by so much
+/// hurts nobody, and thousands of them cost little.
+const SCAN_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How long a connection that is to close waits for a peer that does not read its last bytes.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);

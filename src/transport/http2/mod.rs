@@ -1,0 +1,109 @@
+//! HTTP/2 over the `h2` crate, whose types do not leave this module.
+//!
+//! One lock per connection, held briefly, guards the table of open streams and the handle that
+//! opens them. The engine itself is driven by one future, the [`Driver`], which also keeps the
+//! deadlines of all streams with one timer. Streams beyond the peer's limit wait in one bounded
+//! first-in-first-out queue before they enter the engine.
+
+mod connection;
+mod driver;
+mod fault;
+mod observed;
+mod request;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use crate::types::{Address, Authority};
+
+use super::ConnectionOptions;
+use super::connect::Io;
+use super::error::ConnectFault;
+use observed::{FirstFrame, Observed, Watch};
+
+pub(crate) use connection::{Connection, Traffic};
+pub(crate) use driver::Driver;
+pub(crate) use request::RequestHead;
+pub(crate) use stream::{RecvHalf, Stream, StreamHandle};
+
+/// Whom a connection goes to.
+pub(super) struct Identity {
+    /// Where it was dialled, for messages.
+    pub(super) address: Address,
+    /// `:authority` of requests that have none of their own.
+    pub(super) authority: Authority,
+    /// `:scheme` of all requests.
+    pub(super) scheme: http::uri::Scheme,
+}
+
+/// Exchanges prefaces over `io`; returns once the server's SETTINGS are here.
+pub(super) async fn establish(
+    io: Io,
+    identity: Identity,
+    options: &ConnectionOptions,
+) -> Result<(Connection, Driver), ConnectFault> {
+    let watch = Arc::new(Watch::default());
+    let observed = Observed::new(io, Arc::clone(&watch));
+    let handshake = h2::client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(options.initial_stream_window.min(WINDOW_MAX))
+        .initial_connection_window_size(options.initial_connection_window.min(WINDOW_MAX))
+        .max_header_list_size(options.max_header_list_size)
+        .max_send_buffer_size(SEND_BUFFER_BYTES)
+        .max_concurrent_reset_streams(RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(Some(LATE_FRAMES_MAX))
+        .data_frame_budget(SMALL_FRAMES_BUDGET)
+        .handshake(observed);
+    let (send_request, mut engine) =
+        handshake.await.map_err(|error| fault_before_settings(&watch, &error))?;
+
+    poll_fn(|cx| {
+        let polled = Pin::new(&mut engine).poll(cx);
+        match (watch.first_frame(), polled) {
+            (Some(FirstFrame::Foreign(what)), _) => {
+                Poll::Ready(Err(ConnectFault::NotHttp2(what.clone())))
+            }
+            (_, Poll::Ready(Err(error))) => Poll::Ready(Err(fault_before_settings(&watch, &error))),
+            (_, Poll::Ready(Ok(()))) => {
+                Poll::Ready(Err(ConnectFault::Closed(watch.how_it_ended())))
+            }
+            (Some(FirstFrame::Settings), Poll::Pending) => Poll::Ready(Ok(())),
+            (None, Poll::Pending) => Poll::Pending,
+        }
+    })
+    .await?;
+
+    Ok(connection::new(engine, send_request, watch, identity, options))
+}
+
+fn fault_before_settings(watch: &Watch, error: &h2::Error) -> ConnectFault {
+    match watch.first_frame() {
+        Some(FirstFrame::Foreign(what)) => ConnectFault::NotHttp2(what.clone()),
+        _ if error.is_io() => ConnectFault::Closed(watch.how_it_ended()),
+        _ => ConnectFault::Protocol(error.to_string()),
+    }
+}
+
+/// The largest window that HTTP/2 knows.
+const WINDOW_MAX: u32 = i32::MAX as u32;
+
+/// What one stream may have waiting to be written before its sender waits: enough to keep a
+/// connection busy, little enough for thousands of streams.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Streams that were reset here and whose late frames are still expected. Calls are often
+/// cancelled in bulk, and one that is forgotten too early costs a needless `RST_STREAM`.
+const RESET_STREAMS_MAX: usize = 1024;
+
+/// Frames for forgotten streams, over the life of a connection, before it counts as an attack. The
+/// engine's 1024 would end a healthy connection after a day of cancelled calls.
+const LATE_FRAMES_MAX: usize = 64 * 1024;
+
+/// What DATA frames below 256 bytes that nobody has read yet may fall short of that, summed up,
+/// before the connection counts as under attack: 300,000 frames of a slow reader, 50 MB.
+const SMALL_FRAMES_BUDGET: usize = 64 * 1024 * 1024;

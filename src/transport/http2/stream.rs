@@ -1,0 +1,455 @@
+//! One stream: a sending half that is used by reference, and a receiving half.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use h2::client::ResponseFuture;
+use h2::{Reason, RecvStream};
+use http::header;
+
+use super::super::error::{NotGrpc, StreamError};
+use super::super::message::{Deframer, FramingError, Message, Received};
+use super::super::response::{self, Headers, Trailers};
+use super::connection::{Shared, check_len};
+use super::fault;
+
+/// An open stream. Its halves may be taken apart.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    /// Sends, and keeps the stream open.
+    pub(crate) handle: StreamHandle,
+    /// Receives.
+    pub(crate) recv: RecvHalf,
+}
+
+impl Stream {
+    pub(super) fn new(shared: Arc<Shared>, key: usize, id: u32, response: ResponseFuture) -> Self {
+        let place = Place { shared, key, id };
+        Self {
+            handle: StreamHandle { place: place.clone() },
+            recv: RecvHalf {
+                place,
+                state: State::Head(response),
+                headers: None,
+                deframer: Deframer::default(),
+                unreleased: 0,
+            },
+        }
+    }
+}
+
+/// Where a stream is to be found.
+#[derive(Clone)]
+struct Place {
+    shared: Arc<Shared>,
+    key: usize,
+    id: u32,
+}
+
+/// The sending half of a stream. Dropping it ends the stream: one whose response has not been read
+/// to its end is reset with CANCEL.
+///
+/// An error here says only that nothing can be sent any more. How the stream ended is what the
+/// receiving half tells; a server may well answer before it has read everything.
+pub(crate) struct StreamHandle {
+    place: Place,
+}
+
+impl StreamHandle {
+    /// Its number on the connection.
+    pub(crate) fn id(&self) -> u32 {
+        self.place.id
+    }
+
+    /// Ready when flow control lets something be sent, or nothing can be sent any more.
+    ///
+    /// Waiting for it before each message bounds what piles up here to one message more than the
+    /// peer has room for. Wakes the last task that polled it.
+    pub(crate) fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        let mut table = self.place.shared.table();
+        let Some(entry) = table.stream(self.place.key, self.place.id) else {
+            return Poll::Ready(Err(StreamError::Ended));
+        };
+        if let Some(ended) = &entry.ended {
+            return Poll::Ready(Err(ended.clone()));
+        }
+        if entry.is_send_closed {
+            return Poll::Ready(Err(StreamError::Ended));
+        }
+        if entry.send.capacity() > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        // One byte: a stream that is not sending must not hold window that others need. Sending a
+        // message asks for what it takes.
+        entry.send.reserve_capacity(1);
+        match ready!(entry.send.poll_capacity(cx)) {
+            Some(Ok(_)) => Poll::Ready(Ok(())),
+            Some(Err(_)) | None => Poll::Ready(Err(StreamError::Ended)),
+        }
+    }
+
+    /// As [`StreamHandle::poll_send_ready`]. Cancel-safe.
+    pub(crate) async fn send_ready(&self) -> Result<(), StreamError> {
+        poll_fn(|cx| self.poll_send_ready(cx)).await
+    }
+
+    /// Sends `message`, the last one if `is_last`. Does not wait: see
+    /// [`StreamHandle::poll_send_ready`].
+    pub(crate) fn send(&self, message: Message, is_last: bool) -> Result<(), StreamError> {
+        check_len(&message)?;
+        self.send_frame(message.into_frame(), is_last)?;
+        let sent = &self.place.shared.traffic.messages_sent;
+        sent.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Says that no further message follows. Does not wait for flow control. Idempotent.
+    pub(crate) fn finish(&self) -> Result<(), StreamError> {
+        self.send_frame(Bytes::new(), true)
+    }
+
+    /// Ends the stream at once with CANCEL, whatever it is doing.
+    pub(crate) fn reset(&self) {
+        let mut table = self.place.shared.table();
+        if let Some(entry) = table.stream(self.place.key, self.place.id) {
+            entry.end(StreamError::Ended);
+        }
+        drop(table);
+        self.place.shared.wake_if_stopped();
+    }
+
+    fn send_frame(&self, frame: Bytes, is_last: bool) -> Result<(), StreamError> {
+        let mut table = self.place.shared.table();
+        let Some(entry) = table.stream(self.place.key, self.place.id) else {
+            return Err(StreamError::Ended);
+        };
+        if let Some(ended) = &entry.ended {
+            return Err(ended.clone());
+        }
+        if entry.is_send_closed {
+            let is_repeated = frame.is_empty();
+            return if is_repeated { Ok(()) } else { Err(StreamError::Ended) };
+        }
+        entry.is_send_closed = is_last;
+        entry.send.send_data(frame, is_last).map_err(|_| StreamError::Ended)
+    }
+}
+
+impl Drop for StreamHandle {
+    fn drop(&mut self) {
+        let Place { shared, key, id } = &self.place;
+        shared.remove(*key, *id, Some(Reason::CANCEL));
+    }
+}
+
+impl fmt::Debug for StreamHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StreamHandle({})", self.place.id)
+    }
+}
+
+/// The receiving half of a stream: headers, messages, trailers.
+///
+/// The polls must come from one task at a time. An error is given once by the poll that meets it,
+/// and by [`RecvHalf::poll_trailers`] from then on. Dropping this half reads nothing more, and
+/// leaves the stream to its handle. The end of the response, or an error, ends the
+/// stream and gives up its place on the connection.
+pub(crate) struct RecvHalf {
+    place: Place,
+    state: State,
+    /// Headers that were read on the way to a message and that nobody has taken yet.
+    headers: Option<Headers>,
+    deframer: Deframer,
+    /// Bytes that were read and whose room has not been given back to the peer.
+    unreleased: usize,
+}
+
+enum State {
+    /// The headers are yet to come.
+    Head(ResponseFuture),
+    /// Messages are coming.
+    Body(RecvStream),
+    /// The response is none of gRPC; its body becomes part of the error.
+    Foreign { body: RecvStream, what: Box<NotGrpc>, excerpt: BytesMut },
+    /// It is over, and nobody has been told yet.
+    Ending(Result<Trailers, StreamError>),
+    /// It is over.
+    Ended(Result<Trailers, StreamError>),
+}
+
+impl RecvHalf {
+    /// The headers of the response. Once; later calls give empty ones.
+    pub(crate) fn poll_headers(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Headers, StreamError>> {
+        ready!(self.poll_head(cx))?;
+        Poll::Ready(Ok(self.headers.take().unwrap_or_default()))
+    }
+
+    /// As [`RecvHalf::poll_headers`]. Cancel-safe.
+    pub(crate) async fn headers(&mut self) -> Result<Headers, StreamError> {
+        poll_fn(|cx| self.poll_headers(cx)).await
+    }
+
+    /// The next message, of `limit` bytes at most, or `None` at the end: the trailers are there
+    /// then. Headers that nobody has polled for stay to be had.
+    pub(crate) fn poll_message(
+        &mut self,
+        cx: &mut Context<'_>,
+        limit: usize,
+    ) -> Poll<Option<Result<Received, StreamError>>> {
+        if let Err(error) = ready!(self.poll_head(cx)) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        loop {
+            let State::Body(body) = &mut self.state else {
+                return Poll::Ready(self.tell_end().err().map(Err));
+            };
+            match self.deframer.next(limit) {
+                Ok(Some(received)) => {
+                    let count = &self.place.shared.traffic.messages_received;
+                    count.fetch_add(1, Ordering::Relaxed);
+                    return Poll::Ready(Some(Ok(received)));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.end(Err(error.into()), Some(Reason::CANCEL));
+                    continue;
+                }
+            }
+            match body.poll_data(cx) {
+                Poll::Ready(Some(Ok(chunk))) => {
+                    release(body, &mut self.unreleased);
+                    self.unreleased = chunk.len();
+                    self.deframer.feed(chunk);
+                }
+                Poll::Ready(Some(Err(error))) => self.fail(&error),
+                Poll::Ready(None) => ready!(self.poll_end(cx)),
+                Poll::Pending => {
+                    // Not before: with the end of a response comes all of its room.
+                    release(body, &mut self.unreleased);
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// As [`RecvHalf::poll_message`]. Cancel-safe.
+    pub(crate) async fn message(&mut self, limit: usize) -> Option<Result<Received, StreamError>> {
+        poll_fn(|cx| self.poll_message(cx, limit)).await
+    }
+
+    /// The trailers, or why there are none. Messages that have not been read are dropped unseen.
+    /// Trailers are given once; later calls give [`StreamError::Ended`].
+    pub(crate) fn poll_trailers(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Trailers, StreamError>> {
+        loop {
+            // An error of the headers is told by the state, too.
+            let _ = ready!(self.poll_head(cx));
+            let State::Body(body) = &mut self.state else {
+                break;
+            };
+            release(body, &mut self.unreleased);
+            // Without its beginning, what follows of a message cannot be told apart.
+            self.deframer = Deframer::default();
+            match ready!(body.poll_data(cx)) {
+                Some(Ok(chunk)) => self.unreleased = chunk.len(),
+                Some(Err(error)) => self.fail(&error),
+                None => ready!(self.poll_end(cx)),
+            }
+        }
+        let later = State::Ended(Err(StreamError::Ended));
+        match mem::replace(&mut self.state, later) {
+            State::Ending(Ok(trailers)) | State::Ended(Ok(trailers)) => Poll::Ready(Ok(trailers)),
+            State::Ending(Err(error)) | State::Ended(Err(error)) => {
+                self.state = State::Ended(Err(error.clone()));
+                Poll::Ready(Err(error))
+            }
+            // The loop ends in no other state.
+            State::Head(_) | State::Body(_) | State::Foreign { .. } => {
+                Poll::Ready(Err(StreamError::Ended))
+            }
+        }
+    }
+
+    /// As [`RecvHalf::poll_trailers`]. Cancel-safe.
+    pub(crate) async fn trailers(&mut self) -> Result<Trailers, StreamError> {
+        poll_fn(|cx| self.poll_trailers(cx)).await
+    }
+
+    /// Reads the headers, if that is not done.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        loop {
+            match &mut self.state {
+                State::Head(response) => match ready!(Pin::new(response).poll(cx)) {
+                    Ok(response) => self.take_head(response),
+                    Err(error) => self.fail(&error),
+                },
+                State::Foreign { body, excerpt, .. } => {
+                    let chunk = match ready!(body.poll_data(cx)) {
+                        Some(Ok(chunk)) => chunk,
+                        // Whatever ended the body, what it is matters more.
+                        Some(Err(_)) | None => Bytes::new(),
+                    };
+                    let kept = chunk.len().min(EXCERPT_BYTES - excerpt.len());
+                    excerpt.extend_from_slice(&chunk[..kept]);
+                    if chunk.is_empty() || excerpt.len() == EXCERPT_BYTES {
+                        self.end_foreign();
+                    }
+                }
+                State::Ending(Err(_)) => return Poll::Ready(self.tell_end()),
+                State::Body(_) | State::Ending(Ok(_)) | State::Ended(_) => {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+
+    fn take_head(&mut self, response: http::Response<RecvStream>) {
+        let (head, body) = response.into_parts();
+        let is_whole = body.is_end_stream();
+        if !response::is_grpc(&head.headers) {
+            let content_type = head.headers.get(header::CONTENT_TYPE);
+            let what = Box::new(NotGrpc {
+                http_status: head.status.as_u16(),
+                content_type: content_type
+                    .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
+                body: String::new(),
+            });
+            self.state = State::Foreign { body, what, excerpt: BytesMut::new() };
+            if is_whole {
+                self.end_foreign();
+            }
+        } else if is_whole {
+            self.headers = Some(Headers { trailers_only: true, ..Headers::default() });
+            self.end(Trailers::parse(head.headers), Some(Reason::NO_ERROR));
+        } else {
+            match Headers::parse(head.headers) {
+                Ok(headers) => {
+                    self.headers = Some(headers);
+                    self.state = State::Body(body);
+                }
+                Err(error) => self.end(Err(error), Some(Reason::CANCEL)),
+            }
+        }
+    }
+
+    fn end_foreign(&mut self) {
+        if let State::Foreign { what, excerpt, .. } = &mut self.state {
+            what.body = String::from_utf8_lossy(excerpt).into_owned();
+            let error = StreamError::NotGrpc(what.clone());
+            self.end(Err(error), Some(Reason::PROTOCOL_ERROR));
+        }
+    }
+
+    /// Reads the trailers, all DATA being read.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let State::Body(body) = &mut self.state else {
+            return Poll::Ready(());
+        };
+        match ready!(body.poll_trailers(cx)) {
+            Ok(Some(fields)) => {
+                let outcome = match Trailers::parse(fields) {
+                    // The server's own word on a failure says more than the cut message.
+                    Ok(trailers) if trailers.is_ok() && self.deframer.is_in_message() => {
+                        Err(StreamError::Truncated)
+                    }
+                    outcome => outcome,
+                };
+                self.end(outcome, Some(Reason::NO_ERROR));
+            }
+            Ok(None) => {
+                let error = if self.deframer.is_in_message() {
+                    StreamError::Truncated
+                } else {
+                    StreamError::NoTrailers
+                };
+                self.end(Err(error), Some(Reason::CANCEL));
+            }
+            Err(error) => self.fail(&error),
+        }
+        Poll::Ready(())
+    }
+
+    /// Ends it with what the engine complains of.
+    fn fail(&mut self, error: &h2::Error) {
+        let Place { shared, key, id } = &self.place;
+        let ended_here = {
+            let mut table = shared.table();
+            let entry = table.stream(*key, *id);
+            entry.and_then(|entry| entry.ended.clone())
+        };
+        let error = fault::of_stream(shared, *id, ended_here.as_ref(), error);
+        self.end(Err(error), None);
+    }
+
+    /// Ends it, and gives its place on the connection back. `reset` tells a server that still
+    /// reads or writes to stop.
+    fn end(&mut self, outcome: Result<Trailers, StreamError>, reset: Option<Reason>) {
+        let Place { shared, key, id } = &self.place;
+        let over = mem::replace(&mut self.state, State::Ending(outcome));
+        shared.remove(*key, *id, reset);
+        // Only now is nothing of the engine's stream left, which a connection that is to close may
+        // be waiting for.
+        drop(over);
+        shared.wake_if_stopped();
+    }
+
+    /// Gives the error that ended it, the first time.
+    fn tell_end(&mut self) -> Result<(), StreamError> {
+        let told = State::Ended(Err(StreamError::Ended));
+        match mem::replace(&mut self.state, told) {
+            State::Ending(outcome) => {
+                let error = outcome.as_ref().err().cloned();
+                self.state = State::Ended(outcome);
+                error.map_or(Ok(()), Err)
+            }
+            other => {
+                self.state = other;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Drop for RecvHalf {
+    fn drop(&mut self) {
+        self.state = State::Ended(Err(StreamError::Ended));
+        self.place.shared.wake_if_stopped();
+    }
+}
+
+impl fmt::Debug for RecvHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RecvHalf({})", self.place.id)
+    }
+}
+
+impl From<FramingError> for StreamError {
+    fn from(error: FramingError) -> Self {
+        match error {
+            FramingError::BadFlag(flag) => Self::BadFlag(flag),
+            FramingError::TooLarge { len, limit } => Self::TooLarge { len, limit },
+        }
+    }
+}
+
+fn release(body: &mut RecvStream, unreleased: &mut usize) {
+    let len = mem::take(unreleased);
+    if len > 0 {
+        // Fails only on a stream that is gone, whose room the engine gives back itself.
+        let _ = body.flow_control().release_capacity(len);
+    }
+}
+
+/// How much of a body that is not gRPC goes into the error.
+const EXCERPT_BYTES: usize = 1024;

@@ -1,0 +1,316 @@
+//! The five-byte prefix: messages on their way out, and out of the DATA that comes in.
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// An encoded message with its prefix in front, in one piece: one DATA frame, which attempts and
+/// the retry buffer share without copying.
+#[derive(Clone)]
+pub(crate) struct Message(Bytes);
+
+impl Message {
+    /// Lets `write` append the encoded message to a buffer that has room for `capacity_hint`
+    /// bytes, and puts the prefix of an uncompressed message before it.
+    pub(crate) fn encode<E>(
+        capacity_hint: usize,
+        write: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        Self::encode_flagged(false, capacity_hint, write)
+    }
+
+    /// As [`Message::encode`], for bytes that are compressed if `compressed` says so.
+    pub(crate) fn encode_flagged<E>(
+        compressed: bool,
+        capacity_hint: usize,
+        write: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut buf = BytesMut::with_capacity(PREFIX_LEN + capacity_hint);
+        buf.put_bytes(0, PREFIX_LEN);
+        write(&mut buf)?;
+        let len = buf.len().saturating_sub(PREFIX_LEN);
+        buf.resize(len + PREFIX_LEN, 0);
+        buf[0] = u8::from(compressed);
+        // A message beyond `SEND_LEN_MAX` never leaves, so the length fits where it matters.
+        buf[1..PREFIX_LEN].copy_from_slice(&(len as u32).to_be_bytes());
+        Ok(Self(buf.freeze()))
+    }
+
+    /// Bytes of the message without its prefix.
+    pub(crate) fn payload_len(&self) -> usize {
+        self.0.len() - PREFIX_LEN
+    }
+
+    /// The message without its prefix; shared, not copied.
+    pub(crate) fn payload(&self) -> Bytes {
+        self.0.slice(PREFIX_LEN..)
+    }
+
+    /// Whether the prefix says that the message is compressed.
+    pub(crate) fn is_compressed(&self) -> bool {
+        self.0[0] == 1
+    }
+
+    /// The bytes as they go out.
+    pub(crate) fn into_frame(self) -> Bytes {
+        self.0
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("compressed", &self.is_compressed())
+            .field("payload_len", &self.payload_len())
+            .finish()
+    }
+}
+
+/// One message as it came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Received {
+    /// Whether `payload` is compressed, by the encoding that the headers name.
+    pub(crate) compressed: bool,
+    /// The message, perhaps a slice of a larger read buffer.
+    pub(crate) payload: Bytes,
+}
+
+impl Received {
+    /// The payload, copied where it is so short that keeping it would pin a read buffer many times
+    /// its size.
+    pub(crate) fn into_owned_payload(self) -> Bytes {
+        if self.payload.len() < COPY_BELOW {
+            Bytes::copy_from_slice(&self.payload)
+        } else {
+            self.payload
+        }
+    }
+}
+
+/// Finds the messages in the DATA of one stream.
+#[derive(Debug, Default)]
+pub(crate) struct Deframer {
+    /// What arrived and is not looked at yet.
+    chunk: Bytes,
+    state: Framing,
+}
+
+#[derive(Debug)]
+enum Framing {
+    /// In the prefix, of which `have` bytes are here.
+    Prefix { bytes: [u8; PREFIX_LEN], have: usize },
+    /// In a message of `len` bytes, of which `parts` are here.
+    Payload { compressed: bool, len: usize, parts: BytesMut },
+}
+
+impl Default for Framing {
+    fn default() -> Self {
+        Self::Prefix { bytes: [0; PREFIX_LEN], have: 0 }
+    }
+}
+
+impl Deframer {
+    /// Takes the next piece of DATA. Call [`Deframer::next`] until it gives `None` before the next
+    /// piece: one that is still there would be lost.
+    pub(crate) fn feed(&mut self, chunk: Bytes) {
+        debug_assert!(self.chunk.is_empty(), "the last piece is not used up");
+        self.chunk = chunk;
+    }
+
+    /// The next whole message, or `None` if more DATA is needed.
+    ///
+    /// A message longer than `limit` bytes is refused as soon as its prefix is known. After an
+    /// error the stream cannot be read on.
+    pub(crate) fn next(&mut self, limit: usize) -> Result<Option<Received>, FramingError> {
+        loop {
+            match &mut self.state {
+                Framing::Prefix { bytes, have } => {
+                    let taken = self.chunk.len().min(PREFIX_LEN - *have);
+                    bytes[*have..*have + taken].copy_from_slice(&self.chunk.split_to(taken));
+                    *have += taken;
+                    if *have < PREFIX_LEN {
+                        return Ok(None);
+                    }
+                    let [flag, len @ ..] = *bytes;
+                    let compressed = match flag {
+                        0 => false,
+                        1 => true,
+                        _ => return Err(FramingError::BadFlag(flag)),
+                    };
+                    let len = u32::from_be_bytes(len) as usize;
+                    if len > limit {
+                        return Err(FramingError::TooLarge { len, limit });
+                    }
+                    self.state = Framing::Payload { compressed, len, parts: BytesMut::new() };
+                }
+                Framing::Payload { compressed, len, parts } => {
+                    let missing = *len - parts.len();
+                    if self.chunk.len() < missing {
+                        if !self.chunk.is_empty() {
+                            // The announced length is only a claim: what is reserved beyond the
+                            // bytes that are here stays small, and grows with them.
+                            if parts.capacity() == 0 {
+                                parts.reserve((*len).min(RESERVE_MAX.max(self.chunk.len())));
+                            }
+                            parts.extend_from_slice(&self.chunk.split_off(0));
+                        }
+                        return Ok(None);
+                    }
+                    let rest = self.chunk.split_to(missing);
+                    let payload = if parts.is_empty() {
+                        rest
+                    } else {
+                        parts.extend_from_slice(&rest);
+                        parts.split().freeze()
+                    };
+                    let received = Received { compressed: *compressed, payload };
+                    self.state = Framing::default();
+                    return Ok(Some(received));
+                }
+            }
+        }
+    }
+
+    /// Whether a message has begun and is not complete.
+    pub(crate) fn is_in_message(&self) -> bool {
+        !self.chunk.is_empty() || !matches!(self.state, Framing::Prefix { have: 0, .. })
+    }
+}
+
+/// The DATA of a stream is not a sequence of messages, or one is too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FramingError {
+    /// The first byte of a prefix is neither 0 nor 1.
+    BadFlag(u8),
+    /// A message is announced with more bytes than are allowed.
+    TooLarge {
+        /// Bytes announced.
+        len: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+}
+
+/// The longest DATA that HTTP/2 flow control can count, prefix included.
+pub(crate) const SEND_LEN_MAX: usize = i32::MAX as usize;
+
+/// Flag and length.
+const PREFIX_LEN: usize = 5;
+
+/// Below this, copying costs less than the pinned rest of a read buffer.
+const COPY_BELOW: usize = 4 * 1024;
+
+/// What is reserved for a message on its announced length alone.
+const RESERVE_MAX: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    fn framed(flag: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![flag];
+        bytes.extend((payload.len() as u32).to_be_bytes());
+        bytes.extend(payload);
+        bytes
+    }
+
+    fn deframe(
+        chunks: &[&[u8]],
+        limit: usize,
+    ) -> (Vec<(bool, Vec<u8>)>, Result<bool, FramingError>) {
+        let mut deframer = Deframer::default();
+        let mut messages = Vec::new();
+        for chunk in chunks {
+            deframer.feed(Bytes::copy_from_slice(chunk));
+            loop {
+                match deframer.next(limit) {
+                    Ok(Some(message)) => {
+                        messages.push((message.compressed, message.payload.to_vec()));
+                    }
+                    Ok(None) => break,
+                    Err(error) => return (messages, Err(error)),
+                }
+            }
+        }
+        (messages, Ok(deframer.is_in_message()))
+    }
+
+    #[test]
+    fn a_message_carries_its_prefix_and_comes_back() {
+        for payload in [&b""[..], b"x", &[7; 70_000]] {
+            let message = Message::encode(payload.len(), |buf| {
+                buf.extend_from_slice(payload);
+                Ok::<_, Infallible>(())
+            })
+            .unwrap();
+            assert_eq!(message.payload_len(), payload.len());
+            assert_eq!(message.payload(), payload);
+            let frame = message.clone().into_frame();
+            assert_eq!(frame, framed(0, payload));
+            assert_eq!(frame.as_ptr(), message.into_frame().as_ptr());
+        }
+    }
+
+    #[test]
+    fn a_codec_that_fails_or_empties_the_buffer_does_no_harm() {
+        assert_eq!(Message::encode(9, |_| Err("no")).unwrap_err(), "no");
+        let emptied = Message::encode(9, |buf| {
+            buf.clear();
+            Ok::<_, Infallible>(())
+        });
+        assert_eq!(emptied.unwrap().payload_len(), 0);
+        let compressed = Message::encode_flagged(true, 0, |_| Ok::<_, Infallible>(())).unwrap();
+        assert!(compressed.is_compressed());
+    }
+
+    #[test]
+    fn messages_are_found_however_the_data_is_cut() {
+        let mut whole = framed(0, b"");
+        whole.extend(framed(1, b"abc"));
+        whole.extend(framed(0, &[9; 300]));
+        let expected = [(false, vec![]), (true, b"abc".to_vec()), (false, vec![9; 300])];
+        for size in 1..=whole.len() {
+            let chunks: Vec<_> = whole.chunks(size).collect();
+            let (messages, end) = deframe(&chunks, 300);
+            assert_eq!(messages, expected, "in chunks of {size}");
+            assert_eq!(end, Ok(false));
+        }
+    }
+
+    #[test]
+    fn a_payload_in_one_chunk_is_not_copied() {
+        let chunk = Bytes::from(framed(0, &[1; 5_000]));
+        let mut deframer = Deframer::default();
+        deframer.feed(chunk.clone());
+        let received = deframer.next(5_000).unwrap().unwrap();
+        assert_eq!(received.payload.as_ptr(), chunk[PREFIX_LEN..].as_ptr());
+        let kept = received.clone().into_owned_payload();
+        assert_eq!(kept.as_ptr(), received.payload.as_ptr());
+        let short =
+            Received { compressed: false, payload: received.payload.slice(..COPY_BELOW - 1) };
+        assert_ne!(short.clone().into_owned_payload().as_ptr(), short.payload.as_ptr());
+    }
+
+    #[test]
+    fn broken_framing_is_told_from_the_prefix() {
+        let (_, flag) = deframe(&[&[2, 0, 0, 0, 0]], 9);
+        assert_eq!(flag, Err(FramingError::BadFlag(2)));
+        let (before, large) = deframe(&[&framed(0, b"ok"), &[0, 0, 0, 0, 10]], 9);
+        assert_eq!(before.len(), 1);
+        assert_eq!(large, Err(FramingError::TooLarge { len: 10, limit: 9 }));
+        for cut in [&[0][..], &[0, 0, 0, 0, 3], &[0, 0, 0, 0, 3, 1]] {
+            assert_eq!(deframe(&[cut], 9).1, Ok(true), "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn an_announced_length_alone_reserves_little() {
+        let mut deframer = Deframer::default();
+        deframer.feed(Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff, 1]));
+        assert_eq!(deframer.next(usize::MAX), Ok(None));
+        let Framing::Payload { parts, .. } = &deframer.state else { panic!("in the payload") };
+        assert!(parts.capacity() <= 2 * RESERVE_MAX);
+    }
+}

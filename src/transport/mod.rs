@@ -1,0 +1,112 @@
+//! The network: from an address to gRPC messages, and from a target to addresses.
+//!
+//! The seam to the layers above lies at messages. [`dial`] gives a [`Connection`], which opens
+//! [`Stream`]s, and its [`Driver`], a future that must be polled for the connection to live. A
+//! stream takes header fields and encoded messages, and gives headers, whole messages with their
+//! compressed flag, and trailers. Nothing of the HTTP/2 engine shows through.
+
+mod connect;
+mod credentials;
+mod error;
+mod http2;
+#[cfg(feature = "test-util")]
+pub mod memory;
+mod message;
+pub(crate) mod resolve;
+mod response;
+
+use http::HeaderValue;
+use tokio::time::{Instant, timeout_at};
+
+use crate::types::{Address, Authority};
+
+pub use connect::{BoxFuture, Connect, Io, TcpConnector};
+pub use credentials::Credentials;
+#[cfg(feature = "test-util")]
+pub use resolve::ManualResolver;
+pub use resolve::{BuildResolver, Resolution, Resolve, ResolveError};
+
+pub(crate) use error::{
+    ConnectError, ConnectFault, ConnectPhase, Disconnect, DisconnectCause, ErrorCode, Goaway,
+    NotGrpc, StreamError,
+};
+pub(crate) use http2::{Connection, Driver, RecvHalf, RequestHead, Stream, StreamHandle, Traffic};
+pub(crate) use message::{Message, Received};
+pub(crate) use response::{Headers, Trailers};
+
+/// Connects to `address`: dials it, secures the connection for `authority` and exchanges the
+/// prefaces of HTTP/2.
+///
+/// Returns once the server's SETTINGS have arrived as its first frame: the connection is READY
+/// then. All of it lies under `deadline`. Dropping the future gives the attempt up.
+pub(crate) async fn dial(
+    connector: &dyn Connect,
+    credentials: &Credentials,
+    address: &Address,
+    authority: &Authority,
+    options: &ConnectionOptions,
+    deadline: Instant,
+) -> Result<(Connection, Driver), ConnectError> {
+    let fail = |fault| ConnectError::new(address.clone(), fault);
+    let timed_out = |phase| move |_| fail(ConnectFault::TimedOut(phase));
+
+    let io = timeout_at(deadline, connector.connect(address))
+        .await
+        .map_err(timed_out(ConnectPhase::Connecting))?
+        .map_err(|error| fail(ConnectFault::Dial(error.into())))?;
+    let io = timeout_at(deadline, credentials.handshake(io, authority))
+        .await
+        .map_err(timed_out(ConnectPhase::Handshaking))?
+        .map_err(fail)?;
+    let identity = http2::Identity {
+        address: address.clone(),
+        authority: authority.clone(),
+        scheme: credentials.scheme(),
+    };
+    timeout_at(deadline, http2::establish(io, identity, options))
+        .await
+        .map_err(timed_out(ConnectPhase::AwaitingSettings))?
+        .map_err(fail)
+}
+
+/// What all connections of a channel have in common.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectionOptions {
+    /// `user-agent` of every request.
+    pub(crate) user_agent: HeaderValue,
+    /// Bytes that the server may send ahead on one stream.
+    pub(crate) initial_stream_window: u32,
+    /// Bytes that the server may send ahead on all streams together.
+    pub(crate) initial_connection_window: u32,
+    /// Bytes of header fields that a response may have, each counted with 32 for its overhead.
+    pub(crate) max_header_list_size: u32,
+    /// Calls that may wait for the server to take more streams, per connection.
+    pub(crate) queued_streams_max: usize,
+}
+
+impl Default for ConnectionOptions {
+    fn default() -> Self {
+        Self {
+            user_agent: HeaderValue::from_static(USER_AGENT),
+            initial_stream_window: INITIAL_STREAM_WINDOW,
+            initial_connection_window: INITIAL_CONNECTION_WINDOW,
+            max_header_list_size: MAX_HEADER_LIST_SIZE,
+            queued_streams_max: QUEUED_STREAMS_MAX,
+        }
+    }
+}
+
+/// As gRPC asks: `grpc-`, the language, an implementation, its version.
+const USER_AGENT: &str = concat!("grpc-rust-switchboard/", env!("CARGO_PKG_VERSION"));
+
+/// 2 MiB, as hyper has it: 20 MiB/s at 100 ms of delay, without memory to speak of when idle.
+const INITIAL_STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+
+/// 8 MiB: four streams at full speed, so that one reader that lags does not stop the others.
+const INITIAL_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+
+/// 64 KiB: room for any sane metadata, and no lever for a hostile server.
+const MAX_HEADER_LIST_SIZE: u32 = 64 * 1024;
+
+/// 10,000 calls: beyond that a server that far behind is helped by an early error.
+const QUEUED_STREAMS_MAX: usize = 10_000;

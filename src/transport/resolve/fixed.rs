@@ -1,0 +1,143 @@
+//! Targets that say all by themselves: `passthrough:`, `ipv4:`, `ipv6:`.
+
+use std::future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::types::{Address, Endpoint, Refresh, Target, TargetError};
+
+use super::super::connect::BoxFuture;
+use super::{DEFAULT_PORT, Resolution, Resolve, ResolveError, refuse_authority};
+
+/// Gives the same endpoints at every lookup.
+pub(crate) struct FixedResolver {
+    endpoints: Vec<Endpoint>,
+}
+
+impl FixedResolver {
+    /// `passthrough:anything`: one endpoint, whatever the connector makes of it.
+    pub(crate) fn passthrough(target: &Target) -> Result<Box<dyn Resolve>, TargetError> {
+        refuse_authority(target)?;
+        let text = target.endpoint();
+        if text.is_empty() {
+            return Err(
+                target.invalid("there is nothing to connect to; expected passthrough:address")
+            );
+        }
+        let address = match text.parse::<SocketAddr>() {
+            Ok(addr) => Address::Socket(addr),
+            Err(_) => Address::Name(text.into()),
+        };
+        Ok(Self::boxed(vec![address.into()]))
+    }
+
+    /// `ipv4:a.b.c.d:port,..`: an endpoint for each address.
+    pub(crate) fn ipv4(target: &Target) -> Result<Box<dyn Resolve>, TargetError> {
+        Self::list(target, "an IPv4 address, a.b.c.d or a.b.c.d:port", |text| {
+            let with_port = text.parse().map(SocketAddr::V4);
+            let bare = || text.parse::<Ipv4Addr>().map(IpAddr::V4);
+            with_port.or_else(|_| bare().map(|ip| SocketAddr::new(ip, DEFAULT_PORT)))
+        })
+    }
+
+    /// `ipv6:[address]:port,..`: an endpoint for each address.
+    pub(crate) fn ipv6(target: &Target) -> Result<Box<dyn Resolve>, TargetError> {
+        Self::list(target, "an IPv6 address, [a::b] or [a::b]:port", |text| {
+            let with_port = text.parse().map(SocketAddr::V6);
+            let unwrapped = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+            let bare = || unwrapped.unwrap_or(text).parse::<Ipv6Addr>().map(IpAddr::V6);
+            with_port.or_else(|_| bare().map(|ip| SocketAddr::new(ip, DEFAULT_PORT)))
+        })
+    }
+
+    /// These endpoints.
+    pub(super) fn boxed(endpoints: Vec<Endpoint>) -> Box<dyn Resolve> {
+        Box::new(Self { endpoints })
+    }
+
+    fn list<E>(
+        target: &Target,
+        expected: &str,
+        parse: impl Fn(&str) -> Result<SocketAddr, E>,
+    ) -> Result<Box<dyn Resolve>, TargetError> {
+        refuse_authority(target)?;
+        let endpoint = |text: &str| {
+            parse(text)
+                .map(Endpoint::from)
+                .map_err(|_| target.invalid(format!("`{text}` is not {expected}")))
+        };
+        let endpoints: Result<_, _> = target.endpoint().split(',').map(endpoint).collect();
+        endpoints.map(Self::boxed)
+    }
+}
+
+impl Resolve for FixedResolver {
+    fn resolve(&mut self) -> BoxFuture<'_, Result<Resolution, ResolveError>> {
+        let resolution = Resolution::new(self.endpoints.clone());
+        Box::pin(future::ready(Ok(resolution)))
+    }
+
+    fn refresh(&self) -> Refresh {
+        Refresh::Never
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCHEMES: &[&str] = &["passthrough", "ipv4", "ipv6"];
+
+    async fn resolve(text: &str) -> Result<String, String> {
+        let target = Target::parse(text, SCHEMES, "passthrough").unwrap();
+        let built = match target.scheme() {
+            "ipv4" => FixedResolver::ipv4(&target),
+            "ipv6" => FixedResolver::ipv6(&target),
+            _ => FixedResolver::passthrough(&target),
+        };
+        let mut resolver = built.map_err(|error| error.to_string())?;
+        assert_eq!(resolver.refresh(), Refresh::Never);
+        let resolution = resolver.resolve().await.unwrap();
+        let addresses: Vec<_> = resolution
+            .endpoints
+            .iter()
+            .map(|endpoint| match endpoint.addresses() {
+                [Address::Socket(addr)] => addr.to_string(),
+                [Address::Name(name)] => format!("name {name}"),
+                other => panic!("one address, not {other:?}"),
+            })
+            .collect();
+        Ok(addresses.join(" "))
+    }
+
+    #[tokio::test]
+    async fn a_fixed_target_gives_its_addresses() {
+        let rows = [
+            ("passthrough:greeter:80", "name greeter:80"),
+            ("passthrough:///unix:///run/x", "name unix:///run/x"),
+            ("passthrough:10.0.0.7:80", "10.0.0.7:80"),
+            ("ipv4:10.0.0.7:80,10.0.0.8", "10.0.0.7:80 10.0.0.8:443"),
+            ("ipv6:[::1]:80,[::2],::3", "[::1]:80 [::2]:443 [::3]:443"),
+        ];
+        for (text, addresses) in rows {
+            assert_eq!(resolve(text).await.as_deref(), Ok(addresses), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bad_fixed_target_is_refused_with_what_is_expected() {
+        let rows = [
+            ("passthrough:", "expected passthrough:address"),
+            ("passthrough://dns/x", "takes no authority, found `dns`"),
+            ("ipv4:[::1]:80", "`[::1]:80` is not an IPv4 address"),
+            ("ipv4:10.0.0.7,", "`` is not an IPv4 address"),
+            ("ipv4:10.0.0.7:99999", "`10.0.0.7:99999` is not"),
+            ("ipv4:greeter:80", "a.b.c.d:port"),
+            ("ipv6:10.0.0.7:80", "`10.0.0.7:80` is not an IPv6 address"),
+            ("ipv6:[::1", "[a::b]:port"),
+        ];
+        for (text, part) in rows {
+            let error = resolve(text).await.unwrap_err();
+            assert!(error.contains(part) && error.contains(text), "{text}: {error}");
+        }
+    }
+}

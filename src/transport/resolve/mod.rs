@@ -1,0 +1,153 @@
+//! Name resolution: from a target to endpoints.
+//!
+//! A [`BuildResolver`] checks a target, without I/O, and gives the [`Resolve`] that looks it up. The
+//! channel picks it by the scheme of the target.
+
+#[cfg(feature = "dns")]
+mod dns;
+mod fixed;
+#[cfg(feature = "test-util")]
+mod manual;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::types::{Endpoint, Refresh, Target, TargetError};
+
+use super::connect::BoxFuture;
+
+#[cfg(feature = "dns")]
+use dns::DnsResolver;
+use fixed::FixedResolver;
+#[cfg(feature = "test-util")]
+pub use manual::ManualResolver;
+
+/// Looks up one target, again and again.
+pub trait Resolve: Send + 'static {
+    /// Looks the target up once, from the beginning: the result is everything that is known, and
+    /// replaces what an earlier lookup gave.
+    ///
+    /// Runs on the channel's runtime. The channel may drop the future to give the lookup up.
+    fn resolve(&mut self) -> BoxFuture<'_, Result<Resolution, ResolveError>>;
+
+    /// Completes when another lookup is worthwhile, before anybody asks for one.
+    ///
+    /// Must be cancel-safe: a change is not lost when the future is dropped and made anew. The
+    /// default never completes.
+    fn changed(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(future::pending())
+    }
+
+    /// How often the channel may ask when it has doubts. The default is every 30 seconds at most.
+    fn refresh(&self) -> Refresh {
+        Refresh::AtMostEvery(REFRESH_INTERVAL)
+    }
+}
+
+/// Makes the resolver of a target. Implemented by functions of that shape.
+pub trait BuildResolver: Send + Sync + 'static {
+    /// Checks the target and makes its resolver. Does no I/O and needs no runtime, so that a target
+    /// which cannot work fails when the channel is built; [`Target::invalid`] makes the error.
+    fn build(&self, target: &Target) -> Result<Box<dyn Resolve>, TargetError>;
+}
+
+/// The resolvers that every channel has, by scheme.
+pub(crate) fn built_in() -> BTreeMap<String, Arc<dyn BuildResolver>> {
+    let fixed: [(&str, Arc<dyn BuildResolver>); 3] = [
+        ("ipv4", Arc::new(FixedResolver::ipv4)),
+        ("ipv6", Arc::new(FixedResolver::ipv6)),
+        ("passthrough", Arc::new(FixedResolver::passthrough)),
+    ];
+    #[cfg_attr(not(feature = "dns"), expect(unused_mut, reason = "DNS is added where it is built"))]
+    let mut all: BTreeMap<_, _> =
+        fixed.into_iter().map(|(scheme, it)| (scheme.to_owned(), it)).collect();
+    #[cfg(feature = "dns")]
+    all.insert("dns".to_owned(), Arc::new(DnsResolver::build));
+    all
+}
+
+impl<F> BuildResolver for F
+where
+    F: Fn(&Target) -> Result<Box<dyn Resolve>, TargetError> + Send + Sync + 'static,
+{
+    fn build(&self, target: &Target) -> Result<Box<dyn Resolve>, TargetError> {
+        self(target)
+    }
+}
+
+/// What one lookup found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Resolution {
+    /// The backends.
+    pub endpoints: Vec<Endpoint>,
+    /// The service config, as JSON, where the resolver has one.
+    pub service_config: Option<String>,
+}
+
+impl Resolution {
+    /// These backends, without a service config.
+    pub fn new(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
+        Self { endpoints: endpoints.into_iter().collect(), service_config: None }
+    }
+
+    /// The same with this service config, which the channel will parse.
+    pub fn with_service_config(mut self, json: impl Into<String>) -> Self {
+        self.service_config = Some(json.into());
+        self
+    }
+}
+
+/// A lookup failed. `source()` is what it failed of, where that is known.
+#[derive(Clone, Debug)]
+pub struct ResolveError {
+    message: Arc<str>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl ResolveError {
+    /// A failure with a message that names what was looked up, and why that failed.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into().into(), source: None }
+    }
+
+    /// The same with the error that caused it.
+    pub fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+}
+
+impl fmt::Display for ResolveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for ResolveError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+    }
+}
+
+/// A target that names an authority where its scheme knows none.
+fn refuse_authority(target: &Target) -> Result<(), TargetError> {
+    if target.authority().is_empty() {
+        return Ok(());
+    }
+    Err(target.invalid(format!(
+        "the scheme `{0}` takes no authority, found `{1}`; expected {0}:endpoint",
+        target.scheme(),
+        target.authority()
+    )))
+}
+
+/// The port of a target that names none: gRPC's default is that of HTTPS.
+const DEFAULT_PORT: u16 = 443;
+
+/// As grpc-go: name servers are spared where a flood of failing connections asks for news.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(30);

@@ -1,0 +1,278 @@
+//! What the header fields of a response say. Pure functions of fields.
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use percent_encoding::percent_decode;
+
+use crate::types::{Code, Metadata};
+
+use super::error::StreamError;
+
+/// The headers of a response.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Headers {
+    /// The application's fields; none where the response has only trailers.
+    pub(crate) metadata: Metadata,
+    /// How messages with the compressed flag are encoded (`grpc-encoding`).
+    pub(crate) encoding: Option<HeaderValue>,
+    /// Whether the response ended with these fields: then they are its trailers.
+    pub(crate) trailers_only: bool,
+}
+
+impl Headers {
+    /// Reads the fields of a gRPC response that goes on.
+    pub(crate) fn parse(mut fields: HeaderMap) -> Result<Self, StreamError> {
+        let encoding = fields.remove("grpc-encoding");
+        Ok(Self { metadata: metadata(fields)?, encoding, trailers_only: false })
+    }
+}
+
+/// How the server says that the call ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Trailers {
+    /// `grpc-status`.
+    pub(crate) code: Code,
+    /// `grpc-message`, decoded.
+    pub(crate) message: String,
+    /// `grpc-status-details-bin`, decoded: an encoded `google.rpc.Status`. Empty where there is
+    /// none that can be used.
+    pub(crate) details: Bytes,
+    /// The application's fields.
+    pub(crate) metadata: Metadata,
+}
+
+impl Trailers {
+    /// Whether the call succeeded.
+    pub(crate) fn is_ok(&self) -> bool {
+        self.code == Code::OK
+    }
+
+    /// Reads the fields that end a gRPC response.
+    pub(crate) fn parse(fields: HeaderMap) -> Result<Self, StreamError> {
+        let status = fields.get("grpc-status").map(parse_code);
+        let message = fields.get("grpc-message").map(decode_message);
+        let is_number = matches!(status, Some(Ok(_)));
+        let has_details = fields.contains_key(DETAILS);
+        let metadata = metadata(fields)?;
+        let (mut code, mut message) = match status {
+            Some(Ok(code)) => (code, message.unwrap_or_default()),
+            Some(Err(text)) => (
+                Code::UNKNOWN,
+                format!("the server sent the grpc-status `{text}`, which is no number"),
+            ),
+            None => (Code::UNKNOWN, String::new()),
+        };
+        let mut details = Bytes::new();
+        if has_details && is_number {
+            let mut values = metadata.get_all_bin(DETAILS);
+            if let (Some(value), None) = (values.next(), values.next()) {
+                match details_code(&value) {
+                    Some(inner) if inner == code.number() => details = value,
+                    Some(inner) => {
+                        message = format!(
+                            "the server sent the status {code} and details that say {}",
+                            Code::from_number(inner)
+                        );
+                        code = Code::INTERNAL;
+                    }
+                    None => {}
+                }
+            }
+        }
+        Ok(Self { code, message, details, metadata })
+    }
+}
+
+/// Whether a response of this content type is one of gRPC.
+pub(crate) fn is_grpc(fields: &HeaderMap) -> bool {
+    let Some(value) = fields.get(header::CONTENT_TYPE) else {
+        return false;
+    };
+    let value = value.as_bytes();
+    let Some((start, rest)) = value.split_at_checked(CONTENT_TYPE.len()) else {
+        return false;
+    };
+    start.eq_ignore_ascii_case(CONTENT_TYPE.as_bytes())
+        && matches!(rest.first(), None | Some(b'+' | b';'))
+}
+
+fn metadata(fields: HeaderMap) -> Result<Metadata, StreamError> {
+    Metadata::from_received(fields).map_err(|key| StreamError::BadMetadata { key: key.into() })
+}
+
+fn parse_code(value: &HeaderValue) -> Result<Code, String> {
+    if let [digit @ b'0'..=b'9'] = value.as_bytes() {
+        return Ok(Code::from_number(u32::from(digit - b'0')));
+    }
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(number) if digits => Ok(Code::from_number(number)),
+        _ => Err(text.into_owned()),
+    }
+}
+
+/// Escapes that are none stay as they are, and what is no UTF-8 then becomes U+FFFD.
+fn decode_message(value: &HeaderValue) -> String {
+    percent_decode(value.as_bytes()).decode_utf8_lossy().into_owned()
+}
+
+/// Reads `code`, field 1, of an encoded `google.rpc.Status`; `None` if it is not one.
+fn details_code(mut encoded: &[u8]) -> Option<u32> {
+    let mut code = 0;
+    while !encoded.is_empty() {
+        let tag = varint(&mut encoded)?;
+        let skipped = match tag & 7 {
+            0 => {
+                let value = varint(&mut encoded)?;
+                if tag >> 3 == 1 {
+                    code = value as u32;
+                }
+                0
+            }
+            1 => 8,
+            2 => usize::try_from(varint(&mut encoded)?).ok()?,
+            5 => 4,
+            _ => return None,
+        };
+        encoded = encoded.get(skipped..)?;
+    }
+    Some(code)
+}
+
+fn varint(encoded: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..70).step_by(7) {
+        let (&byte, rest) = encoded.split_first()?;
+        *encoded = rest;
+        value |= u64::from(byte & 0x7f).checked_shl(shift)?;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+const CONTENT_TYPE: &str = "application/grpc";
+
+const DETAILS: &str = "grpc-status-details-bin";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(rows: &[(&'static str, &str)]) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        for (name, value) in rows {
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            fields.append(*name, value);
+        }
+        fields
+    }
+
+    // spec: grpc/content-type
+    #[test]
+    fn a_grpc_response_is_told_by_its_content_type() {
+        let rows = [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("Application/gRPC", true),
+            ("application/grpc-web", false),
+            ("application/grp", false),
+            ("text/html", false),
+            ("", false),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(is_grpc(&fields(&[("content-type", text)])), expected, "{text}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    // spec: grpc/status-in-trailers
+    #[test]
+    fn trailers_are_read_leniently() {
+        let rows: &[(&[(&'static str, &str)], Code, &str)] = &[
+            (&[("grpc-status", "0")], Code::OK, ""),
+            (&[("grpc-status", "00")], Code::OK, ""),
+            (&[("grpc-status", "14"), ("grpc-message", "a%20b")], Code::UNAVAILABLE, "a b"),
+            (&[("grpc-status", "5"), ("grpc-message", "%zz%2")], Code::NOT_FOUND, "%zz%2"),
+            (&[("grpc-status", "5"), ("grpc-message", "%ff")], Code::NOT_FOUND, "\u{fffd}"),
+            (&[("grpc-status", "99")], Code::from_number(99), ""),
+            (&[], Code::UNKNOWN, ""),
+            (&[("grpc-message", "lost")], Code::UNKNOWN, ""),
+            (
+                &[("grpc-status", "x"), ("grpc-message", "lost")],
+                Code::UNKNOWN,
+                "the server sent the grpc-status `x`, which is no number",
+            ),
+            (
+                &[("grpc-status", "+1")],
+                Code::UNKNOWN,
+                "the server sent the grpc-status `+1`, which is no number",
+            ),
+        ];
+        for (rows, code, message) in rows {
+            let trailers = Trailers::parse(fields(rows)).unwrap();
+            assert_eq!((trailers.code, &*trailers.message), (*code, *message), "{rows:?}");
+            assert!(trailers.metadata.is_empty());
+            assert_eq!(trailers.is_ok(), *code == Code::OK);
+        }
+    }
+
+    // spec: grpc/status-details
+    #[test]
+    fn details_count_only_where_they_agree_with_the_status() {
+        // code: 5, message: "no"
+        let five = "CAUSAm5v";
+        let good = Trailers::parse(fields(&[("grpc-status", "5"), (DETAILS, five)])).unwrap();
+        assert_eq!(good.details.as_ref(), [8, 5, 18, 2, b'n', b'o']);
+        assert!(good.metadata.contains_key(DETAILS));
+        let other = Trailers::parse(fields(&[("grpc-status", "6"), (DETAILS, five)])).unwrap();
+        assert_eq!(other.code, Code::INTERNAL);
+        assert!(other.message.contains("NOT_FOUND"), "{}", other.message);
+        for rows in [
+            &[("grpc-status", "6"), (DETAILS, five), (DETAILS, five)][..],
+            &[("grpc-status", "6"), (DETAILS, "/////w")],
+        ] {
+            let ignored = Trailers::parse(fields(rows)).unwrap();
+            assert_eq!(ignored.code, Code::ALREADY_EXISTS, "{rows:?}");
+            assert!(ignored.details.is_empty());
+        }
+    }
+
+    #[test]
+    fn no_bytes_of_details_panic() {
+        let mut seed = 7_u32;
+        for len in 0..300 {
+            let bytes: Vec<u8> = (0..len % 40)
+                .map(|_| {
+                    seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (seed >> 24) as u8
+                })
+                .collect();
+            details_code(&bytes);
+        }
+        assert_eq!(details_code(&[0x08, 0xff, 0xff, 0xff, 0xff, 0x0f]), Some(u32::MAX));
+        assert_eq!(
+            details_code(&[0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]),
+            None
+        );
+        assert_eq!(details_code(&[0xff; 12]), None);
+    }
+
+    #[test]
+    fn a_binary_value_that_is_none_is_an_error_that_names_its_key() {
+        let bad = fields(&[("grpc-status", "0"), ("trace-bin", "*")]);
+        let error = StreamError::BadMetadata { key: "trace-bin".into() };
+        assert_eq!(Trailers::parse(bad.clone()).unwrap_err(), error);
+        assert_eq!(Headers::parse(bad).unwrap_err(), error);
+    }
+
+    #[test]
+    fn the_encoding_is_no_metadata() {
+        let headers = Headers::parse(fields(&[("grpc-encoding", "gzip"), ("k", "v")])).unwrap();
+        assert_eq!(headers.encoding.unwrap(), "gzip");
+        assert_eq!(headers.metadata.keys().collect::<Vec<_>>(), ["k"]);
+    }
+}
