@@ -24,10 +24,7 @@ impl Sub for Allocated {
     type Output = Self;
 
     fn sub(self, earlier: Self) -> Self {
-        Self {
-            count: self.count - earlier.count,
-            bytes: self.bytes - earlier.bytes,
-        }
+        Self { count: self.count - earlier.count, bytes: self.bytes - earlier.bytes }
     }
 }
 
@@ -40,12 +37,8 @@ struct Slot {
     bytes: AtomicU64,
 }
 
-static TABLE: [Slot; SLOTS] = [const {
-    Slot {
-        count: AtomicU64::new(0),
-        bytes: AtomicU64::new(0),
-    }
-}; SLOTS];
+static TABLE: [Slot; SLOTS] =
+    [const { Slot { count: AtomicU64::new(0), bytes: AtomicU64::new(0) } }; SLOTS];
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
@@ -56,10 +49,7 @@ thread_local! {
 /// The sum over all threads.
 pub(crate) fn allocated() -> Allocated {
     let sum = |of: fn(&Slot) -> &AtomicU64| TABLE.iter().map(|slot| of(slot).load(Relaxed)).sum();
-    Allocated {
-        count: sum(|slot| &slot.count),
-        bytes: sum(|slot| &slot.bytes),
-    }
+    Allocated { count: sum(|slot| &slot.count), bytes: sum(|slot| &slot.bytes) }
 }
 
 #[inline]
@@ -120,9 +110,7 @@ mod tests {
     fn counts_allocations_of_all_threads() {
         let before = allocated();
         black_box(Vec::<u8>::with_capacity(1000));
-        std::thread::spawn(|| black_box(Vec::<u8>::with_capacity(2000)))
-            .join()
-            .unwrap();
+        std::thread::spawn(|| black_box(Vec::<u8>::with_capacity(2000))).join().unwrap();
         let used = allocated() - before;
         assert!(used.count >= 2);
         assert!(used.bytes >= 3000);

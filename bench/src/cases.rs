@@ -55,33 +55,15 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) const fn unary(server: Server, callers: usize, bytes: usize) -> Self {
-        Self {
-            call: Call::Unary,
-            server,
-            workers: 1,
-            callers,
-            bytes,
-        }
+        Self { call: Call::Unary, server, workers: 1, callers, bytes }
     }
 
     pub(crate) const fn ping_pong(server: Server, streams: usize) -> Self {
-        Self {
-            call: Call::PingPong,
-            server,
-            workers: 1,
-            callers: streams,
-            bytes: 32,
-        }
+        Self { call: Call::PingPong, server, workers: 1, callers: streams, bytes: 32 }
     }
 
     pub(crate) const fn server_stream(server: Server, bytes: usize) -> Self {
-        Self {
-            call: Call::ServerStream,
-            server,
-            workers: 1,
-            callers: 1,
-            bytes,
-        }
+        Self { call: Call::ServerStream, server, workers: 1, callers: 1, bytes }
     }
 
     const fn on_two_workers(self) -> Self {
@@ -97,11 +79,7 @@ impl fmt::Display for Case {
             Server::Null => "null",
             Server::Tonic => "tonic",
         };
-        write!(
-            f,
-            "{call}/{server}/w{}/c{}/b{}",
-            self.workers, self.callers, self.bytes
-        )
+        write!(f, "{call}/{server}/w{}/c{}/b{}", self.workers, self.callers, self.bytes)
     }
 }
 

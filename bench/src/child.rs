@@ -89,10 +89,7 @@ impl Server {
         let mut process = Process::start(arguments)?;
         let line = process.line(STARTED)?;
         let port = line.trim().parse().context("the port of a server")?;
-        Ok(Self {
-            address: (Ipv4Addr::LOCALHOST, port).into(),
-            _process: process,
-        })
+        Ok(Self { address: (Ipv4Addr::LOCALHOST, port).into(), _process: process })
     }
 }
 

@@ -94,11 +94,7 @@ impl Recorder {
     const BATCH: usize = 256;
 
     fn new(meter: Arc<Meter>) -> Self {
-        Self {
-            meter,
-            latencies: Vec::with_capacity(Self::BATCH),
-            last: Instant::now(),
-        }
+        Self { meter, latencies: Vec::with_capacity(Self::BATCH), last: Instant::now() }
     }
 
     /// Counts the calls that ended since the last lap. `false`: it is time to stop.
@@ -253,9 +249,6 @@ async fn server_stream<C: Client>(
 
 fn check(response: &Resp, request: &Req) -> Result<()> {
     let (got, expected) = (response.body.len(), request.body.len());
-    ensure!(
-        got == expected,
-        "a response of {got} bytes instead of {expected}"
-    );
+    ensure!(got == expected, "a response of {got} bytes instead of {expected}");
     Ok(())
 }

@@ -5,10 +5,7 @@
 //! disturbs all of them; the figures are medians over the rounds. Compare figures within one run, as ratios: CPU time
 //! per call is steadier than calls per second.
 
-#![expect(
-    clippy::cast_precision_loss,
-    reason = "counters become figures to read"
-)]
+#![expect(clippy::cast_precision_loss, reason = "counters become figures to read")]
 
 mod alloc;
 mod cases;
@@ -189,9 +186,7 @@ fn note(text: &str) {
 }
 
 fn wrong_arguments(message: impl std::fmt::Display) -> ! {
-    Cli::command()
-        .error(ErrorKind::ValueValidation, message)
-        .exit()
+    Cli::command().error(ErrorKind::ValueValidation, message).exit()
 }
 
 /// The cores of one sample's two processes.
@@ -216,10 +211,7 @@ impl Cores {
         if case.workers == 1 {
             return self;
         }
-        Self {
-            server: None,
-            client: None,
-        }
+        Self { server: None, client: None }
     }
 }
 
@@ -254,9 +246,7 @@ fn compare(options: &Options) -> Result<()> {
     let (rounds, measure) = if options.smoke {
         (1, Duration::from_millis(100))
     } else {
-        let rounds = options
-            .rounds
-            .map_or(ENOUGH_ROUNDS, |rounds| rounds as usize);
+        let rounds = options.rounds.map_or(ENOUGH_ROUNDS, |rounds| rounds as usize);
         (rounds, options.secs.unwrap_or(Duration::from_secs(1)))
     };
     let settings = Settings {
@@ -380,9 +370,7 @@ fn serve_null(arguments: &ServeNull) -> Result<()> {
             delay: arguments.hold_ms.map(Duration::from_millis),
         },
         NullMode::Stream => Mode::Stream,
-        NullMode::Down => Mode::Down {
-            messages: arguments.messages,
-        },
+        NullMode::Down => Mode::Down { messages: arguments.messages },
     };
     pin(arguments.core)?;
     let listener = listen()?;
@@ -415,8 +403,7 @@ fn take_sample(arguments: &TakeSample) -> Result<()> {
 }
 
 fn pin(core: Option<usize>) -> Result<()> {
-    core.map_or(Ok(()), pin::pin_to)
-        .with_context(|| format!("pinning to core {core:?}"))
+    core.map_or(Ok(()), pin::pin_to).with_context(|| format!("pinning to core {core:?}"))
 }
 
 /// Listens on a free port and tells the parent which.

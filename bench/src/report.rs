@@ -21,10 +21,7 @@ pub(crate) struct Row {
     pub(crate) held: usize,
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "the signature that serde asks for"
-)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
 fn is_zero(number: &usize) -> bool {
     *number == 0
 }
@@ -53,9 +50,7 @@ pub(crate) fn medians(samples: &[Sample]) -> Sample {
 }
 
 fn find(rows: &[Row], case: Case, client: Kind) -> Option<&Sample> {
-    rows.iter()
-        .find(|row| row.case == case && row.client == client)
-        .map(|row| &row.sample)
+    rows.iter().find(|row| row.case == case && row.client == client).map(|row| &row.sample)
 }
 
 /// All rows, with the CPU time per call of each client as a ratio to each peer's.
@@ -75,17 +70,8 @@ pub(crate) fn table(rows: &[Row]) -> String {
     );
     let mut last = None;
     for row in rows {
-        let Row {
-            case,
-            client,
-            sample,
-            ..
-        } = row;
-        let name = if last == Some(*case) {
-            String::new()
-        } else {
-            case.to_string()
-        };
+        let Row { case, client, sample, .. } = row;
+        let name = if last == Some(*case) { String::new() } else { case.to_string() };
         last = Some(*case);
         let ratio = |peer| match find(rows, *case, peer) {
             Some(other) if *client != peer => {
@@ -153,21 +139,11 @@ struct Bar {
 
 impl Bar {
     const fn ratio(case: Case, figure: Figure, peer: Kind, at_most: f64) -> Self {
-        Self {
-            case,
-            figure,
-            at_most,
-            peer: Some(peer),
-        }
+        Self { case, figure, at_most, peer: Some(peer) }
     }
 
     const fn absolute(case: Case, figure: Figure, at_most: f64) -> Self {
-        Self {
-            case,
-            figure,
-            at_most,
-            peer: None,
-        }
+        Self { case, figure, at_most, peer: None }
     }
 
     /// What was reached; `None` when a side of it was not measured.
@@ -188,42 +164,12 @@ const BARS: [Bar; 12] = [
     Bar::ratio(NULL_1, Figure::P50, Kind::Tonic, 1.00),
     Bar::absolute(NULL_128, Figure::Allocs, 18.0),
     Bar::absolute(NULL_128, Figure::AllocBytes, 4000.0),
-    Bar::ratio(
-        Case::unary(Server::Tonic, 128, 32),
-        Figure::Cpu,
-        Kind::Tonic,
-        0.90,
-    ),
-    Bar::ratio(
-        Case::unary(Server::Tonic, 128, 4096),
-        Figure::Cpu,
-        Kind::Tonic,
-        0.80,
-    ),
-    Bar::ratio(
-        Case::ping_pong(Server::Null, 1),
-        Figure::Cpu,
-        Kind::Tonic,
-        0.80,
-    ),
-    Bar::ratio(
-        Case::ping_pong(Server::Null, 64),
-        Figure::Cpu,
-        Kind::Tonic,
-        0.80,
-    ),
-    Bar::ratio(
-        Case::server_stream(Server::Null, 32),
-        Figure::Cpu,
-        Kind::Tonic,
-        1.00,
-    ),
-    Bar::ratio(
-        Case::server_stream(Server::Null, 64 << 10),
-        Figure::Cpu,
-        Kind::Tonic,
-        1.00,
-    ),
+    Bar::ratio(Case::unary(Server::Tonic, 128, 32), Figure::Cpu, Kind::Tonic, 0.90),
+    Bar::ratio(Case::unary(Server::Tonic, 128, 4096), Figure::Cpu, Kind::Tonic, 0.80),
+    Bar::ratio(Case::ping_pong(Server::Null, 1), Figure::Cpu, Kind::Tonic, 0.80),
+    Bar::ratio(Case::ping_pong(Server::Null, 64), Figure::Cpu, Kind::Tonic, 0.80),
+    Bar::ratio(Case::server_stream(Server::Null, 32), Figure::Cpu, Kind::Tonic, 1.00),
+    Bar::ratio(Case::server_stream(Server::Null, 64 << 10), Figure::Cpu, Kind::Tonic, 1.00),
 ];
 const NULL_1: Case = Case::unary(Server::Null, 1, 32);
 const NULL_16: Case = Case::unary(Server::Null, 16, 32);
@@ -233,12 +179,7 @@ const NULL_128: Case = Case::unary(Server::Null, 128, 32);
 pub(crate) fn bars(rows: &[Row]) -> String {
     let mut out = String::from("bars of switchboard:\n");
     for bar in &BARS {
-        let Bar {
-            case,
-            figure,
-            at_most,
-            peer,
-        } = bar;
+        let Bar { case, figure, at_most, peer } = bar;
         let (verdict, reached) = match bar.reached(rows) {
             Some(reached) if reached <= *at_most => ("met", format!("{reached:.2}")),
             Some(reached) => ("MISSED", format!("{reached:.2}")),
@@ -271,12 +212,7 @@ mod tests {
     }
 
     fn row(client: Kind, figure: f64) -> Row {
-        Row {
-            case: NULL_128,
-            client,
-            sample: sample(figure),
-            held: 0,
-        }
+        Row { case: NULL_128, client, sample: sample(figure), held: 0 }
     }
 
     #[test]
@@ -301,11 +237,7 @@ mod tests {
 
     #[test]
     fn bars_compare_with_the_peer_of_the_same_case() {
-        let rows = [
-            row(Kind::Switchboard, 11.0),
-            row(Kind::RawH2, 10.0),
-            row(Kind::Tonic, 16.0),
-        ];
+        let rows = [row(Kind::Switchboard, 11.0), row(Kind::RawH2, 10.0), row(Kind::Tonic, 16.0)];
         let verdicts = bars(&rows);
         let verdicts: Vec<_> = verdicts.lines().skip(1).collect();
         assert!(verdicts[0].contains("not measured"), "{}", verdicts[0]);

@@ -13,17 +13,14 @@ use super::error::StreamError;
 pub(crate) struct Headers {
     /// The application's fields; none where the response has only trailers.
     pub(crate) metadata: Metadata,
-    /// How messages with the compressed flag are encoded (`grpc-encoding`).
-    pub(crate) encoding: Option<HeaderValue>,
     /// Whether the response ended with these fields: then they are its trailers.
     pub(crate) trailers_only: bool,
 }
 
 impl Headers {
     /// Reads the fields of a gRPC response that goes on.
-    pub(crate) fn parse(mut fields: HeaderMap) -> Result<Self, StreamError> {
-        let encoding = fields.remove("grpc-encoding");
-        Ok(Self { metadata: metadata(fields)?, encoding, trailers_only: false })
+    pub(crate) fn parse(fields: HeaderMap) -> Result<Self, StreamError> {
+        Ok(Self { metadata: metadata(fields)?, trailers_only: false })
     }
 }
 
@@ -49,10 +46,17 @@ impl Trailers {
 
     /// Reads the fields that end a gRPC response.
     pub(crate) fn parse(fields: HeaderMap) -> Result<Self, StreamError> {
-        let status = fields.get("grpc-status").map(parse_code);
-        let message = fields.get("grpc-message").map(decode_message);
+        let (mut status, mut message, mut has_details) = (None, None, false);
+        // One pass over the few fields that trailers have is cheaper than looking each one up.
+        for (name, value) in &fields {
+            match name.as_str() {
+                "grpc-status" => status = status.or_else(|| Some(parse_code(value))),
+                "grpc-message" => message = message.or_else(|| Some(decode_message(value))),
+                DETAILS => has_details = true,
+                _ => {}
+            }
+        }
         let is_number = matches!(status, Some(Ok(_)));
-        let has_details = fields.contains_key(DETAILS);
         let metadata = metadata(fields)?;
         let (mut code, mut message) = match status {
             Some(Ok(code)) => (code, message.unwrap_or_default()),
@@ -272,7 +276,6 @@ mod tests {
     #[test]
     fn the_encoding_is_no_metadata() {
         let headers = Headers::parse(fields(&[("grpc-encoding", "gzip"), ("k", "v")])).unwrap();
-        assert_eq!(headers.encoding.unwrap(), "gzip");
         assert_eq!(headers.metadata.keys().collect::<Vec<_>>(), ["k"]);
     }
 }

@@ -37,29 +37,37 @@ impl From<Instant> for Deadline {
     }
 }
 
-/// `timeout` as `grpc-timeout` carries it: at most eight digits and the smallest unit that fits,
-/// rounded up so that the server never gives up before the client.
-pub(crate) fn encode_timeout(timeout: Duration) -> impl fmt::Display {
-    const UNITS: [(u128, char); 6] = [
-        (1, 'n'),
-        (1_000, 'u'),
-        (1_000_000, 'm'),
-        (1_000_000_000, 'S'),
-        (60 * 1_000_000_000, 'M'),
-        (3_600 * 1_000_000_000, 'H'),
-    ];
-    let nanos = timeout.as_nanos();
-    let (amount, unit) = UNITS
-        .iter()
-        .map(|&(size, unit)| (nanos.div_ceil(size), unit))
-        .find(|&(amount, _)| amount <= TIMEOUT_MAX)
-        .unwrap_or((TIMEOUT_MAX, 'H'));
-    Timeout { amount: amount as u32, unit }
-}
-
-struct Timeout {
+/// A timeout as `grpc-timeout` carries it: at most eight digits and a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timeout {
     amount: u32,
     unit: char,
+}
+
+impl Timeout {
+    /// `timeout` in the smallest unit that fits, rounded up so that the server never gives up
+    /// before the client.
+    ///
+    /// Microseconds are left out: from 100 ms on it is whole milliseconds. What is left of a
+    /// timeout differs from call to call by less than one, so calls of the same timeout send the
+    /// same value, which HTTP/2 then compresses to one byte.
+    pub(crate) fn encode(timeout: Duration) -> Self {
+        const UNITS: [(u64, char); 5] = [
+            (1, 'n'),
+            (1_000_000, 'm'),
+            (1_000_000_000, 'S'),
+            (60 * 1_000_000_000, 'M'),
+            (3_600 * 1_000_000_000, 'H'),
+        ];
+        // Five centuries are as good as any longer time.
+        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        let (amount, unit) = UNITS
+            .iter()
+            .map(|&(size, unit)| (nanos.div_ceil(size), unit))
+            .find(|&(amount, _)| amount <= TIMEOUT_MAX)
+            .unwrap_or((TIMEOUT_MAX, 'H'));
+        Self { amount: amount as u32, unit }
+    }
 }
 
 impl fmt::Display for Timeout {
@@ -69,7 +77,7 @@ impl fmt::Display for Timeout {
 }
 
 /// Eight digits are all that the protocol allows.
-const TIMEOUT_MAX: u128 = 99_999_999;
+const TIMEOUT_MAX: u64 = 99_999_999;
 
 #[cfg(test)]
 mod tests {
@@ -81,17 +89,18 @@ mod tests {
             (Duration::ZERO, "0n"),
             (Duration::from_nanos(1), "1n"),
             (Duration::from_nanos(99_999_999), "99999999n"),
-            (Duration::from_nanos(100_000_000), "100000u"),
-            (Duration::from_nanos(100_000_001), "100001u"),
-            (Duration::from_millis(200), "200000u"),
-            (Duration::from_secs(100), "100000m"),
+            (Duration::from_nanos(100_000_000), "100m"),
+            (Duration::from_nanos(100_000_001), "101m"),
+            (Duration::from_millis(200), "200m"),
+            (Duration::from_micros(59_999_987), "60000m"),
+            (Duration::from_secs(99_999), "99999000m"),
             (Duration::from_secs(100_000), "100000S"),
             (Duration::from_secs(100_000_000), "1666667M"),
             (Duration::from_secs(6_000_000_000), "1666667H"),
-            (Duration::MAX, "99999999H"),
+            (Duration::MAX, "5124096H"),
         ];
         for (timeout, text) in rows {
-            assert_eq!(encode_timeout(timeout).to_string(), text, "{timeout:?}");
+            assert_eq!(Timeout::encode(timeout).to_string(), text, "{timeout:?}");
         }
     }
 

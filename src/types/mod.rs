@@ -23,6 +23,6 @@ pub use refresh::Refresh;
 pub use status::{Code, Status};
 pub use target::{Target, TargetError};
 
-pub(crate) use deadline::encode_timeout;
+pub(crate) use deadline::Timeout;
 pub(crate) use metadata::decode_bin;
 pub(crate) use seen::Seen;

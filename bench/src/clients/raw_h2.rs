@@ -42,12 +42,7 @@ impl Client for RawH2 {
         // What ends a connection ends its calls too, with the same error.
         tokio::spawn(connection);
         let uri = |path| format!("http://{server}{path}").parse();
-        Ok(Self {
-            requests,
-            unary: uri(UNARY)?,
-            stream: uri(STREAM)?,
-            down: uri(DOWN)?,
-        })
+        Ok(Self { requests, unary: uri(UNARY)?, stream: uri(STREAM)?, down: uri(DOWN)? })
     }
 
     async fn unary(&mut self, request: Req) -> Result<Resp> {
@@ -60,11 +55,7 @@ impl Client for RawH2 {
 
     async fn ping_pong(&mut self) -> Result<Stream> {
         let (response, requests) = self.open(self.stream.clone()).await?;
-        Ok(Stream {
-            requests,
-            buffer: BytesMut::new(),
-            responses: Messages::of(response.await?)?,
-        })
+        Ok(Stream { requests, buffer: BytesMut::new(), responses: Messages::of(response.await?)? })
     }
 
     async fn server_stream(&mut self, request: Req) -> Result<Messages> {
@@ -133,11 +124,7 @@ impl Messages {
     fn of(response: http::Response<RecvStream>) -> Result<Self> {
         let (head, body) = response.into_parts();
         ensure!(head.status == StatusCode::OK, "HTTP status {}", head.status);
-        Ok(Self {
-            body,
-            chunk: Bytes::new(),
-            partial: BytesMut::new(),
-        })
+        Ok(Self { body, chunk: Bytes::new(), partial: BytesMut::new() })
     }
 
     async fn next(&mut self) -> Result<Option<Resp>> {

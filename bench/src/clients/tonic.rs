@@ -46,10 +46,7 @@ impl Client for Tonic {
         let request = request(ReceiverStream::new(outgoing), "Stream");
         let path = PathAndQuery::from_static(STREAM);
         let response = self.0.streaming(request, path, codec()).await?;
-        Ok(Stream {
-            requests,
-            responses: response.into_inner(),
-        })
+        Ok(Stream { requests, responses: response.into_inner() })
     }
 
     async fn server_stream(&mut self, message: Req) -> Result<Streaming<Resp>> {

@@ -57,11 +57,7 @@ impl Answer {
         frame_message(&Resp { body }, &mut tape);
         let message = tape.len();
         let repeats = 1 + usize::from(FRAME).div_ceil(message);
-        Self {
-            mode,
-            message,
-            tape: tape.repeat(repeats),
-        }
+        Self { mode, message, tape: tape.repeat(repeats) }
     }
 }
 
@@ -521,10 +517,7 @@ fn without_padding<'a>(header: &FrameHeader, payload: &'a [u8]) -> io::Result<&'
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-    )
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
 #[cfg(test)]
@@ -548,12 +541,7 @@ mod tests {
 
     #[test]
     fn padding_is_taken_off() {
-        let header = |flags| FrameHeader {
-            length: 4,
-            kind: kind::DATA,
-            flags,
-            stream: 1,
-        };
+        let header = |flags| FrameHeader { length: 4, kind: kind::DATA, flags, stream: 1 };
         assert_eq!(without_padding(&header(0), b"abcd").unwrap(), b"abcd");
         let padded = header(flag::PADDED);
         assert_eq!(without_padding(&padded, b"\x01ab0").unwrap(), b"ab");
@@ -568,11 +556,8 @@ mod tests {
         thread::spawn(move || serve(&listener, Answer::new(mode, bytes)));
         let socket = tokio::net::TcpStream::connect(server).await.unwrap();
         socket.set_nodelay(true).unwrap();
-        let (requests, connection) = h2::client::Builder::new()
-            .initial_window_size(1000)
-            .handshake(socket)
-            .await
-            .unwrap();
+        let (requests, connection) =
+            h2::client::Builder::new().initial_window_size(1000).handshake(socket).await.unwrap();
         tokio::spawn(connection);
         requests.ready().await.unwrap()
     }
@@ -632,12 +617,8 @@ mod tests {
             frame_message(&Resp { body }, &mut messages);
         }
         let (early, late) = messages.split_at(12);
-        request
-            .send_data(Bytes::copy_from_slice(early), false)
-            .unwrap();
-        request
-            .send_data(Bytes::copy_from_slice(late), true)
-            .unwrap();
+        request.send_data(Bytes::copy_from_slice(early), false).unwrap();
+        request.send_data(Bytes::copy_from_slice(late), true).unwrap();
         assert_eq!(drain(response).await, messages.len());
     }
 

@@ -112,7 +112,5 @@ where
 fn answer(request: &Req) -> Result<Resp, Status> {
     let size = usize::try_from(request.response_size);
     let size = size.map_err(|_| Status::invalid_argument("a negative response_size"))?;
-    Ok(Resp {
-        body: Bytes::from(vec![0; size]),
-    })
+    Ok(Resp { body: Bytes::from(vec![0; size]) })
 }

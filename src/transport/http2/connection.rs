@@ -24,6 +24,7 @@ use super::super::error::{Disconnect, DisconnectCause, StreamError};
 use super::super::message::{Message, SEND_LEN_MAX};
 use super::driver::Driver;
 use super::observed::{Observed, Watch};
+use super::request::TimeoutField;
 use super::stream::Stream;
 use super::{Identity, RequestHead, fault};
 
@@ -152,6 +153,7 @@ pub(super) fn new(
     let shared = Arc::new(Shared {
         identity,
         user_agent: options.user_agent.clone(),
+        timeouts: TimeoutField::default(),
         watch,
         table: Mutex::new(Table {
             probe: Some(send_request.clone()),
@@ -178,6 +180,7 @@ pub(super) fn new(
 pub(super) struct Shared {
     identity: Identity,
     user_agent: HeaderValue,
+    timeouts: TimeoutField,
     pub(super) watch: Arc<Watch>,
     /// Held only for a few calls into the engine, never across an await.
     table: Mutex<Table>,
@@ -278,7 +281,8 @@ fn start(
     if let Some((message, _)) = &first {
         check_len(message)?;
     }
-    let request = || head.to_request(&shared.identity, &shared.user_agent, waited);
+    let request =
+        || head.to_request(&shared.identity, &shared.user_agent, &shared.timeouts, waited);
     let prepared = request()?;
 
     let mut guard = shared.table();

@@ -1,13 +1,14 @@
 //! The header fields of a request.
 
-use std::io::Write as _;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Version};
 
-use crate::types::{Authority, encode_timeout};
+use crate::types::{Authority, Timeout};
 
 use super::super::error::StreamError;
 use super::Identity;
@@ -23,7 +24,7 @@ pub(crate) struct RequestHead<'a> {
     pub(crate) timeout: Option<Duration>,
     /// Everything else, in this order: the fields of compression and of retries, and the
     /// application's.
-    pub(crate) metadata: &'a HeaderMap,
+    pub(crate) metadata: Option<&'a HeaderMap>,
 }
 
 impl RequestHead<'_> {
@@ -32,6 +33,7 @@ impl RequestHead<'_> {
         self,
         identity: &Identity,
         user_agent: &HeaderValue,
+        timeouts: &TimeoutField,
         waited: Duration,
     ) -> Result<Request<()>, StreamError> {
         let timeout = match self.timeout.map(|timeout| timeout.saturating_sub(waited)) {
@@ -39,15 +41,16 @@ impl RequestHead<'_> {
             timeout => timeout,
         };
         let too_many = |_| StreamError::TooManyFields;
+        let metadata_len = self.metadata.map_or(0, HeaderMap::len);
         let mut fields =
-            HeaderMap::try_with_capacity(self.metadata.len() + OWN_FIELDS).map_err(too_many)?;
+            HeaderMap::try_with_capacity(metadata_len + OWN_FIELDS).map_err(too_many)?;
         fields.insert(header::CONTENT_TYPE, APPLICATION_GRPC);
         fields.insert(header::USER_AGENT, user_agent.clone());
         fields.insert(header::TE, TRAILERS);
         if let Some(timeout) = timeout {
-            fields.insert(GRPC_TIMEOUT, timeout_value(timeout));
+            fields.insert(GRPC_TIMEOUT, timeouts.value(timeout));
         }
-        for (name, value) in self.metadata {
+        for (name, value) in self.metadata.into_iter().flatten() {
             fields.try_append(name.clone(), value.clone()).map_err(too_many)?;
         }
 
@@ -66,18 +69,31 @@ impl RequestHead<'_> {
     }
 }
 
-fn timeout_value(timeout: Duration) -> HeaderValue {
-    let mut text = [0; TIMEOUT_LEN_MAX];
-    let mut room = &mut text[..];
-    // Eight digits and a unit fit, and are legal in a header.
-    let _ = write!(room, "{}", encode_timeout(timeout));
-    let len = TIMEOUT_LEN_MAX - room.len();
-    let mut value =
-        HeaderValue::from_bytes(&text[..len]).unwrap_or_else(|_| HeaderValue::from_static("0n"));
-    // Not a secret, but different every time: so marked, it does not push useful fields out of
-    // the compression tables.
-    value.set_sensitive(true);
-    value
+/// Makes the values of `grpc-timeout`, and the last one again without making it.
+#[derive(Debug, Default)]
+pub(super) struct TimeoutField {
+    last: Mutex<Option<(Timeout, HeaderValue)>>,
+}
+
+impl TimeoutField {
+    fn value(&self, timeout: Duration) -> HeaderValue {
+        let timeout = Timeout::encode(timeout);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((same, value)) = &*last
+            && *same == timeout
+        {
+            return value.clone();
+        }
+        // Digits and a letter are legal in a header.
+        let value = HeaderValue::from_maybe_shared(Bytes::from(timeout.to_string()))
+            .unwrap_or_else(|_| HeaderValue::from_static("0n"));
+        *last = Some((timeout, value.clone()));
+        let mut value = value;
+        // No secret, but perhaps not to come again: so marked, it does not push useful fields out
+        // of the compression tables. One that does come again is sent unmarked, and then kept there.
+        value.set_sensitive(true);
+        value
+    }
 }
 
 const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -86,5 +102,3 @@ const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Fields that every request has at most: content type, user agent, te, timeout.
 const OWN_FIELDS: usize = 4;
-
-const TIMEOUT_LEN_MAX: usize = 9;
