@@ -53,7 +53,7 @@ pub(crate) enum ConnectFault {
     NotHttp2(String),
     /// The server began HTTP/2 and broke its rules.
     Protocol(String),
-    /// The connection ended before the server's SETTINGS; the text says how.
+    /// The connection ended before the server's SETTINGS were taken on; the text says how.
     Closed(String),
     /// The connect deadline passed.
     TimedOut(ConnectPhase),
@@ -66,7 +66,7 @@ impl fmt::Display for ConnectFault {
             Self::Handshake(error) => write!(f, "handshake: {error}"),
             Self::NotHttp2(what) => write!(f, "the server does not speak HTTP/2: {what}"),
             Self::Protocol(what) => write!(f, "the server broke the HTTP/2 protocol: {what}"),
-            Self::Closed(how) => write!(f, "before the server's SETTINGS arrived, {how}"),
+            Self::Closed(how) => write!(f, "before HTTP/2 was under way, {how}"),
             Self::TimedOut(phase) => write!(f, "the connect deadline passed while {phase}"),
         }
     }

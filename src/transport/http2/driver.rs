@@ -62,6 +62,8 @@ impl Driver {
         self.deadlines.poll(cx, &self.shared);
         match Pin::new(&mut self.engine).poll(cx) {
             Poll::Ready(outcome) => {
+                // A GOAWAY that ended the connection within one poll is known only to the engine.
+                self.shared.look_at_peer();
                 let error = outcome.err();
                 Poll::Ready(self.end(error.as_ref()))
             }
@@ -76,10 +78,12 @@ impl Driver {
     fn end(&self, error: Option<&h2::Error>) -> Arc<Disconnect> {
         let shared = &self.shared;
         let stopped = shared.stopped().map(|stopped| stopped.cause());
+        let is_early = !shared.table().streams.is_empty() && shared.watch.ended().is_some();
         shared.end(|| match (error, stopped) {
             // What this side wanted is not the peer's doing, however it went.
             (_, Some(DisconnectCause::Local)) => DisconnectCause::Local,
-            (None, Some(cause @ DisconnectCause::Goaway(_))) => cause.clone(),
+            // A server that says goodbye and goes once all is done has kept its word.
+            (None, Some(cause @ DisconnectCause::Goaway(_))) if !is_early => cause.clone(),
             (Some(error), _) => fault::of_connection(shared, error),
             (None, _) => DisconnectCause::Lost(shared.watch.how_it_ended()),
         })

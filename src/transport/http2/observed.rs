@@ -79,7 +79,15 @@ impl Watch {
     }
 
     fn record_error(&self, error: &io::Error) {
-        self.record_end(|| lower_case(error));
+        self.record_end(|| {
+            let error_text = lower_case(error);
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                // What writing to a connection gives that the other side has closed.
+                format!("{CLOSED_BY_SERVER} ({error_text})")
+            } else {
+                error_text
+            }
+        });
     }
 }
 
@@ -99,7 +107,12 @@ impl Observed {
         Self { io, watch, inbound: Inbound::default(), outbound: Outbound::default() }
     }
 
-    fn wrote(&mut self, bufs: &[IoSlice<'_>], outcome: &Poll<io::Result<usize>>) {
+    fn wrote(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+        outcome: &Poll<io::Result<usize>>,
+    ) {
         self.watch.write_blocked.store(outcome.is_pending(), Ordering::Relaxed);
         match outcome {
             Poll::Ready(Ok(written)) => {
@@ -114,8 +127,44 @@ impl Observed {
                     }
                 }
             }
-            Poll::Ready(Err(error)) => self.watch.record_error(error),
+            Poll::Ready(Err(error)) => {
+                self.watch.record_error(error);
+                self.read_last_words(cx);
+            }
             Poll::Pending => {}
+        }
+    }
+
+    fn arrived(&mut self, bytes: &[u8], is_end: bool) {
+        add(&self.watch.bytes_read, bytes.len());
+        if let Inbound::First(first) = &mut self.inbound
+            && let Some(verdict) = first.judge(bytes, is_end)
+        {
+            // Nobody else writes it.
+            let _ = self.watch.first_frame.set(verdict);
+            self.inbound = Inbound::Rest;
+        }
+        if is_end {
+            self.watch.record_end(|| CLOSED_BY_SERVER.to_owned());
+        }
+    }
+
+    /// A server that does not speak HTTP/2 says so and hangs up. Where writing notices that first,
+    /// the engine would not read what it said.
+    fn read_last_words(&mut self, cx: &mut Context<'_>) {
+        while matches!(self.inbound, Inbound::First(_)) {
+            let mut words = [0; EXCERPT_LEN];
+            let mut buf = ReadBuf::new(&mut words);
+            match Pin::new(&mut self.io).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    self.arrived(buf.filled(), false);
+                }
+                Poll::Ready(_) => {
+                    self.arrived(&[], true);
+                    return;
+                }
+                Poll::Pending => return,
+            }
         }
     }
 }
@@ -131,20 +180,8 @@ impl AsyncRead for Observed {
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         match &polled {
             Poll::Ready(Ok(())) => {
-                let me = &mut *self;
                 let arrived = &buf.filled()[before..];
-                add(&me.watch.bytes_read, arrived.len());
-                if let Inbound::First(first) = &mut me.inbound {
-                    let ended = arrived.is_empty() && had_room;
-                    if let Some(verdict) = first.judge(arrived, ended) {
-                        // Nobody else writes it.
-                        let _ = me.watch.first_frame.set(verdict);
-                        me.inbound = Inbound::Rest;
-                    }
-                }
-                if arrived.is_empty() && had_room {
-                    me.watch.record_end(|| CLOSED_BY_SERVER.to_owned());
-                }
+                self.arrived(arrived, arrived.is_empty() && had_room);
             }
             Poll::Ready(Err(error)) => self.watch.record_error(error),
             Poll::Pending => {}
@@ -163,7 +200,7 @@ impl AsyncWrite for Observed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.wrote(&[IoSlice::new(buf)], &polled);
+        self.wrote(cx, &[IoSlice::new(buf)], &polled);
         polled
     }
 
@@ -176,7 +213,7 @@ impl AsyncWrite for Observed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.wrote(bufs, &polled);
+        self.wrote(cx, bufs, &polled);
         polled
     }
 
