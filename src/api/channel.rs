@@ -199,9 +199,11 @@ impl Channel {
 
     fn call_head(&self, path: MethodPath, options: CallOptions) -> CallHead {
         let defaults = &self.handle.defaults;
-        let deadline = options.deadline_from(Instant::now().into_std());
+        let begun = Instant::now();
+        let deadline = options.deadline_from(begun.into_std());
         CallHead {
             path,
+            begun,
             deadline: deadline.map(Instant::from_std),
             wait_for_ready: options.wait_for_ready.unwrap_or(defaults.wait_for_ready),
             receive_bytes_max: options.receive_bytes_max.unwrap_or(defaults.receive_bytes_max),

@@ -120,7 +120,7 @@ pub struct PreparedMethod<Req, Resp> {
 
 impl<Req, Resp> IntoMethod<Req, Resp> for &Method<Req, Resp> {
     fn prepare(self) -> Result<PreparedMethod<Req, Resp>, Status> {
-        let path = MethodPath::parse_static(self.path).map_err(|it| bad_path(&it))?;
+        let path = MethodPath::of_valid(self.path).map_err(|it| bad_path(&it))?;
         Ok(PreparedMethod { path, cardinality: Some(self.cardinality), vtable: self.vtable })
     }
 }

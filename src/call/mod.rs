@@ -21,7 +21,6 @@ mod status;
 mod stream;
 mod unary;
 
-pub(crate) use pick::pick;
 pub(crate) use shared::{NoRuntime, Shared};
 pub(crate) use slot::{SlotTable, SubchannelSlot};
 pub(crate) use snapshot::{Snapshot, SnapshotCell};
@@ -43,6 +42,8 @@ pub(crate) struct CallHead {
     pub(crate) path: MethodPath,
     /// What the application sends along.
     pub(crate) metadata: Metadata,
+    /// When the call began.
+    pub(crate) begun: Instant,
     /// When the call ends at the latest.
     pub(crate) deadline: Option<Instant>,
     /// Whether failing picks are waited out.

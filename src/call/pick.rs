@@ -10,12 +10,13 @@ use crate::types::{ConnectivityState, Generation, Status};
 /// subchannel that it chose has no connection, or the pick failed and the call waits for ready.
 ///
 /// Each generation is used at most once. Cancel-safe.
-pub(crate) async fn pick(shared: &Shared, call: &CallHead) -> Result<Connection, Status> {
+pub(crate) async fn pick(shared: &Shared, call: &CallHead) -> Result<Picked, Status> {
     let mut last_error = None;
+    let mut waited = false;
     loop {
         let step = step(&shared.cell.load(), call);
         let wait = match step {
-            Step::Go(connection) => return Ok(connection),
+            Step::Go(connection) => return Ok(Picked { connection, waited }),
             Step::End(status) => return Err(status),
             Step::Wait(wait) => wait,
         };
@@ -25,11 +26,19 @@ pub(crate) async fn pick(shared: &Shared, call: &CallHead) -> Result<Connection,
         if wait.error.is_some() {
             last_error = wait.error;
         }
+        waited = true;
         let newer = shared.cell.newer_than(wait.seen);
         if let Err(Elapsed) = shared.before(call.deadline, newer).await {
             return Err(status::deadline_while_waiting(last_error));
         }
     }
+}
+
+/// A connection for an attempt.
+pub(crate) struct Picked {
+    pub(crate) connection: Connection,
+    /// Whether that took time.
+    pub(crate) waited: bool,
 }
 
 enum Step {

@@ -13,8 +13,9 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::pick::{Picked, pick};
 use super::replay::Replay;
-use super::{CallHead, Shared, pick, status};
+use super::{CallHead, Shared, status};
 use crate::policy::retry::{Verdict, verdict};
 use crate::transport::{
     Headers, Message, Received, RecvHalf, Stream, StreamError, StreamHandle, Trailers,
@@ -539,7 +540,7 @@ async fn begin(
     number: u32,
 ) -> Result<Attempt, Status> {
     loop {
-        let connection = pick(shared, head).await?;
+        let Picked { connection, .. } = pick(shared, head).await?;
         let request = head.request(Instant::now());
         let failure = match connection.open(&request, None, head.deadline).await {
             Ok(stream) => return Ok(Attempt::new(number, connection.address().clone(), stream)),

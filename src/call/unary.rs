@@ -5,7 +5,8 @@ use std::future::poll_fn;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{CallHead, Shared, pick, status};
+use super::pick::{Picked, pick};
+use super::{CallHead, Shared, status};
 use crate::policy::retry::{Verdict, verdict};
 use crate::transport::{Connection, Message, Received, StreamError, Trailers};
 use crate::types::{Address, Metadata, Seen, Status};
@@ -25,9 +26,12 @@ pub(crate) async fn unary(
     message: Message,
 ) -> Result<Reply, Status> {
     let mut refused = false;
+    // The clock is read again only where time has passed.
+    let mut now = Some(call.begun);
     loop {
-        let connection = pick(shared, call).await?;
-        let failure = match attempt(&connection, call, message.clone()).await {
+        let Picked { connection, waited } = pick(shared, call).await?;
+        let now = now.take().filter(|_| !waited).unwrap_or_else(Instant::now);
+        let failure = match attempt(&connection, call, now, message.clone()).await {
             Ok(answer) => return complete(answer, connection.address()),
             Err(failure) => failure,
         };
@@ -57,9 +61,10 @@ enum Messages {
 async fn attempt(
     connection: &Connection,
     call: &CallHead,
+    now: Instant,
     message: Message,
 ) -> Result<Answer, StreamError> {
-    let head = call.request(Instant::now());
+    let head = call.request(now);
     let mut stream = connection.open(&head, Some((message, true)), call.deadline).await?;
     let headers = poll_fn(|cx| stream.recv.poll_headers(cx)).await?.metadata;
     let mut messages = Messages::None;

@@ -18,6 +18,11 @@ impl MethodPath {
     /// As [`MethodPath::parse`], without copying.
     pub fn parse_static(text: &'static str) -> Result<Self, InvalidMethodPath> {
         Self::check(text)?;
+        Self::of_valid(text)
+    }
+
+    /// As [`MethodPath::parse_static`], of a text that [`MethodPath::is_valid`] is known of.
+    pub(crate) fn of_valid(text: &'static str) -> Result<Self, InvalidMethodPath> {
         PathAndQuery::from_maybe_shared(bytes::Bytes::from_static(text.as_bytes()))
             .map(Self)
             .map_err(|_| InvalidMethodPath { text: text.into() })

@@ -11,7 +11,6 @@ use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Reason, SendStream};
-use http::HeaderValue;
 use slab::Slab;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, TryAcquireError};
@@ -24,7 +23,7 @@ use super::super::error::{Disconnect, DisconnectCause, StreamError};
 use super::super::message::{Message, SEND_LEN_MAX};
 use super::driver::Driver;
 use super::observed::{Observed, Watch};
-use super::request::TimeoutField;
+use super::request::Template;
 use super::stream::Stream;
 use super::{Identity, RequestHead, fault};
 
@@ -152,8 +151,7 @@ pub(super) fn new(
     let limit = send_request.current_max_send_streams().min(Semaphore::MAX_PERMITS);
     let shared = Arc::new(Shared {
         identity,
-        user_agent: options.user_agent.clone(),
-        timeouts: TimeoutField::default(),
+        template: Template::new(options.user_agent.clone()),
         watch,
         table: Mutex::new(Table {
             probe: Some(send_request.clone()),
@@ -179,8 +177,7 @@ pub(super) fn new(
 /// What the handles of a connection, its streams and its driver share.
 pub(super) struct Shared {
     identity: Identity,
-    user_agent: HeaderValue,
-    timeouts: TimeoutField,
+    template: Template,
     pub(super) watch: Arc<Watch>,
     /// Held only for a few calls into the engine, never across an await.
     table: Mutex<Table>,
@@ -281,8 +278,7 @@ fn start(
     if let Some((message, _)) = &first {
         check_len(message)?;
     }
-    let request =
-        || head.to_request(&shared.identity, &shared.user_agent, &shared.timeouts, waited);
+    let request = || head.to_request(&shared.identity, &shared.template, waited);
     let prepared = request()?;
 
     let mut guard = shared.table();
@@ -458,7 +454,10 @@ impl Shared {
             return;
         }
         let mut entry = table.streams.remove(key);
-        if let Some(reason) = reset {
+        // A response that ended after the last message ended the whole stream: nothing is left to
+        // reset, or, where that message is still on its way out, dropping the stream does it.
+        let is_complete = entry.is_send_closed && reset == Some(Reason::NO_ERROR);
+        if let Some(reason) = reset.filter(|_| !is_complete) {
             entry.send.send_reset(reason);
         }
         self.give_back(&mut table);

@@ -32,8 +32,7 @@ impl RequestHead<'_> {
     pub(super) fn to_request(
         self,
         identity: &Identity,
-        user_agent: &HeaderValue,
-        timeouts: &TimeoutField,
+        template: &Template,
         waited: Duration,
     ) -> Result<Request<()>, StreamError> {
         let timeout = match self.timeout.map(|timeout| timeout.saturating_sub(waited)) {
@@ -41,17 +40,12 @@ impl RequestHead<'_> {
             timeout => timeout,
         };
         let too_many = |_| StreamError::TooManyFields;
-        let metadata_len = self.metadata.map_or(0, HeaderMap::len);
-        let mut fields =
-            HeaderMap::try_with_capacity(metadata_len + OWN_FIELDS).map_err(too_many)?;
-        fields.insert(header::CONTENT_TYPE, APPLICATION_GRPC);
-        fields.insert(header::USER_AGENT, user_agent.clone());
-        fields.insert(header::TE, TRAILERS);
-        if let Some(timeout) = timeout {
-            fields.insert(GRPC_TIMEOUT, timeouts.value(timeout));
-        }
-        for (name, value) in self.metadata.into_iter().flatten() {
-            fields.try_append(name.clone(), value.clone()).map_err(too_many)?;
+        let mut fields = template.fields(timeout);
+        if let Some(metadata) = self.metadata {
+            fields.try_reserve(metadata.len()).map_err(too_many)?;
+            for (name, value) in metadata {
+                fields.try_append(name.clone(), value.clone()).map_err(too_many)?;
+            }
         }
 
         let authority = self.authority.unwrap_or(&identity.authority);
@@ -69,36 +63,45 @@ impl RequestHead<'_> {
     }
 }
 
-/// Makes the values of `grpc-timeout`, and the last one again without making it.
-#[derive(Debug, Default)]
-pub(super) struct TimeoutField {
-    last: Mutex<Option<(Timeout, HeaderValue)>>,
+/// The fields that requests of one connection have in common, made once and then copied.
+#[derive(Debug)]
+pub(super) struct Template {
+    fields: HeaderMap,
+    /// The same with the last timeout that was asked for.
+    timed: Mutex<Option<(Timeout, HeaderMap)>>,
 }
 
-impl TimeoutField {
-    fn value(&self, timeout: Duration) -> HeaderValue {
-        let timeout = Timeout::encode(timeout);
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((same, value)) = &*last
+impl Template {
+    pub(super) fn new(user_agent: HeaderValue) -> Self {
+        let mut fields = HeaderMap::new();
+        fields.insert(header::CONTENT_TYPE, APPLICATION_GRPC);
+        fields.insert(header::USER_AGENT, user_agent);
+        fields.insert(header::TE, TRAILERS);
+        Self { fields, timed: Mutex::default() }
+    }
+
+    fn fields(&self, timeout: Option<Duration>) -> HeaderMap {
+        let Some(timeout) = timeout.map(Timeout::encode) else { return self.fields.clone() };
+        let mut timed = self.timed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((same, fields)) = &*timed
             && *same == timeout
         {
-            return value.clone();
+            return fields.clone();
         }
         // Digits and a letter are legal in a header.
-        let value = HeaderValue::from_maybe_shared(Bytes::from(timeout.to_string()))
+        let mut value = HeaderValue::from_maybe_shared(Bytes::from(timeout.to_string()))
             .unwrap_or_else(|_| HeaderValue::from_static("0n"));
-        *last = Some((timeout, value.clone()));
-        let mut value = value;
+        let mut fields = self.fields.clone();
+        fields.insert(GRPC_TIMEOUT, value.clone());
+        *timed = Some((timeout, fields.clone()));
         // No secret, but perhaps not to come again: so marked, it does not push useful fields out
-        // of the compression tables. One that does come again is sent unmarked, and then kept there.
+        // of the compression tables. One that does come again is sent unmarked, and kept there.
         value.set_sensitive(true);
-        value
+        fields.insert(GRPC_TIMEOUT, value);
+        fields
     }
 }
 
 const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
-
-/// Fields that every request has at most: content type, user agent, te, timeout.
-const OWN_FIELDS: usize = 4;

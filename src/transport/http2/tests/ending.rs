@@ -1,4 +1,5 @@
-use crate::transport::error::{DisconnectCause, Seen};
+use crate::transport::error::DisconnectCause;
+use crate::types::Seen;
 
 use super::peer::*;
 use super::*;

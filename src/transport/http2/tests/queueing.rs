@@ -1,7 +1,8 @@
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use crate::transport::error::{DisconnectCause, Seen};
+use crate::transport::error::DisconnectCause;
+use crate::types::Seen;
 
 use super::peer::*;
 use super::*;
@@ -199,7 +200,7 @@ async fn a_wait_ends_at_its_deadline_and_shortens_the_timeout() {
     let _stream = waiting.await.unwrap().unwrap();
     peer.expect(RST_STREAM).await;
     let head = peer.expect(HEADERS).await;
-    assert_eq!(h2_decoded(&head.payload)["grpc-timeout"], "6000000u");
+    assert_eq!(h2_decoded(&head.payload)["grpc-timeout"], "6000m");
 }
 
 /// Decodes a header block by having an ordinary server read it.
