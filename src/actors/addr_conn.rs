@@ -43,7 +43,7 @@ pub(crate) enum Msg {
 pub(crate) struct Own(Completion);
 
 enum Completion {
-    Dialed { dial: u64, outcome: Result<(Connection, Driver), ConnectError> },
+    Dialed { dial: u64, outcome: Box<Result<(Connection, Driver), ConnectError>> },
     Lost(Disconnect),
     Wake(u64),
 }
@@ -120,7 +120,7 @@ impl AddrConn {
     fn resume(&self, me: &ActorRef<Msg>, life: &mut Life) {
         let standing = self.subchannel.standing();
         life.vitals.enter(standing.machine.connectivity().to_string());
-        self.arm(me, life, &standing.machine);
+        life.arm(me, &standing.machine);
         match standing.machine {
             State::Ready if self.subchannel.slot.connection().is_none() => {
                 self.advance(me, life, Event::Lost, None);
@@ -145,14 +145,14 @@ impl AddrConn {
         match completion {
             Completion::Dialed { dial, outcome } if dial == life.dials && life.dial.is_some() => {
                 life.dial = None;
-                match outcome {
+                match *outcome {
                     Ok((connection, driver)) => self.dialed(me, life, connection, driver),
                     Err(error) => self.dial_failed(me, life, error),
                 }
             }
             // The connection of this news has been replaced, or this dial given up.
             Completion::Dialed { .. } => {}
-            Completion::Lost(cause) => self.lost(me, life, cause),
+            Completion::Lost(cause) => self.lost(me, life, &cause),
             Completion::Wake(epoch) => {
                 if life.timer.is_current(epoch) {
                     self.advance(me, life, Event::Wake, None);
@@ -177,31 +177,40 @@ impl AddrConn {
         life.vitals.count("failed dials");
         life.vitals.fail(error.clone());
         let status = Status::unavailable(error.to_string()).with_source(error);
-        self.advance(me, life, Event::DialFailed, Some(status));
+        self.advance(me, life, Event::DialFailed, Some(&status));
     }
 
-    fn lost(&self, me: &ActorRef<Msg>, life: &mut Life, cause: Disconnect) {
+    fn lost(&self, me: &ActorRef<Msg>, life: &mut Life, cause: &Disconnect) {
         life.vitals.count("lost connections");
-        let text = format!("{}: {cause}", self.subchannel.address);
-        life.vitals.fail(Status::unavailable(text));
+        life.vitals.fail(cause.clone());
         // News of an older connection says nothing of the one that serves now.
         if self.subchannel.slot.connection().is_none() {
             self.advance(me, life, Event::Lost, None);
         }
     }
 
-    fn inspect(&self, life: &mut Life, reply: oneshot::Sender<ActorReport>) {
+    fn inspect(&self, life: &Life, reply: oneshot::Sender<ActorReport>) {
         let timer = life.timer.fires_at().map(|at| ("end of backoff", at));
         let mut report = life.vitals.report(self.subchannel.mailbox.depth(), timer);
         if let Some(connection) = self.subchannel.slot.connection() {
-            report.counters.insert("open streams", connection.open_streams() as u64);
+            let traffic = connection.traffic();
+            report.counters.extend([
+                ("open streams", connection.open_streams() as u64),
+                ("queued streams", connection.queued_streams() as u64),
+                ("streams allowed", connection.max_concurrent_streams() as u64),
+                ("streams", traffic.streams_started),
+                ("messages sent", traffic.messages_sent),
+                ("messages received", traffic.messages_received),
+                ("bytes sent", traffic.bytes_written),
+                ("bytes received", traffic.bytes_read),
+            ]);
         }
         // Whoever asked may have stopped waiting.
         let _ = reply.send(report);
     }
 
     /// One step of the machine: the new standing is written down, then carried out.
-    fn advance(&self, me: &ActorRef<Msg>, life: &mut Life, event: Event, error: Option<Status>) {
+    fn advance(&self, me: &ActorRef<Msg>, life: &mut Life, event: Event, error: Option<&Status>) {
         let machine = self.subchannel.standing().machine;
         let mut effects = Vec::new();
         let mut timing = Timing {
@@ -210,10 +219,10 @@ impl AddrConn {
             dice: &mut life.dice,
         };
         let machine = machine.step(Instant::now().into_std(), event, &mut timing, &mut effects);
-        self.arm(me, life, &machine);
-        self.subchannel.set_standing(Standing { machine, error: error.clone() });
+        life.arm(me, &machine);
+        self.subchannel.set_standing(Standing { machine, error: error.cloned() });
         for effect in effects {
-            self.perform(me, life, effect, error.as_ref());
+            self.perform(me, life, effect, error);
         }
     }
 
@@ -246,7 +255,7 @@ impl AddrConn {
                 tracing::info!(target: "switchboard", %address, state = %connectivity, cause = error.message(), "subchannel");
             }
             None => {
-                tracing::info!(target: "switchboard", %address, state = %connectivity, "subchannel")
+                tracing::info!(target: "switchboard", %address, state = %connectivity, "subchannel");
             }
         }
         life.vitals.enter(connectivity.to_string());
@@ -258,11 +267,6 @@ impl AddrConn {
         let state = crate::policy::lb::SubchannelState { connectivity, error: error.cloned() };
         let id = self.subchannel.id;
         self.core.balancer.tell(balancer::Msg::SubchannelChanged { id, state });
-    }
-
-    fn arm(&self, me: &ActorRef<Msg>, life: &mut Life, machine: &State) {
-        let wake_at = machine.wake_at().map(Instant::from_std);
-        life.timer.arm(wake_at, me, |epoch| Msg::Own(Own(Completion::Wake(epoch))));
     }
 
     fn dial(&self, me: &ActorRef<Msg>, life: &mut Life, deadline: Instant) {
@@ -282,9 +286,17 @@ impl AddrConn {
             )
             .await;
             // If the actor is gone nobody wants the connection, and dropping it closes it.
+            let outcome = Box::new(outcome);
             let _ = me.cast(Msg::Own(Own(Completion::Dialed { dial, outcome })));
         });
         life.dial = Some(Dial(task.abort_handle()));
+    }
+}
+
+impl Life {
+    fn arm(&mut self, me: &ActorRef<Msg>, machine: &State) {
+        let wake_at = machine.wake_at().map(Instant::from_std);
+        self.timer.arm(wake_at, me, |epoch| Msg::Own(Own(Completion::Wake(epoch))));
     }
 }
 

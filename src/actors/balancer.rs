@@ -51,6 +51,7 @@ pub(crate) enum Msg {
 /// A completion; only this file makes one.
 pub(crate) struct Own(Completion);
 
+#[derive(Clone, Copy)]
 enum Completion {
     /// The messages that were waiting have been handled.
     Drained,
@@ -200,15 +201,7 @@ impl Balancer {
         act: impl FnOnce(&mut GracefulSwitch, &mut LbContext<'_>),
     ) {
         self.with_tree(me, life, &mut Orphans::default(), act);
-        self.flush_later(me, life);
-    }
-
-    /// A flush goes to the end of the mailbox: what waits there now comes first.
-    fn flush_later(&self, me: &ActorRef<Msg>, life: &mut Life) {
-        if !life.flushing {
-            // To itself, alive.
-            life.flushing = me.cast(Msg::Own(Own(Completion::Drained))).is_ok();
-        }
+        life.flush_later(me);
     }
 
     /// Lets the tree act and does what it asks for. Gives the reason if it refused an update.
@@ -263,6 +256,16 @@ impl Balancer {
         let policy = Some(life.tree.inspect()).filter(|tree| !tree.children.is_empty());
         // Whoever asked may have stopped waiting.
         let _ = reply.send((report, policy));
+    }
+}
+
+impl Life {
+    /// A flush goes to the end of the mailbox: what waits there now comes first.
+    fn flush_later(&mut self, me: &ActorRef<Msg>) {
+        if !self.flushing {
+            // To itself, alive.
+            self.flushing = me.cast(Msg::Own(Own(Completion::Drained))).is_ok();
+        }
     }
 }
 

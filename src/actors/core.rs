@@ -22,7 +22,7 @@ use crate::types::{Authority, ConnectivityState, Endpoint, Generation, Status, T
 pub(crate) struct Settings {
     pub(crate) target: Target,
     pub(crate) resolver: Arc<dyn BuildResolver>,
-    pub(crate) lb_registry: crate::policy::lb::LbRegistry,
+    pub(crate) lb_registry: lb::LbRegistry,
     pub(crate) default_config: Arc<ServiceConfig>,
     pub(crate) backoff: Backoff,
     pub(crate) min_connect_timeout: std::time::Duration,

@@ -121,7 +121,7 @@ impl Actor for Supervisor {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorFailed(actor, error) => {
-                self.failed(&me, life, &actor, error.to_string()).await;
+                self.failed(&me, life, &actor, &error.to_string());
             }
             SupervisionEvent::ActorTerminated(actor, _, _) => {
                 // An AddrConn that was retired. Nobody else ends by itself.
@@ -163,18 +163,18 @@ impl Supervisor {
             Ok(actor) => {
                 life.children.insert(actor.get_id(), part);
             }
-            Err(error) => self.restart(me, life, part, error),
+            Err(error) => self.restart(me, life, part, &error),
         }
     }
 
-    async fn failed(&self, me: &ActorRef<Msg>, life: &mut Life, actor: &ActorCell, error: String) {
+    fn failed(&self, me: &ActorRef<Msg>, life: &mut Life, actor: &ActorCell, error: &str) {
         if let Some(part) = life.children.remove(&actor.get_id()) {
             tracing::error!(target: "switchboard", channel = %self.core.settings.target, ?part, error, "actor failed");
             self.restart(me, life, part, error);
         }
     }
 
-    fn restart(&self, me: &ActorRef<Msg>, life: &mut Life, part: Part, error: String) {
+    fn restart(&self, me: &ActorRef<Msg>, life: &mut Life, part: Part, error: &str) {
         let proved = match part {
             Part::ClientConn => revive(&self.core.lives.client_conn),
             Part::Resolver => revive(&self.core.lives.resolver),

@@ -49,7 +49,7 @@ impl ChannelBuilder {
             user_agent: None,
             resolvers: resolve::built_in(),
             lb_registry: LbRegistry::default(),
-            connector: Arc::new(TcpConnector::default()),
+            connector: Arc::new(TcpConnector),
             backoff: BackoffConfig::default(),
             min_connect_timeout: MIN_CONNECT_TIMEOUT,
             connection: ConnectionOptions::default(),

@@ -79,6 +79,10 @@ where
 
 impl<Req, Resp> Method<Req, Resp> {
     /// A method whose messages another codec than protobuf's encodes.
+    ///
+    /// # Panics
+    ///
+    /// Where `path` is not `/package.Service/Method`; in a constant that is a compile error.
     pub const fn with_codec<C: Codec<Encode = Req, Decode = Resp>>(
         path: &'static str,
         cardinality: Cardinality,

@@ -64,7 +64,10 @@ fn step(snapshot: &Snapshot, call: &CallHead) -> Step {
     };
     match snapshot.picker.pick(&PickArgs::new(&call.path, &call.metadata)) {
         PickResult::Complete(pick) => {
-            let connection = snapshot.slots.get(pick.subchannel()).and_then(|it| it.connection());
+            let connection = snapshot
+                .slots
+                .get(pick.subchannel())
+                .and_then(super::slot::SubchannelSlot::connection);
             match connection {
                 Some(connection) => Step::Go(connection),
                 None => wait(None),
@@ -73,7 +76,7 @@ fn step(snapshot: &Snapshot, call: &CallHead) -> Step {
         PickResult::Queue => wait(None),
         PickResult::Fail(status) if call.wait_for_ready => wait(Some(status)),
         PickResult::Fail(status) | PickResult::Drop(status) => {
-            Step::End(status.from_control_plane())
+            Step::End(Status::from_control_plane(status))
         }
     }
 }

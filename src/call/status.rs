@@ -99,19 +99,21 @@ fn code_of(error: &StreamError) -> Code {
 
 /// `RST_STREAM` codes to gRPC's, as the protocol has it.
 fn of_reset(code: ErrorCode) -> Code {
-    match code.0 {
-        // NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, SETTINGS_TIMEOUT, STREAM_CLOSED,
-        // FRAME_SIZE_ERROR, COMPRESSION_ERROR, CONNECT_ERROR, HTTP_1_1_REQUIRED
-        0 | 1 | 2 | 4 | 5 | 6 | 9 | 10 | 13 => Code::INTERNAL,
-        // FLOW_CONTROL_ERROR, ENHANCE_YOUR_CALM
-        3 | 11 => Code::RESOURCE_EXHAUSTED,
-        // REFUSED_STREAM
-        7 => Code::UNAVAILABLE,
-        // CANCEL
-        8 => Code::CANCELLED,
-        // INADEQUATE_SECURITY
-        12 => Code::PERMISSION_DENIED,
-        _ => Code::UNKNOWN,
+    match code {
+        ErrorCode::NO_ERROR
+        | ErrorCode::PROTOCOL_ERROR
+        | ErrorCode::INTERNAL_ERROR
+        | ErrorCode::SETTINGS_TIMEOUT
+        | ErrorCode::STREAM_CLOSED
+        | ErrorCode::FRAME_SIZE_ERROR
+        | ErrorCode::COMPRESSION_ERROR
+        | ErrorCode::CONNECT_ERROR
+        | ErrorCode::HTTP_1_1_REQUIRED => Code::INTERNAL,
+        ErrorCode::FLOW_CONTROL_ERROR | ErrorCode::ENHANCE_YOUR_CALM => Code::RESOURCE_EXHAUSTED,
+        ErrorCode::REFUSED_STREAM => Code::UNAVAILABLE,
+        ErrorCode::CANCEL => Code::CANCELLED,
+        ErrorCode::INADEQUATE_SECURITY => Code::PERMISSION_DENIED,
+        ErrorCode(_) => Code::UNKNOWN,
     }
 }
 

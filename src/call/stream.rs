@@ -142,7 +142,7 @@ impl StreamCall {
     pub(crate) async fn send(&self, message: Message) -> Result<(), Status> {
         loop {
             let attempt = self.live_for_sending()?;
-            let failure = match poll_fn(|cx| attempt.sending.poll_send_ready(cx)).await {
+            let failure = match attempt.sending.send_ready().await {
                 Ok(()) => match self.send_on(&attempt, &message)? {
                     Sent::Done => return Ok(()),
                     Sent::OnOldAttempt => continue,
@@ -244,12 +244,11 @@ impl StreamCall {
     ) -> Poll<Result<Result<Option<Bytes>, Status>, StreamError>> {
         ready!(self.poll_read_headers(attempt, cx))?;
         let received = ready!(attempt.poll_message(cx, self.head.receive_bytes_max));
-        Poll::Ready(Ok(match received.transpose()? {
-            Some(message) => self.received(attempt, message).map(Some),
-            None => {
-                let trailers = ready!(attempt.poll_trailers(cx))?;
-                self.ended(attempt, status::of_trailers(trailers)).map(|()| None)
-            }
+        Poll::Ready(Ok(if let Some(message) = received.transpose()? {
+            self.received(attempt, message).map(Some)
+        } else {
+            let trailers = ready!(attempt.poll_trailers(cx))?;
+            self.ended(attempt, status::of_trailers(trailers)).map(|()| None)
         }))
     }
 
@@ -273,11 +272,11 @@ impl StreamCall {
         let mut state = self.lock();
         if state.replay.is_half_closed() {
             let text = "a message was sent after the sending side was closed";
-            return Err(self.abort(&mut state, Status::internal(text)));
+            return Err(state.abort(Status::internal(text)));
         }
         if state.sent > 0 && !self.cardinality.has_many_requests() {
             let text = format!("{} takes one request, and a second was sent", self.head.path);
-            return Err(self.abort(&mut state, Status::internal(text)));
+            return Err(state.abort(Status::internal(text)));
         }
         match &state.phase {
             Phase::Live(attempt) => Ok(attempt.clone()),
@@ -314,7 +313,7 @@ impl StreamCall {
         } else {
             return Ok(message.payload);
         };
-        Err(self.abort(&mut state, fault))
+        Err(state.abort(fault))
     }
 
     /// The server has ended the call.
@@ -328,15 +327,6 @@ impl StreamCall {
         let outcome = result.as_ref().map(drop).map_err(Clone::clone);
         state.end(result);
         outcome
-    }
-
-    /// This side ends the call; dropping the attempt resets its stream.
-    fn abort(&self, state: &mut State, status: Status) -> Status {
-        if let Phase::Live(attempt) = &state.phase {
-            attempt.sending.reset();
-            state.end(Err(status.clone()));
-        }
-        status
     }
 
     /// Goes on after `attempt` has failed: with another in its place, or with the status of the
@@ -413,6 +403,15 @@ impl StreamCall {
 }
 
 impl State {
+    /// This side ends the call.
+    fn abort(&mut self, status: Status) -> Status {
+        if let Phase::Live(attempt) = &self.phase {
+            attempt.sending.reset();
+            self.end(Err(status.clone()));
+        }
+        status
+    }
+
     fn end(&mut self, result: Result<Metadata, Status>) {
         let (result, trailers) = match result {
             Ok(trailers) => (Ok(()), trailers),

@@ -1,7 +1,5 @@
 //! A unary call: one message there, one message back.
 
-use std::future::poll_fn;
-
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -66,13 +64,13 @@ async fn attempt(
 ) -> Result<Answer, StreamError> {
     let head = call.request(now);
     let mut stream = connection.open(&head, Some((message, true)), call.deadline).await?;
-    let headers = poll_fn(|cx| stream.recv.poll_headers(cx)).await?.metadata;
+    let headers = stream.recv.headers().await?.metadata;
     let mut messages = Messages::None;
     loop {
-        let next = poll_fn(|cx| stream.recv.poll_message(cx, call.receive_bytes_max)).await;
+        let next = stream.recv.message(call.receive_bytes_max).await;
         messages = match (next.transpose()?, messages) {
             (None, messages) => {
-                let trailers = Some(poll_fn(|cx| stream.recv.poll_trailers(cx)).await?);
+                let trailers = Some(stream.recv.trailers().await?);
                 return Ok(Answer { headers, messages, trailers });
             }
             (Some(message), Messages::None) => Messages::One(message),

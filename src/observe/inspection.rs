@@ -143,7 +143,7 @@ pub struct PolicyReport {
     /// Why it stands so, where that needs saying.
     pub note: Option<String>,
     /// The policies below it.
-    pub children: Vec<PolicyReport>,
+    pub children: Vec<Self>,
 }
 
 impl fmt::Display for Inspection {

@@ -32,11 +32,6 @@ impl Dice {
         }
     }
 
-    /// Further dice, whose numbers have nothing to do with those that follow from these.
-    pub(crate) fn fork(&mut self) -> Self {
-        Self::new(self.next())
-    }
-
     fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.state;
@@ -85,14 +80,5 @@ mod tests {
             orders.insert(items);
         }
         assert_eq!(orders.len(), 6);
-    }
-
-    #[test]
-    fn forked_dice_go_their_own_way() {
-        let mut dice = Dice::new(7);
-        let mut fork = dice.fork();
-        let ours: Vec<_> = (0..8).map(|_| dice.next()).collect();
-        let theirs: Vec<_> = (0..8).map(|_| fork.next()).collect();
-        assert!(ours.iter().all(|number| !theirs.contains(number)));
     }
 }

@@ -19,12 +19,8 @@ impl ConnectError {
         Self { address, fault }
     }
 
-    /// The address that was dialled.
-    pub(crate) fn address(&self) -> &Address {
-        &self.address
-    }
-
     /// What went wrong there.
+    #[cfg(test)]
     pub(crate) fn fault(&self) -> &ConnectFault {
         &self.fault
     }
@@ -47,8 +43,6 @@ impl Error for ConnectError {
 pub(crate) enum ConnectFault {
     /// The connector failed.
     Dial(Arc<io::Error>),
-    /// The connection could not be secured.
-    Handshake(Arc<dyn Error + Send + Sync>),
     /// What the server said first is no HTTP/2; the text says what it looks like.
     NotHttp2(String),
     /// The server began HTTP/2 and broke its rules.
@@ -63,7 +57,6 @@ impl fmt::Display for ConnectFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dial(error) => f.write_str(&lower_case(error)),
-            Self::Handshake(error) => write!(f, "handshake: {error}"),
             Self::NotHttp2(what) => write!(f, "the server does not speak HTTP/2: {what}"),
             Self::Protocol(what) => write!(f, "the server broke the HTTP/2 protocol: {what}"),
             Self::Closed(how) => write!(f, "before HTTP/2 was under way, {how}"),
@@ -76,7 +69,6 @@ impl Error for ConnectFault {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Dial(error) => Some(&**error),
-            Self::Handshake(error) => Some(&**error),
             Self::NotHttp2(_) | Self::Protocol(_) | Self::Closed(_) | Self::TimedOut(_) => None,
         }
     }
@@ -127,25 +119,9 @@ impl Disconnect {
         self
     }
 
-    /// The address that the connection goes to.
-    pub(crate) fn address(&self) -> &Address {
-        &self.address
-    }
-
     /// The cause alone.
     pub(crate) fn cause(&self) -> &DisconnectCause {
         &self.cause
-    }
-
-    /// Whether the server complains of too many pings, so that later connections must send fewer.
-    pub(crate) fn is_too_many_pings(&self) -> bool {
-        let goaway = match &self.cause {
-            DisconnectCause::Goaway(goaway) => Some(goaway),
-            _ => self.prior.as_ref(),
-        };
-        goaway.is_some_and(|goaway| {
-            goaway.code == ErrorCode::ENHANCE_YOUR_CALM && goaway.debug_data == "too_many_pings"
-        })
     }
 }
 
@@ -217,9 +193,18 @@ pub(crate) struct ErrorCode(pub(crate) u32);
 impl ErrorCode {
     pub(crate) const NO_ERROR: Self = Self(0);
     pub(crate) const PROTOCOL_ERROR: Self = Self(1);
+    pub(crate) const INTERNAL_ERROR: Self = Self(2);
+    pub(crate) const FLOW_CONTROL_ERROR: Self = Self(3);
+    pub(crate) const SETTINGS_TIMEOUT: Self = Self(4);
+    pub(crate) const STREAM_CLOSED: Self = Self(5);
+    pub(crate) const FRAME_SIZE_ERROR: Self = Self(6);
     pub(crate) const REFUSED_STREAM: Self = Self(7);
     pub(crate) const CANCEL: Self = Self(8);
+    pub(crate) const COMPRESSION_ERROR: Self = Self(9);
+    pub(crate) const CONNECT_ERROR: Self = Self(10);
     pub(crate) const ENHANCE_YOUR_CALM: Self = Self(11);
+    pub(crate) const INADEQUATE_SECURITY: Self = Self(12);
+    pub(crate) const HTTP_1_1_REQUIRED: Self = Self(13);
 }
 
 impl fmt::Display for ErrorCode {
@@ -446,15 +431,12 @@ mod tests {
         let goaway =
             Goaway { code: ErrorCode::ENHANCE_YOUR_CALM, debug_data: "too_many_pings".into() };
         let told = Disconnect::new(address(), DisconnectCause::Goaway(goaway));
-        assert!(told.is_too_many_pings());
         assert_eq!(
             told.to_string(),
             "10.0.0.7:443: GOAWAY ENHANCE_YOUR_CALM, debug data \"too_many_pings\""
         );
         let lost = Disconnect::new(address(), DisconnectCause::Lost("it broke".into()));
-        assert!(!lost.is_too_many_pings());
         let lost = lost.after(&told);
-        assert!(lost.is_too_many_pings());
         assert_eq!(
             lost.to_string(),
             "10.0.0.7:443: it broke; received before: GOAWAY ENHANCE_YOUR_CALM, debug data \

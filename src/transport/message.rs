@@ -41,11 +41,6 @@ impl Message {
         self.0.len() - PREFIX_LEN
     }
 
-    /// The message without its prefix; shared, not copied.
-    pub(crate) fn payload(&self) -> Bytes {
-        self.0.slice(PREFIX_LEN..)
-    }
-
     /// Whether the prefix says that the message is compressed.
     pub(crate) fn is_compressed(&self) -> bool {
         self.0[0] == 1
@@ -73,18 +68,6 @@ pub(crate) struct Received {
     pub(crate) compressed: bool,
     /// The message, perhaps a slice of a larger read buffer.
     pub(crate) payload: Bytes,
-}
-
-impl Received {
-    /// The payload, copied where it is so short that keeping it would pin a read buffer many times
-    /// its size.
-    pub(crate) fn into_owned_payload(self) -> Bytes {
-        if self.payload.len() < COPY_BELOW {
-            Bytes::copy_from_slice(&self.payload)
-        } else {
-            self.payload
-        }
-    }
 }
 
 /// Finds the messages in the DATA of one stream.
@@ -197,9 +180,6 @@ pub(crate) const SEND_LEN_MAX: usize = i32::MAX as usize;
 /// Flag and length.
 const PREFIX_LEN: usize = 5;
 
-/// Below this, copying costs less than the pinned rest of a read buffer.
-const COPY_BELOW: usize = 4 * 1024;
-
 /// What is reserved for a message on its announced length alone.
 const RESERVE_MAX: usize = 64 * 1024;
 
@@ -246,7 +226,6 @@ mod tests {
             })
             .unwrap();
             assert_eq!(message.payload_len(), payload.len());
-            assert_eq!(message.payload(), payload);
             let frame = message.clone().into_frame();
             assert_eq!(frame, framed(0, payload));
             assert_eq!(frame.as_ptr(), message.into_frame().as_ptr());
@@ -286,11 +265,6 @@ mod tests {
         deframer.feed(chunk.clone());
         let received = deframer.next(5_000).unwrap().unwrap();
         assert_eq!(received.payload.as_ptr(), chunk[PREFIX_LEN..].as_ptr());
-        let kept = received.clone().into_owned_payload();
-        assert_eq!(kept.as_ptr(), received.payload.as_ptr());
-        let short =
-            Received { compressed: false, payload: received.payload.slice(..COPY_BELOW - 1) };
-        assert_ne!(short.clone().into_owned_payload().as_ptr(), short.payload.as_ptr());
     }
 
     #[test]

@@ -27,10 +27,9 @@ pub use resolve::ManualResolver;
 pub use resolve::{BuildResolver, Resolution, Resolve, ResolveError};
 
 pub(crate) use error::{
-    ConnectError, ConnectFault, ConnectPhase, Disconnect, DisconnectCause, ErrorCode, Goaway,
-    NotGrpc, StreamError,
+    ConnectError, ConnectFault, ConnectPhase, Disconnect, ErrorCode, NotGrpc, StreamError,
 };
-pub(crate) use http2::{Connection, Driver, RecvHalf, RequestHead, Stream, StreamHandle, Traffic};
+pub(crate) use http2::{Connection, Driver, RecvHalf, RequestHead, Stream, StreamHandle};
 pub(crate) use message::{Message, Received};
 pub(crate) use response::{Headers, Trailers};
 

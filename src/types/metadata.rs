@@ -122,7 +122,9 @@ impl Metadata {
             return Ok(Self::default());
         }
         if own < fields.len() {
-            RESERVED_RECEIVED.map(|reserved| fields.remove(reserved));
+            for reserved in RESERVED_RECEIVED {
+                fields.remove(reserved);
+            }
         }
         Ok(Self(Some(Box::new(fields))))
     }

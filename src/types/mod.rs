@@ -24,5 +24,4 @@ pub use status::{Code, Status};
 pub use target::{Target, TargetError};
 
 pub(crate) use deadline::Timeout;
-pub(crate) use metadata::decode_bin;
 pub(crate) use seen::Seen;

@@ -201,9 +201,9 @@ impl Status {
 
     /// As a status of the control plane (a resolver, a policy) reaches a call (A54): codes that
     /// only a server may use become INTERNAL, the text is kept.
-    pub(crate) fn from_control_plane(self) -> Self {
+    pub(crate) fn from_control_plane(status: Self) -> Self {
         let restricted = matches!(
-            self.code(),
+            status.code(),
             Code::OK
                 | Code::INVALID_ARGUMENT
                 | Code::NOT_FOUND
@@ -214,9 +214,9 @@ impl Status {
                 | Code::DATA_LOSS
         );
         if !restricted {
-            return self;
+            return status;
         }
-        let mut inner = self.0;
+        let mut inner = status.0;
         inner.message = format!("{} from the control plane: {}", inner.code, inner.message);
         inner.code = Code::INTERNAL;
         Self(inner)
@@ -266,7 +266,7 @@ mod tests {
     fn the_control_plane_cannot_speak_for_the_server() {
         for number in 0..=17 {
             let code = Code::from_number(number);
-            let rewritten = Status::new(code, "why").from_control_plane();
+            let rewritten = Status::from_control_plane(Status::new(code, "why"));
             let restricted = matches!(number, 0 | 3 | 5 | 6 | 9 | 10 | 11 | 15);
             assert_eq!(rewritten.code(), if restricted { Code::INTERNAL } else { code });
             assert!(rewritten.message().contains("why"));

@@ -130,7 +130,7 @@ impl fmt::Display for TargetError {
         match &self.fault {
             Fault::Empty => f.write_str("the target is empty")?,
             Fault::Blank => {
-                write!(f, "target `{}` has white space in it", self.target.escape_debug())?
+                write!(f, "target `{}` has white space in it", self.target.escape_debug())?;
             }
             Fault::Escape => {
                 write!(f, "target `{}` has percent escapes that are no UTF-8", self.target)?;

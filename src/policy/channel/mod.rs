@@ -200,14 +200,6 @@ impl State {
             ) => state,
         }
     }
-
-    /// The config that applies, once there is one.
-    pub(crate) fn config(&self) -> Option<&Arc<ServiceConfig>> {
-        match self {
-            Self::Serving { config } => Some(config),
-            Self::Idle | Self::Resolving | Self::Unconfigured | Self::Shutdown => None,
-        }
-    }
 }
 
 fn serve(endpoints: Arc<[Endpoint]>, config: Arc<ServiceConfig>, fx: &mut Vec<Effect>) -> State {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use super::endpoint_shards::{EndpointShards, Ready, Spread};
+use super::endpoint_shards::{EndpointShards, Spread};
 use super::{
     LbContext, LbPolicy, LbPolicyBuilder, LbPolicyConfig, Pick, PickArgs, PickResult, Picker,
 };
@@ -21,9 +21,9 @@ impl Spread for RoundRobin {
         NAME
     }
 
-    fn picker(&mut self, ready: &[Ready<'_>], cx: &mut LbContext<'_>) -> Arc<dyn Picker> {
+    fn picker(&mut self, ready: &[SubchannelId], cx: &mut LbContext<'_>) -> Arc<dyn Picker> {
         Arc::new(InTurn {
-            subchannels: ready.iter().map(|ready| ready.subchannel).collect(),
+            subchannels: ready.into(),
             next: AtomicUsize::new(cx.random_below(ready.len())),
         })
     }

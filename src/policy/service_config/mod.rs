@@ -16,7 +16,7 @@ pub(crate) use json::optional_bool;
 
 /// A service config that has been read and found good (A2).
 #[derive(Clone, Debug)]
-pub struct ServiceConfig {
+pub(crate) struct ServiceConfig {
     lb: LbConfig,
 }
 

@@ -26,7 +26,7 @@ use super::connect::Io;
 use super::error::ConnectFault;
 use observed::{FirstFrame, Observed, Watch};
 
-pub(crate) use connection::{Connection, Traffic};
+pub(crate) use connection::Connection;
 pub(crate) use driver::Driver;
 pub(crate) use request::RequestHead;
 pub(crate) use stream::{RecvHalf, Stream, StreamHandle};

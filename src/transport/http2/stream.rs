@@ -63,6 +63,7 @@ pub(crate) struct StreamHandle {
 
 impl StreamHandle {
     /// Its number on the connection.
+    #[cfg(test)]
     pub(crate) fn id(&self) -> u32 {
         self.place.id
     }

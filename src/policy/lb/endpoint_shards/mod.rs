@@ -25,15 +25,7 @@ pub(crate) trait Spread: Send + 'static {
     fn configure(&mut self, _config: &LbPolicyConfig) {}
 
     /// A picker over `ready`, of which there is at least one.
-    fn picker(&mut self, ready: &[Ready<'_>], cx: &mut LbContext<'_>) -> Arc<dyn Picker>;
-}
-
-/// An endpoint that is READY.
-pub(crate) struct Ready<'a> {
-    /// Where its calls go.
-    pub(crate) subchannel: SubchannelId,
-    /// Which it is.
-    pub(crate) endpoint: &'a Endpoint,
+    fn picker(&mut self, ready: &[SubchannelId], cx: &mut LbContext<'_>) -> Arc<dyn Picker>;
 }
 
 /// Runs one `pick_first` per distinct endpoint, and publishes one picker for all of them.
@@ -70,8 +62,6 @@ pub(crate) struct EndpointShards<S> {
 
 struct Child {
     key: Key,
-    /// The one endpoint that it is for.
-    endpoint: Arc<[Endpoint]>,
     policy: PickFirst,
     connectivity: ConnectivityState,
     picker: Arc<dyn Picker>,
@@ -109,12 +99,11 @@ impl<S: Spread> EndpointShards<S> {
                 self.routes.insert(id, index);
             }
             self.counts.add(child.connectivity);
-            let endpoint: Arc<[Endpoint]> = Arc::new([endpoint.clone()]);
             let update = LbUpdate {
-                endpoints: Arc::clone(&endpoint),
+                endpoints: Arc::new([endpoint.clone()]),
                 config: LbPolicyConfig::new(pick_first::Config::default()),
             };
-            self.children.push(Child { endpoint, wake_at: None, ..child });
+            self.children.push(Child { wake_at: None, ..child });
             self.run(index, LbEvent::Update(update), cx);
         }
         if self.children.is_empty() {
@@ -228,7 +217,8 @@ impl<S: Spread> EndpointShards<S> {
         let whole = self.counts.whole();
         let picker = match whole {
             ConnectivityState::Ready => {
-                let ready: Vec<_> = self.children.iter().filter_map(Child::ready).collect();
+                let ready: Vec<_> =
+                    self.children.iter().filter_map(|child| child.policy.chosen()).collect();
                 self.spread.picker(&ready, cx)
             }
             ConnectivityState::Connecting | ConnectivityState::Idle => queue(),
@@ -293,16 +283,11 @@ impl Child {
     fn new(key: Key) -> Self {
         Self {
             key,
-            endpoint: Arc::new([]),
             policy: PickFirst::default(),
             connectivity: ConnectivityState::Connecting,
             picker: queue(),
             wake_at: None,
         }
-    }
-
-    fn ready(&self) -> Option<Ready<'_>> {
-        Some(Ready { subchannel: self.policy.chosen()?, endpoint: self.endpoint.first()? })
     }
 }
 
