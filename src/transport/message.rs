@@ -196,10 +196,10 @@ mod tests {
         bytes
     }
 
-    fn deframe(
-        chunks: &[&[u8]],
-        limit: usize,
-    ) -> (Vec<(bool, Vec<u8>)>, Result<bool, FramingError>) {
+    /// Whole messages: flag and payload.
+    type Messages = Vec<(bool, Vec<u8>)>;
+
+    fn deframe(chunks: &[&[u8]], limit: usize) -> (Messages, Result<bool, FramingError>) {
         let mut deframer = Deframer::default();
         let mut messages = Vec::new();
         for chunk in chunks {
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_message_carries_its_prefix_and_comes_back() {
-        for payload in [&b""[..], b"x", &[7; 70_000]] {
+        for payload in [&b""[..], b"x", &vec![7; 70_000]] {
             let message = Message::encode(payload.len(), |buf| {
                 buf.extend_from_slice(payload);
                 Ok::<_, Infallible>(())

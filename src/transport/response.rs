@@ -165,7 +165,9 @@ const DETAILS: &str = "grpc-status-details-bin";
 mod tests {
     use super::*;
 
-    fn fields(rows: &[(&'static str, &str)]) -> HeaderMap {
+    type Fields<'a> = &'a [(&'static str, &'a str)];
+
+    fn fields(rows: Fields<'_>) -> HeaderMap {
         let mut fields = HeaderMap::new();
         for (name, value) in rows {
             let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
@@ -196,7 +198,7 @@ mod tests {
     // spec: grpc/status-in-trailers
     #[test]
     fn trailers_are_read_leniently() {
-        let rows: &[(&[(&'static str, &str)], Code, &str)] = &[
+        let rows: &[(Fields<'_>, Code, &str)] = &[
             (&[("grpc-status", "0")], Code::OK, ""),
             (&[("grpc-status", "00")], Code::OK, ""),
             (&[("grpc-status", "14"), ("grpc-message", "a%20b")], Code::UNAVAILABLE, "a b"),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::mem;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -12,15 +12,14 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Reason, SendStream};
 use slab::Slab;
-use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, TryAcquireError};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::types::Address;
 
 use super::super::ConnectionOptions;
 use super::super::error::{Disconnect, DisconnectCause, StreamError};
 use super::super::message::{Message, SEND_LEN_MAX};
+use super::admission::{Admission, Quota, Refusal};
 use super::driver::Driver;
 use super::observed::{Observed, Watch};
 use super::request::Template;
@@ -48,11 +47,17 @@ impl Connection {
         first: Option<(Message, bool)>,
         deadline: Option<Instant>,
     ) -> Result<Stream, StreamError> {
-        let waited = if self.0.admit_now()? {
-            Duration::ZERO
-        } else {
-            Box::pin(self.0.admit_later(deadline)).await?
+        let admission = &self.0.admission;
+        let waited = match admission.admit_now() {
+            Ok(true) => Ok(Duration::ZERO),
+            // Boxed so that calls which need not wait, nearly all, have a small future.
+            Ok(false) => Box::pin(admission.admit_later(deadline)).await,
+            Err(refusal) => Err(refusal),
         };
+        let waited = waited.map_err(|refusal| match refusal {
+            Refusal::Stopped => self.0.unsent(),
+            Refusal::Failed(error) => error,
+        })?;
         let admitted = Admitted(&self.0);
         let stream = start(&self.0, head, first, deadline, waited)?;
         // The stream gives it back.
@@ -89,12 +94,12 @@ impl Connection {
 
     /// How many calls wait for the server to take more streams.
     pub(crate) fn queued_streams(&self) -> usize {
-        self.0.queued.load(Ordering::Relaxed)
+        self.0.admission.queued()
     }
 
     /// How many streams the server takes at a time.
     pub(crate) fn max_concurrent_streams(&self) -> usize {
-        self.0.table().limit
+        self.0.table().quota.limit()
     }
 
     /// Whether new streams can be opened, as far as is known.
@@ -148,7 +153,8 @@ pub(super) fn new(
     identity: Identity,
     options: &ConnectionOptions,
 ) -> (Connection, Driver) {
-    let limit = send_request.current_max_send_streams().min(Semaphore::MAX_PERMITS);
+    let limit = send_request.current_max_send_streams();
+    let (admission, quota) = Admission::new(limit, options.queued_streams_max);
     let shared = Arc::new(Shared {
         identity,
         template: Template::new(options.user_agent.clone()),
@@ -158,13 +164,9 @@ pub(super) fn new(
             send_request: Some(send_request),
             streams: Slab::new(),
             wake_at: None,
-            limit,
-            deficit: 0,
+            quota,
         }),
-        admission: Semaphore::new(limit),
-        queued: AtomicUsize::new(0),
-        queued_max: options.queued_streams_max,
-        runtime: Handle::current(),
+        admission,
         driver: AtomicWaker::new(),
         stopped: OnceLock::new(),
         ended: OnceLock::new(),
@@ -181,14 +183,7 @@ pub(super) struct Shared {
     pub(super) watch: Arc<Watch>,
     /// Held only for a few calls into the engine, never across an await.
     table: Mutex<Table>,
-    /// A permit for each stream that the peer takes. Closed when no more can be opened.
-    admission: Semaphore,
-    /// Calls that wait for a permit.
-    queued: AtomicUsize,
-    /// How many may.
-    queued_max: usize,
-    /// Where the connection was dialled: its timers serve callers that run elsewhere.
-    runtime: Handle,
+    admission: Admission,
     /// Wakes the driver.
     pub(super) driver: AtomicWaker,
     /// Why no more streams can be opened; set before `admission` is closed.
@@ -215,10 +210,7 @@ pub(super) struct Table {
     pub(super) streams: Slab<Entry>,
     /// When the driver looks for expired streams next; no later than the earliest deadline.
     pub(super) wake_at: Option<Instant>,
-    /// How many streams the peer takes.
-    limit: usize,
-    /// Permits that are out beyond `limit`, because it was lowered: swallowed when given back.
-    deficit: usize,
+    quota: Quota,
 }
 
 /// One open stream.
@@ -243,6 +235,17 @@ impl Entry {
     }
 }
 
+/// What is to be reset of a stream that is given up.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Reset {
+    /// The peer has ended the stream as a whole.
+    Nothing,
+    /// The peer has sent everything: only what this side has not sent.
+    SendHalf,
+    /// All of it.
+    Whole(Reason),
+}
+
 impl Table {
     /// The stream at `key`, if it is still the one with `id`.
     pub(super) fn stream(&mut self, key: usize, id: u32) -> Option<&mut Entry> {
@@ -255,16 +258,7 @@ struct Admitted<'a>(&'a Shared);
 
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
-        self.0.give_back(&mut self.0.table());
-    }
-}
-
-/// A place in the queue for admission.
-struct Queued<'a>(&'a AtomicUsize);
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.admission.give_back(&mut self.0.table().quota);
     }
 }
 
@@ -283,9 +277,8 @@ fn start(
 
     let mut guard = shared.table();
     let table = &mut *guard;
-    let stopped = || StreamError::Unsent(shared.why_stopped(|| DisconnectCause::Local));
     let (Some(send_request), Some(probe)) = (&mut table.send_request, &mut table.probe) else {
-        return Err(stopped());
+        return Err(shared.unsent());
     };
     let mut opened = send_request.send_request(prepared, false);
     if opened.is_err() {
@@ -295,7 +288,7 @@ fn start(
         match probe.poll_ready(&mut cx) {
             Poll::Ready(Err(error)) => {
                 shared.stop(table, || fault::of_connection(shared, &error));
-                return Err(stopped());
+                return Err(shared.unsent());
             }
             Poll::Ready(Ok(())) | Poll::Pending => {
                 *send_request = probe.clone();
@@ -413,17 +406,8 @@ impl Shared {
             self.stop(table, || fault::of_connection(self, &error));
             return;
         }
-        let limit = probe.current_max_send_streams().min(Semaphore::MAX_PERMITS);
-        let (raised, lowered) =
-            (limit.saturating_sub(table.limit), table.limit.saturating_sub(limit));
-        table.limit = limit;
-        if raised > 0 {
-            let swallowed = raised.min(table.deficit);
-            table.deficit -= swallowed;
-            self.admission.add_permits(raised - swallowed);
-        } else if lowered > 0 {
-            table.deficit += lowered - self.admission.forget_permits(lowered);
-        }
+        let limit = probe.current_max_send_streams();
+        self.admission.set_limit(&mut table.quota, limit);
     }
 
     /// Resets the streams whose deadline has passed at `now`, and finds the next deadline.
@@ -446,21 +430,21 @@ impl Shared {
         table.wake_at = next;
     }
 
-    /// Takes the stream at `key` out of the table, resets it with `reset` if that still means
-    /// anything, and gives its admission back. Does nothing if it is gone.
-    pub(super) fn remove(&self, key: usize, id: u32, reset: Option<Reason>) {
+    /// Takes the stream at `key` out of the table and gives its admission back; what is open of it
+    /// is `reset`. Does nothing if it is gone.
+    pub(super) fn remove(&self, key: usize, id: u32, reset: Reset) {
         let mut table = self.table();
         if table.stream(key, id).is_none() {
             return;
         }
         let mut entry = table.streams.remove(key);
-        // A response that ended after the last message ended the whole stream: nothing is left to
-        // reset, or, where that message is still on its way out, dropping the stream does it.
-        let is_complete = entry.is_send_closed && reset == Some(Reason::NO_ERROR);
-        if let Some(reason) = reset.filter(|_| !is_complete) {
-            entry.send.send_reset(reason);
+        match reset {
+            Reset::Whole(reason) => entry.send.send_reset(reason),
+            // A stream that is complete must not be reset: the engine would keep it for a while.
+            Reset::SendHalf if !entry.is_send_closed => entry.send.send_reset(Reason::NO_ERROR),
+            Reset::SendHalf | Reset::Nothing => {}
         }
-        self.give_back(&mut table);
+        self.admission.give_back(&mut table.quota);
         drop(table);
         drop(entry);
         self.wake_if_stopped();
@@ -473,59 +457,8 @@ impl Shared {
         }
     }
 
-    fn give_back(&self, table: &mut Table) {
-        if table.deficit > 0 {
-            table.deficit -= 1;
-        } else {
-            self.admission.add_permits(1);
-        }
-    }
-
-    /// Whether a stream is admitted without waiting.
-    fn admit_now(&self) -> Result<bool, StreamError> {
-        match self.admission.try_acquire() {
-            Ok(permit) => {
-                permit.forget();
-                Ok(true)
-            }
-            Err(TryAcquireError::NoPermits) => Ok(false),
-            Err(TryAcquireError::Closed) => Err(self.refused()),
-        }
-    }
-
-    /// Waits for admission; says how long that took.
-    async fn admit_later(&self, deadline: Option<Instant>) -> Result<Duration, StreamError> {
-        let before = self.queued.fetch_add(1, Ordering::Relaxed);
-        let _queued = Queued(&self.queued);
-        if before >= self.queued_max {
-            return Err(StreamError::QueueFull { limit: self.queued_max });
-        }
-        let since = Instant::now();
-        let permit = match deadline {
-            None => self.admission.acquire().await,
-            Some(deadline) => {
-                let expired = {
-                    // The caller may run outside of any runtime.
-                    let _entered = self.runtime.enter();
-                    sleep_until(deadline)
-                };
-                tokio::select! {
-                    biased;
-                    permit = self.admission.acquire() => permit,
-                    () = expired => return Err(StreamError::DeadlineExceeded),
-                }
-            }
-        };
-        match permit {
-            Ok(permit) => {
-                permit.forget();
-                Ok(since.elapsed())
-            }
-            Err(_closed) => Err(self.refused()),
-        }
-    }
-
-    fn refused(&self) -> StreamError {
+    /// The error of a stream that comes too late.
+    fn unsent(&self) -> StreamError {
         StreamError::Unsent(self.why_stopped(|| DisconnectCause::Local))
     }
 }

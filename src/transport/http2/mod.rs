@@ -5,6 +5,7 @@
 //! deadlines of all streams with one timer. Streams beyond the peer's limit wait in one bounded
 //! first-in-first-out queue before they enter the engine.
 
+mod admission;
 mod connection;
 mod driver;
 mod fault;

@@ -16,7 +16,7 @@ use http::header;
 use super::super::error::{NotGrpc, StreamError};
 use super::super::message::{Deframer, FramingError, Message, Received};
 use super::super::response::{self, Headers, Trailers};
-use super::connection::{Shared, check_len};
+use super::connection::{Reset, Shared, check_len};
 use super::fault;
 
 /// An open stream. Its halves may be taken apart.
@@ -145,7 +145,7 @@ impl StreamHandle {
 impl Drop for StreamHandle {
     fn drop(&mut self) {
         let Place { shared, key, id } = &self.place;
-        shared.remove(*key, *id, Some(Reason::CANCEL));
+        shared.remove(*key, *id, Reset::Whole(Reason::CANCEL));
     }
 }
 
@@ -221,7 +221,7 @@ impl RecvHalf {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    self.end(Err(error.into()), Some(Reason::CANCEL));
+                    self.end(Err(error.into()), Reset::Whole(Reason::CANCEL));
                     continue;
                 }
             }
@@ -303,8 +303,10 @@ impl RecvHalf {
                     };
                     let kept = chunk.len().min(EXCERPT_BYTES - excerpt.len());
                     excerpt.extend_from_slice(&chunk[..kept]);
-                    if chunk.is_empty() || excerpt.len() == EXCERPT_BYTES {
-                        self.end_foreign();
+                    if chunk.is_empty() {
+                        self.end_foreign(Reset::SendHalf);
+                    } else if excerpt.len() == EXCERPT_BYTES {
+                        self.end_foreign(Reset::Whole(Reason::PROTOCOL_ERROR));
                     }
                 }
                 State::Ending(Err(_)) => return Poll::Ready(self.tell_end()),
@@ -328,27 +330,27 @@ impl RecvHalf {
             });
             self.state = State::Foreign { body, what, excerpt: BytesMut::new() };
             if is_whole {
-                self.end_foreign();
+                self.end_foreign(Reset::SendHalf);
             }
         } else if is_whole {
             self.headers = Some(Headers { trailers_only: true, ..Headers::default() });
-            self.end(Trailers::parse(head.headers), Some(Reason::NO_ERROR));
+            self.end(Trailers::parse(head.headers), Reset::SendHalf);
         } else {
             match Headers::parse(head.headers) {
                 Ok(headers) => {
                     self.headers = Some(headers);
                     self.state = State::Body(body);
                 }
-                Err(error) => self.end(Err(error), Some(Reason::CANCEL)),
+                Err(error) => self.end(Err(error), Reset::Whole(Reason::CANCEL)),
             }
         }
     }
 
-    fn end_foreign(&mut self) {
+    fn end_foreign(&mut self, reset: Reset) {
         if let State::Foreign { what, excerpt, .. } = &mut self.state {
             what.body = String::from_utf8_lossy(excerpt).into_owned();
             let error = StreamError::NotGrpc(what.clone());
-            self.end(Err(error), Some(Reason::PROTOCOL_ERROR));
+            self.end(Err(error), reset);
         }
     }
 
@@ -366,7 +368,7 @@ impl RecvHalf {
                     }
                     outcome => outcome,
                 };
-                self.end(outcome, Some(Reason::NO_ERROR));
+                self.end(outcome, Reset::SendHalf);
             }
             Ok(None) => {
                 let error = if self.deframer.is_in_message() {
@@ -374,7 +376,7 @@ impl RecvHalf {
                 } else {
                     StreamError::NoTrailers
                 };
-                self.end(Err(error), Some(Reason::CANCEL));
+                self.end(Err(error), Reset::SendHalf);
             }
             Err(error) => self.fail(&error),
         }
@@ -390,12 +392,12 @@ impl RecvHalf {
             entry.and_then(|entry| entry.ended.clone())
         };
         let error = fault::of_stream(shared, *id, ended_here.as_ref(), error);
-        self.end(Err(error), None);
+        self.end(Err(error), Reset::Nothing);
     }
 
     /// Ends it, and gives its place on the connection back. `reset` tells a server that still
     /// reads or writes to stop.
-    fn end(&mut self, outcome: Result<Trailers, StreamError>, reset: Option<Reason>) {
+    fn end(&mut self, outcome: Result<Trailers, StreamError>, reset: Reset) {
         let Place { shared, key, id } = &self.place;
         let over = mem::replace(&mut self.state, State::Ending(outcome));
         shared.remove(*key, *id, reset);

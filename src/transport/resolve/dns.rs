@@ -165,3 +165,147 @@ impl fmt::Display for Cause<'_> {
 }
 
 const DNS_PORT: u16 = 53;
+
+#[cfg(test)]
+mod tests {
+    use hickory_resolver::proto::op::{Message, ResponseCode};
+    use hickory_resolver::proto::rr::rdata::{A, AAAA};
+    use hickory_resolver::proto::rr::{RData, Record, RecordType};
+    use tokio::net::UdpSocket;
+
+    use crate::types::{Address, Refresh};
+
+    use super::*;
+
+    fn build(text: &str) -> Result<Box<dyn Resolve>, TargetError> {
+        DnsResolver::build(&Target::parse(text, &["dns"], "dns").unwrap())
+    }
+
+    async fn addresses(resolver: &mut Box<dyn Resolve>) -> Result<Vec<String>, ResolveError> {
+        let resolution = resolver.resolve().await?;
+        let mut addresses = Vec::new();
+        for endpoint in resolution.endpoints {
+            let [Address::Socket(addr)] = endpoint.addresses() else {
+                panic!("one address each, not {endpoint:?}")
+            };
+            addresses.push(addr.to_string());
+        }
+        addresses.sort();
+        Ok(addresses)
+    }
+
+    #[test]
+    fn an_endpoint_is_a_host_and_a_port() {
+        let rows = [
+            ("greeter", ("greeter", 443)),
+            ("greeter.example:50051", ("greeter.example", 50051)),
+            (":50051", ("localhost", 50051)),
+            ("10.0.0.7:1", ("10.0.0.7", 1)),
+            ("[::1]:65535", ("::1", 65535)),
+            ("[::1]", ("::1", 443)),
+            ("::1", ("::1", 443)),
+        ];
+        let target = Target::parse("dns:x", &["dns"], "dns").unwrap();
+        for (text, expected) in rows {
+            assert_eq!(split_endpoint(&target, text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bad_target_is_refused_with_what_is_expected() {
+        let rows = [
+            ("dns:///", "there is no host"),
+            ("dns:greeter:", "no port after the colon"),
+            ("dns:greeter:99999", "port `99999` is not a number from 1 to 65535"),
+            ("dns:greeter:0", "port `0` is not"),
+            ("dns:greeter:+1", "port `+1` is not"),
+            ("dns:greeter:http", "port `http` is not"),
+            ("dns:[::1", "`[::1` is not an IPv6 address"),
+            ("dns:[greeter]:1", "expected [a::b]"),
+            ("dns:[::1]x", "`x` follows the address"),
+            ("dns:a:b:1", "port `b:1` is not"),
+            ("dns://ns.example/greeter", "name server `ns.example` is not an IP address"),
+            ("dns://1.2.3.4:x/greeter", "`1.2.3.4:x`"),
+        ];
+        for (text, part) in rows {
+            let error = build(text).err().unwrap().to_string();
+            assert!(error.contains(part) && error.contains(text), "{error}");
+        }
+        for text in ["dns://8.8.8.8/a", "dns://8.8.8.8:53/a", "dns://[::1]/a", "dns://[::1]:53/a"] {
+            build(text).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn an_ip_address_is_not_looked_up() {
+        for (text, address) in [("dns:10.0.0.7", "10.0.0.7:443"), ("dns:[::1]:5", "[::1]:5")] {
+            let mut resolver = build(text).unwrap();
+            assert_eq!(resolver.refresh(), Refresh::Never);
+            assert_eq!(addresses(&mut resolver).await.unwrap(), [address]);
+        }
+    }
+
+    /// Answers queries for `greeter.example`, the n-th of each type with the n-th of `rounds`, and
+    /// others with no such name.
+    async fn name_server(rounds: Vec<Vec<IpAddr>>) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let addr = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut asked = [0, 0];
+            let mut buf = [0; 1500];
+            loop {
+                let (len, from) = socket.recv_from(&mut buf).await.unwrap();
+                let query = Message::from_vec(&buf[..len]).unwrap();
+                let question = query.queries[0].clone();
+                let mut answer = Message::response(query.metadata.id, query.metadata.op_code);
+                answer.add_query(question.clone());
+                let is_v6 = question.query_type() == RecordType::AAAA;
+                let round = asked[usize::from(is_v6)].min(rounds.len() - 1);
+                asked[usize::from(is_v6)] += 1;
+                if question.name().to_string() == "greeter.example." {
+                    for ip in &rounds[round] {
+                        let data = match ip {
+                            IpAddr::V4(ip) if !is_v6 => RData::A(A(*ip)),
+                            IpAddr::V6(ip) if is_v6 => RData::AAAA(AAAA(*ip)),
+                            IpAddr::V4(_) | IpAddr::V6(_) => continue,
+                        };
+                        // A long life, which must not keep a later lookup from asking.
+                        let name = question.name().clone();
+                        answer.add_answer(Record::from_rdata(name, 86_400, data));
+                    }
+                } else {
+                    answer.metadata.response_code = ResponseCode::NXDomain;
+                }
+                let bytes = answer.to_vec().unwrap();
+                socket.send_to(&bytes, from).await.unwrap();
+            }
+        });
+        addr
+    }
+
+    #[tokio::test]
+    async fn every_lookup_asks_the_name_server() {
+        let [one, two, three] = ["10.0.0.1", "10.0.0.2", "::3"].map(|ip| ip.parse().unwrap());
+        let server = name_server(vec![vec![one, three], vec![two]]).await;
+        let mut resolver = build(&format!("dns://{server}/greeter.example.:80")).unwrap();
+        let floor = std::time::Duration::from_secs(30);
+        assert_eq!(resolver.refresh(), Refresh::AtMostEvery(floor));
+        let first = addresses(&mut resolver).await.unwrap();
+        assert_eq!(first, ["10.0.0.1:80", "[::3]:80"]);
+        assert_eq!(addresses(&mut resolver).await.unwrap(), ["10.0.0.2:80"]);
+    }
+
+    #[tokio::test]
+    async fn an_error_names_the_host_and_the_cause() {
+        let server = name_server(vec![vec![]]).await;
+        let mut none = build(&format!("dns://{server}/nobody.example.")).unwrap();
+        let error = addresses(&mut none).await.unwrap_err();
+        let expected =
+            format!("DNS lookup of `nobody.example.` at {server}: there is no such name");
+        assert_eq!(error.to_string(), expected);
+        assert!(error.source().is_some());
+        let mut empty = build(&format!("dns://{server}/greeter.example.")).unwrap();
+        let error = addresses(&mut empty).await.unwrap_err().to_string();
+        assert!(error.contains("the name has no addresses"), "{error}");
+    }
+}

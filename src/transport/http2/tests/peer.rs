@@ -41,7 +41,7 @@ impl Frame {
         self.flags & END_STREAM != 0
     }
 
-    /// The error code of RST_STREAM.
+    /// The error code of a reset.
     pub(super) fn code(&self) -> u32 {
         assert_eq!(self.kind, RST_STREAM, "{self:?}");
         u32::from_be_bytes(self.payload[..4].try_into().unwrap())
