@@ -31,6 +31,8 @@ pub(crate) enum Msg {
     Retire,
     /// Do not wait for the end of the backoff.
     ResetBackoff,
+    /// A connection takes no more calls.
+    Lost(Disconnect),
     /// Tell how you stand.
     Inspect(oneshot::Sender<ActorReport>),
     /// Suffer this.
@@ -44,7 +46,6 @@ pub(crate) struct Own(Completion);
 
 enum Completion {
     Dialed { dial: u64, outcome: Box<Result<(Connection, Driver), ConnectError>> },
-    Lost(Disconnect),
     Wake(u64),
 }
 
@@ -102,11 +103,14 @@ impl Actor for AddrConn {
         message: Msg,
         life: &mut Life,
     ) -> Result<(), ActorProcessingErr> {
-        self.subchannel.mailbox.one_taken();
+        if !matches!(message, Msg::Own(_)) {
+            self.subchannel.mailbox.one_taken();
+        }
         match message {
             Msg::Connect => self.connect(&me, life),
             Msg::Retire => self.advance(&me, life, Event::Retire, None),
             Msg::ResetBackoff => self.advance(&me, life, Event::ResetBackoff, None),
+            Msg::Lost(cause) => self.lost(&me, life, &cause),
             Msg::Inspect(reply) => self.inspect(life, reply),
             Msg::Inject(fault) => fault.suffer().await,
             Msg::Own(Own(completion)) => self.complete(&me, life, completion),
@@ -152,7 +156,6 @@ impl AddrConn {
             }
             // The connection of this news has been replaced, or this dial given up.
             Completion::Dialed { .. } => {}
-            Completion::Lost(cause) => self.lost(me, life, &cause),
             Completion::Wake(epoch) => {
                 if life.timer.is_current(epoch) {
                     self.advance(me, life, Event::Wake, None);
@@ -197,13 +200,16 @@ impl AddrConn {
             report.counters.extend([
                 ("open streams", connection.open_streams() as u64),
                 ("queued streams", connection.queued_streams() as u64),
-                ("streams allowed", connection.max_concurrent_streams() as u64),
                 ("streams", traffic.streams_started),
                 ("messages sent", traffic.messages_sent),
                 ("messages received", traffic.messages_received),
                 ("bytes sent", traffic.bytes_written),
                 ("bytes received", traffic.bytes_read),
             ]);
+            let allowed = connection.max_concurrent_streams();
+            if allowed < NO_LIMIT {
+                report.counters.insert("streams allowed", allowed as u64);
+            }
         }
         // Whoever asked may have stopped waiting.
         let _ = reply.send(report);
@@ -312,11 +318,14 @@ async fn drive(
         .run(|cause| {
             // Calls stop picking it at once; the actors hear of it when they come to it.
             subchannel.slot.empty_if_unusable();
-            subchannel.mailbox.tell(Msg::Own(Own(Completion::Lost(cause.clone()))));
+            subchannel.mailbox.tell(Msg::Lost(cause.clone()));
         })
         .await;
     core.connections().remove(key);
 }
+
+/// What a server that sets no limit to streams amounts to.
+const NO_LIMIT: usize = u32::MAX as usize;
 
 /// Sets the dice of the `AddrConn`s of one seed apart.
 const ADDR_CONN_DICE: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -107,11 +107,11 @@ impl Actor for Balancer {
         message: Msg,
         life: &mut Life,
     ) -> Result<(), ActorProcessingErr> {
+        if !matches!(message, Msg::Own(_)) {
+            self.core.balancer.one_taken();
+        }
         match message {
-            Msg::Own(Own(completion)) => {
-                self.complete(&me, life, completion);
-                return Ok(());
-            }
+            Msg::Own(Own(completion)) => self.complete(&me, life, completion),
             Msg::Updated => self.updated(&me, life),
             Msg::ResolverFailed => self.resolver_failed(&me, life),
             Msg::SubchannelChanged { id, state } => self.subchannel_changed(&me, life, id, state),
@@ -119,7 +119,6 @@ impl Actor for Balancer {
             Msg::Inspect(reply) => self.inspect(life, reply),
             Msg::Inject(fault) => fault.suffer().await,
         }
-        self.core.balancer.one_taken();
         Ok(())
     }
 }

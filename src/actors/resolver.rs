@@ -105,11 +105,11 @@ impl Actor for Resolver {
         message: Msg,
         life: &mut Life,
     ) -> Result<(), ActorProcessingErr> {
+        if !matches!(message, Msg::Own(_)) {
+            self.core.resolver.one_taken();
+        }
         match message {
-            Msg::Own(Own(completion)) => {
-                self.complete(&me, life, completion);
-                return Ok(());
-            }
+            Msg::Own(Own(completion)) => self.complete(&me, life, completion),
             Msg::Start => self.advance(&me, life, Event::Start),
             Msg::ResolveNow => self.advance(&me, life, Event::ResolveNow),
             Msg::Accepted => self.advance(&me, life, Event::Accepted),
@@ -119,7 +119,6 @@ impl Actor for Resolver {
             Msg::Inspect(reply) => self.inspect(life, reply),
             Msg::Inject(fault) => fault.suffer().await,
         }
-        self.core.resolver.one_taken();
         Ok(())
     }
 }

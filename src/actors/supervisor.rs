@@ -100,16 +100,15 @@ impl Actor for Supervisor {
         message: Msg,
         life: &mut Life,
     ) -> Result<(), ActorProcessingErr> {
+        if !matches!(message, Msg::Own(_)) {
+            self.core.supervisor.one_taken();
+        }
         match message {
-            Msg::Own(Own(part)) => {
-                self.start(&me, life, part).await;
-                return Ok(());
-            }
+            Msg::Own(Own(part)) => self.start(&me, life, part).await,
             Msg::Spawn(id) => self.spawn_if_new(&me, life, Part::AddrConn(id)).await,
             Msg::Inspect(reply) => self.inspect(life, reply),
             Msg::Inject(fault) => fault.suffer().await,
         }
-        self.core.supervisor.one_taken();
         Ok(())
     }
 

@@ -203,7 +203,7 @@ impl ChannelBuilder {
         };
         let authority = match &self.authority {
             Some(text) => Authority::parse(text)?,
-            None => Authority::of_endpoint(target.endpoint())?,
+            None => Authority::of_endpoint(target.endpoint()),
         };
         let mut connection = self.connection.clone();
         connection.user_agent = user_agent(self.user_agent.as_deref())?;

@@ -15,15 +15,19 @@ impl Authority {
         text.parse().map(Self).map_err(|_| InvalidAuthority { text: text.into() })
     }
 
-    /// The authority of a channel to `endpoint`: a leading `:` gets the host `localhost`.
+    /// The authority of a channel to `endpoint`: a leading `:` gets the host `localhost`, and of a
+    /// list of addresses it is the first.
     ///
     /// What may not stand in an authority becomes `-`. gRPC would percent-encode it, which the
-    /// `http` crate refuses in a host; a channel to such a name sets its authority itself.
-    pub(crate) fn of_endpoint(endpoint: &str) -> Result<Self, InvalidAuthority> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:[]".contains(c);
-        let host = if endpoint.starts_with(':') { "localhost" } else { "" };
-        let name: String = endpoint.chars().map(|c| if legal(c) { c } else { '-' }).collect();
+    /// `http` crate refuses in a host. Where that leaves no authority it is `localhost`, as for
+    /// sockets that have no host. A channel to such a name may set its authority itself.
+    pub(crate) fn of_endpoint(endpoint: &str) -> Self {
+        let first = endpoint.split(',').next().unwrap_or_default();
+        let legal = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+;=:[]".contains(c);
+        let host = if first.starts_with(':') { "localhost" } else { "" };
+        let name: String = first.chars().map(|c| if legal(c) { c } else { '-' }).collect();
         Self::parse(&format!("{host}{name}"))
+            .unwrap_or_else(|_| Self(http::uri::Authority::from_static("localhost")))
     }
 
     /// As text.
@@ -73,9 +77,11 @@ mod tests {
             (":50051", "localhost:50051"),
             ("[::1]:80", "[::1]:80"),
             ("a/b", "a-b"),
+            ("10.0.0.7:1,10.0.0.8:1", "10.0.0.7:1"),
+            ("unix:///run/greeter", "localhost"),
         ];
         for (endpoint, authority) in rows {
-            assert_eq!(Authority::of_endpoint(endpoint).unwrap().as_str(), authority, "{endpoint}");
+            assert_eq!(Authority::of_endpoint(endpoint).as_str(), authority, "{endpoint}");
         }
     }
 
