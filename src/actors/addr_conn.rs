@@ -185,6 +185,7 @@ impl AddrConn {
 
     fn lost(&self, me: &ActorRef<Msg>, life: &mut Life, cause: &Disconnect) {
         life.vitals.count("lost connections");
+        tracing::info!(target: "switchboard", %cause, "connection takes no more calls");
         life.vitals.fail(cause.clone());
         // News of an older connection says nothing of the one that serves now.
         if self.subchannel.slot.connection().is_none() {

@@ -93,14 +93,14 @@ impl Channel {
     pub async fn invoke<Req, Resp>(
         &self,
         method: impl IntoMethod<Req, Resp>,
-        request: impl Into<Request<Req>>,
+        request: Request<Req>,
     ) -> Result<Response<Resp>, Status> {
         let PreparedMethod { path, cardinality, vtable } = method.prepare()?;
         if cardinality.is_some_and(|cardinality| cardinality != Cardinality::Unary) {
             let text = format!("{path} is a streaming method: call it with new_stream");
             return Err(Status::internal(text));
         }
-        let (message, options) = request.into().into_parts();
+        let (message, options) = request.into_parts();
         let message = encode(&message, &vtable, self.send_bytes_max(&options))?;
         let call = self.call_head(path, options);
         let reply = call::unary(&self.handle.core.shared, &call, message).await?;

@@ -166,12 +166,6 @@ impl<M> Request<M> {
     }
 }
 
-impl<M> From<M> for Request<M> {
-    fn from(message: M) -> Self {
-        Self::new(message)
-    }
-}
-
 /// A successful answer: a message, and what the server sent around it.
 #[derive(Clone, Debug)]
 pub struct Response<M> {

@@ -89,7 +89,7 @@ mod tests {
             (Duration::ZERO, "0n"),
             (Duration::from_nanos(1), "1n"),
             (Duration::from_nanos(99_999_999), "99999999n"),
-            (Duration::from_nanos(100_000_000), "100m"),
+            (Duration::from_millis(100), "100m"),
             (Duration::from_nanos(100_000_001), "101m"),
             (Duration::from_millis(200), "200m"),
             (Duration::from_micros(59_999_987), "60000m"),

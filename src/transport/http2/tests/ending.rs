@@ -37,7 +37,7 @@ async fn goaway_ends_only_the_streams_above_its_last() {
 async fn goaway_without_streams_closes_at_once() {
     let (client, mut peer) = connected(&[]).await;
     peer.goaway(0, NO_ERROR, b"").await;
-    let (_, told) = client.ended().await;
+    let (ended, told) = client.ended().await;
     assert_eq!(ended.to_string(), "server:1: GOAWAY NO_ERROR");
     assert_eq!(told, [ended.to_string()]);
 }
@@ -54,7 +54,7 @@ async fn a_connection_that_breaks_after_goaway_tells_of_both() {
     let expected = "server:1: the server closed the connection; received before: GOAWAY NO_ERROR, \
                     debug data \"soon\"";
     assert_eq!(error.to_string(), expected);
-    let (_, told) = client.ended().await;
+    let (ended, told) = client.ended().await;
     assert!(matches!(ended.cause(), DisconnectCause::Goaway(_) | DisconnectCause::Lost(_)));
     assert_eq!(told.len(), 1);
 }
@@ -78,7 +78,7 @@ async fn a_lost_connection_tells_what_was_sent_from_what_was_not() {
     let never = unsent.recv.headers().await.unwrap_err();
     assert_eq!(never.seen(), Seen::Never, "{never}");
     assert!(never.to_string().starts_with("server:1: "), "{never}");
-    let (_, told) = client.ended().await;
+    let (ended, told) = client.ended().await;
     assert!(matches!(ended.cause(), DisconnectCause::Lost(_)));
     assert_eq!(told, [ended.to_string()]);
 }
@@ -93,7 +93,7 @@ async fn a_server_that_breaks_the_protocol_loses_the_connection() {
     let error = stream.recv.headers().await.unwrap_err();
     assert_eq!(error.seen(), Seen::Maybe);
     assert_eq!(peer.expect(GOAWAY).await.payload[4..8], [0, 0, 0, 1]);
-    let (_, told) = client.ended().await;
+    let (ended, told) = client.ended().await;
     assert!(ended.to_string().contains("broke the HTTP/2 protocol"));
     assert_eq!(told.len(), 1);
 }
@@ -113,7 +113,7 @@ async fn a_drained_connection_closes_when_its_streams_have_ended() {
     peer.answer(id, b"").await;
     assert!(stream.recv.trailers().await.unwrap().is_ok());
     // The stream has ended, though it is still held.
-    let (_, told) = client.ended().await;
+    let (ended, told) = client.ended().await;
     assert_eq!(ended.cause(), &DisconnectCause::Local);
     assert_eq!(told.len(), 1);
     assert_eq!(peer.expect(GOAWAY).await.payload[4..8], [0; 4]);
@@ -174,7 +174,7 @@ async fn closing_ends_every_stream_at_once() {
         assert_eq!(peer.expect(RST_STREAM).await.code(), CANCEL);
     }
     // Though one is still held.
-    let (_, told) = client.ended().await;
+    let (ended, told) = client.ended().await;
     assert_eq!(ended.cause(), &DisconnectCause::Local);
     assert_eq!(told.len(), 1);
     assert_eq!(idle.recv.headers().await.unwrap_err(), StreamError::Closed);
@@ -207,7 +207,7 @@ async fn closing_after_goaway_ends_the_streams_that_are_left() {
     settle().await;
     client.connection.close();
     assert_eq!(stream.recv.headers().await.unwrap_err(), StreamError::Closed);
-    let (_, told) = client.ended().await;
+    let (ended, told) = client.ended().await;
     assert!(matches!(ended.cause(), DisconnectCause::Goaway(_)));
     assert_eq!(told.len(), 1);
 }

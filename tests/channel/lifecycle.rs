@@ -1,0 +1,189 @@
+//! How channels begin, change their state and end.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use switchboard::{CallOptions, Channel, Code, ConnectivityState, Credentials, StateChange};
+use tokio_stream::StreamExt as _;
+
+use crate::support::greeter::{
+    BIDI_HELLO, Greeter, LOTS_OF_REPLIES, SAY_HELLO, ask, hello, target_of,
+};
+use crate::support::{close_without_leaks, no_leaks, plaintext, until, until_state};
+
+fn greeted() -> (Channel, [Greeter; 1]) {
+    let greeter = [Greeter::start()];
+    (plaintext(target_of(&greeter)).build().unwrap(), greeter)
+}
+
+#[tokio::test]
+async fn a_channel_does_nothing_before_its_first_use() {
+    let (channel, greeter) = greeted();
+    assert_eq!(channel.state(), ConnectivityState::Idle);
+    let inspection = channel.inspect().await;
+    assert!(inspection.actors.is_empty(), "{inspection}");
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+    close_without_leaks(channel, &greeter).await;
+    assert_eq!(greeter[0].accepted(), 0);
+}
+
+#[tokio::test]
+async fn connect_connects_without_a_call() {
+    let (channel, greeter) = greeted();
+    channel.connect();
+    until_state(&channel, ConnectivityState::Ready).await;
+    assert_eq!(greeter[0].received(), 0);
+    assert_eq!(greeter[0].connections(), 1);
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn a_watcher_sees_every_state_in_order() {
+    use ConnectivityState::{Connecting, Idle, Ready, Shutdown};
+    let (channel, greeter) = greeted();
+    let mut states = channel.watch_state();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    close_without_leaks(channel, &greeter).await;
+    for state in [Idle, Connecting, Ready, Shutdown] {
+        assert_eq!(states.next().await, Some(StateChange::Changed(state)));
+    }
+    assert_eq!(states.next().await, None);
+}
+
+#[tokio::test]
+async fn closing_ends_calls_that_wait_and_later_ones_with_cancelled() {
+    let channel = plaintext("ipv4:127.0.0.1:1").build().unwrap();
+    let waiting = tokio::spawn({
+        let channel = channel.clone();
+        let request = ask("Ada").wait_for_ready(true);
+        async move { channel.invoke(&SAY_HELLO, request).await.map(drop).unwrap_err() }
+    });
+    until_state(&channel, ConnectivityState::TransientFailure).await;
+    channel.close().await;
+    assert_eq!(waiting.await.unwrap().code(), Code::CANCELLED);
+    let late = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert_eq!(late.code(), Code::CANCELLED);
+    assert_eq!(late.message(), "the channel is closed");
+    let late = channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap_err();
+    assert_eq!(late.code(), Code::CANCELLED);
+    channel.connect();
+    close_without_leaks(channel, &[]).await;
+}
+
+#[tokio::test]
+async fn closing_gives_open_calls_their_grace() {
+    let (channel, greeter) = greeted();
+    greeter[0].hold();
+    let calling = tokio::spawn({
+        let channel = channel.clone();
+        async move { channel.invoke(&SAY_HELLO, ask("Ada")).await.map(drop) }
+    });
+    until("the server is at it", async || greeter[0].open_calls() == 1).await;
+    let closing = tokio::spawn({
+        let channel = channel.clone();
+        async move { channel.close_within(Duration::from_secs(3_600)).await }
+    });
+    until_state(&channel, ConnectivityState::Shutdown).await;
+    assert!(!closing.is_finished());
+    greeter[0].release();
+    calling.await.unwrap().unwrap();
+    closing.await.unwrap();
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn closing_resets_calls_that_outlast_their_grace() {
+    let (channel, greeter) = greeted();
+    greeter[0].hold();
+    let calling = tokio::spawn({
+        let channel = channel.clone();
+        async move { channel.invoke(&SAY_HELLO, ask("Ada")).await.map(drop).unwrap_err() }
+    });
+    until("the server is at it", async || greeter[0].open_calls() == 1).await;
+    channel.close_within(Duration::ZERO).await;
+    let status = calling.await.unwrap();
+    assert_eq!(status.code(), Code::CANCELLED, "{status}");
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn closing_twice_at_once_is_closing_once() {
+    let (channel, greeter) = greeted();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    tokio::join!(channel.close(), channel.close());
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn an_open_stream_outlives_the_last_handle() {
+    let (channel, greeter) = greeted();
+    let mut stream = channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap();
+    stream.send(hello("before")).await.unwrap();
+    stream.recv().await.unwrap().unwrap();
+    let mut states = channel.watch_state();
+    drop(channel);
+    while states.next().await.is_some() {}
+    stream.send(hello("after")).await.unwrap();
+    assert!(stream.recv().await.unwrap().unwrap().message.starts_with("Hello after"));
+    stream.close_send();
+    assert!(stream.next().await.is_none());
+    no_leaks(&greeter).await;
+}
+
+#[tokio::test]
+async fn a_channel_can_be_a_static() {
+    static CHANNEL: LazyLock<Channel> = LazyLock::new(|| {
+        Channel::builder("ipv4:127.0.0.1:1").credentials(Credentials::insecure()).build().unwrap()
+    });
+    let status = CHANNEL.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert_eq!(status.code(), Code::UNAVAILABLE);
+    CHANNEL.close().await;
+}
+
+#[test]
+fn a_channel_with_a_runtime_of_its_own_serves_callers_on_none() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let greeter = [Greeter::start()];
+    let channel = plaintext(target_of(&greeter)).runtime(runtime.handle().clone()).build().unwrap();
+    // This block_on is another's, and knows nothing of tokio.
+    let request = ask("Ada").timeout(Duration::from_secs(20));
+    let reply = block_on(channel.invoke(&SAY_HELLO, request)).unwrap();
+    assert!(reply.message().message.starts_with("Hello Ada"));
+    block_on(channel.close());
+    runtime.block_on(no_leaks(&greeter));
+}
+
+#[test]
+fn a_runtime_that_dies_under_a_channel_ends_its_calls() {
+    let greeter = [Greeter::start()];
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let channel = plaintext(target_of(&greeter)).runtime(runtime.handle().clone()).build().unwrap();
+    block_on(channel.invoke(&SAY_HELLO, ask("Ada"))).unwrap();
+    let mut stream = block_on(channel.new_stream(&LOTS_OF_REPLIES, CallOptions::new())).unwrap();
+    runtime.shutdown_timeout(Duration::from_secs(20));
+    let open = block_on(stream.recv()).unwrap_err();
+    assert_eq!(open.code(), Code::UNAVAILABLE, "{open}");
+    let late = block_on(channel.invoke(&SAY_HELLO, ask("Ada"))).unwrap_err();
+    assert_eq!(late.code(), Code::UNAVAILABLE);
+    assert!(late.message().contains("runtime"), "{late}");
+    block_on(channel.close());
+}
+
+/// A little executor that is not tokio's.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+    let mut cx = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut cx) {
+            std::task::Poll::Ready(output) => return output,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
+}

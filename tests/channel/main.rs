@@ -1,0 +1,15 @@
+//! Whole channels over loopback, against tonic's server and against scripted ones.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod calls;
+mod deadlines;
+mod failures;
+mod lifecycle;
+mod names;
+mod streaming;
+mod supervision;
+mod wrong_input;

@@ -1,0 +1,140 @@
+//! Streams of messages in all three ways.
+
+use switchboard::{CallOptions, Channel, Code, Method};
+use tokio_stream::StreamExt as _;
+
+use crate::support::greeter::{
+    BIDI_HELLO, Greeter, HelloReply, HelloRequest, LOTS_OF_GREETINGS, LOTS_OF_REPLIES, ask, hello,
+    target_of,
+};
+use crate::support::{close_without_leaks, plaintext, until};
+
+fn greeted() -> (Channel, [Greeter; 1]) {
+    let greeter = [Greeter::start()];
+    (plaintext(target_of(&greeter)).build().unwrap(), greeter)
+}
+
+#[tokio::test]
+async fn one_request_brings_many_responses() {
+    let (channel, greeter) = greeted();
+    let mut stream = channel.new_stream(&LOTS_OF_REPLIES, CallOptions::new()).await.unwrap();
+    stream.send(hello("Ada Grace Edsger")).await.unwrap();
+    let mut names = Vec::new();
+    while let Some(reply) = stream.recv().await.unwrap() {
+        names.push(reply.message.split(',').next().unwrap().to_owned());
+    }
+    assert_eq!(names, ["Hello Ada", "Hello Grace", "Hello Edsger"]);
+    assert!(stream.trailer().is_some());
+    assert!(stream.recv().await.unwrap().is_none(), "the end stays the end");
+    drop(stream);
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn many_requests_bring_one_response() {
+    let (channel, greeter) = greeted();
+    let mut stream = channel.new_stream(&LOTS_OF_GREETINGS, CallOptions::new()).await.unwrap();
+    let names = tokio_stream::iter(["Ada", "Grace"]).map(hello);
+    stream.send_all(names).await.unwrap();
+    let reply = stream.recv().await.unwrap().unwrap();
+    assert!(reply.message.starts_with("Hello Ada and Grace"), "{}", reply.message);
+    assert!(stream.recv().await.unwrap().is_none());
+    drop(stream);
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn requests_and_responses_take_turns_over_both_halves() {
+    let (channel, greeter) = greeted();
+    let stream = channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap();
+    let (mut requests, mut replies) = stream.split();
+    let sending = tokio::spawn(async move {
+        for nth in 0..200 {
+            requests.send(hello(&nth.to_string())).await.unwrap();
+        }
+        requests.close_send();
+    });
+    let mut received = 0;
+    while let Some(reply) = replies.next().await {
+        assert!(reply.unwrap().message.starts_with(&format!("Hello {received},")));
+        received += 1;
+    }
+    assert_eq!(received, 200);
+    sending.await.unwrap();
+    drop(replies);
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn headers_come_before_the_first_message() {
+    let (channel, greeter) = greeted();
+    let mut stream = channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap();
+    stream.header().await.unwrap();
+    assert_eq!(stream.peer().unwrap().to_string(), greeter[0].address().to_string());
+    stream.send(hello("Ada")).await.unwrap();
+    assert!(stream.recv().await.unwrap().is_some());
+    drop(stream);
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn a_dropped_stream_is_cancelled_at_the_server() {
+    let (channel, greeter) = greeted();
+    greeter[0].hold();
+    let stream = channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap();
+    until("the server is at it", async || greeter[0].open_calls() == 1).await;
+    drop(stream);
+    until("the server has given it up", async || greeter[0].open_calls() == 0).await;
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn a_second_request_where_one_is_due_ends_the_call() {
+    let (channel, greeter) = greeted();
+    greeter[0].hold();
+    let mut stream = channel.new_stream(&LOTS_OF_REPLIES, CallOptions::new()).await.unwrap();
+    stream.send(hello("Ada")).await.unwrap();
+    let second = stream.send(hello("Grace")).await.unwrap_err();
+    assert_eq!(second.code(), Code::INTERNAL);
+    assert_eq!(stream.recv().await.unwrap_err().code(), Code::INTERNAL);
+    drop(stream);
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn a_method_with_several_responses_is_no_method_with_one() {
+    const WRONG: Method<HelloRequest, HelloReply> =
+        Method::client_streaming("/helloworld.Greeter/LotsOfReplies");
+    const UNARY: Method<HelloRequest, HelloReply> =
+        Method::unary("/helloworld.Greeter/LotsOfReplies");
+    let (channel, greeter) = greeted();
+    let mut stream = channel.new_stream(&WRONG, CallOptions::new()).await.unwrap();
+    stream.send(hello("Ada Grace")).await.unwrap();
+    stream.close_send();
+    assert!(stream.recv().await.unwrap().is_some());
+    let second = stream.recv().await.unwrap_err();
+    assert_eq!(second.code(), Code::INTERNAL);
+    assert!(second.message().contains("cardinality"), "{second}");
+    drop(stream);
+    let several = channel.invoke(&UNARY, ask("Ada Grace")).await.unwrap_err();
+    assert!(several.message().contains("cardinality"), "{several}");
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn sending_on_a_stream_that_the_server_has_ended_gives_its_status() {
+    const NOTHING: Method<HelloRequest, HelloReply> =
+        Method::bidi_streaming("/helloworld.Greeter/Nothing");
+    let (channel, greeter) = greeted();
+    let mut stream = channel.new_stream(&NOTHING, CallOptions::new()).await.unwrap();
+    let status = loop {
+        if let Err(status) = stream.send(hello("Ada")).await {
+            break status;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(status.code(), Code::UNIMPLEMENTED, "{status}");
+    assert_eq!(stream.recv().await.unwrap_err().code(), Code::UNIMPLEMENTED);
+    drop(stream);
+    close_without_leaks(channel, &greeter).await;
+}
