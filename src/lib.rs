@@ -14,7 +14,14 @@ mod policy;
 mod transport;
 mod types;
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use api::*;
+#[cfg(feature = "test-util")]
+#[doc(hidden)]
+pub use call::PickRig;
 pub use call::{StateChange, StateChanges};
 pub use observe::*;
 pub use policy::{

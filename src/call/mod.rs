@@ -13,6 +13,8 @@
 
 mod pick;
 mod replay;
+#[cfg(feature = "test-util")]
+mod rig;
 mod shared;
 mod slot;
 mod snapshot;
@@ -21,6 +23,8 @@ mod status;
 mod stream;
 mod unary;
 
+#[cfg(feature = "test-util")]
+pub use rig::PickRig;
 pub(crate) use shared::{NoRuntime, Shared};
 pub(crate) use slot::{SlotTable, SubchannelSlot};
 pub(crate) use snapshot::{Snapshot, SnapshotCell};

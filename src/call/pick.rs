@@ -41,19 +41,19 @@ pub(crate) struct Picked {
     pub(crate) waited: bool,
 }
 
-enum Step {
+pub(super) enum Step {
     Go(Connection),
     Wait(Wait),
     End(Status),
 }
 
-struct Wait {
+pub(super) struct Wait {
     seen: Generation,
     demand: bool,
     error: Option<Status>,
 }
 
-fn step(snapshot: &Snapshot, call: &CallHead) -> Step {
+pub(super) fn step(snapshot: &Snapshot, call: &CallHead) -> Step {
     let wait = |error| {
         Step::Wait(Wait {
             seen: snapshot.generation,

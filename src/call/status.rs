@@ -1,11 +1,21 @@
 //! From what went wrong to the `Status` that the application gets; nowhere else.
 
+use tokio::time::Instant;
+
 use super::NoRuntime;
 use crate::transport::{ErrorCode, NotGrpc, StreamError, Trailers};
 use crate::types::{Address, Code, Metadata, Status};
 
-/// The status of a call whose stream to `peer` failed for good.
-pub(super) fn of_stream_error(error: &StreamError, peer: &Address) -> Status {
+/// The status of a call whose stream to `peer` failed for good. A reset with CANCEL where the
+/// deadline has passed is the deadline's doing.
+pub(super) fn of_stream_error(
+    error: &StreamError,
+    deadline: Option<Instant>,
+    peer: &Address,
+) -> Status {
+    if *error == StreamError::Reset(ErrorCode::CANCEL) && has_passed(deadline) {
+        return of_stream_error(&StreamError::DeadlineExceeded, None, peer);
+    }
     let code = code_of(error);
     let text = error.to_string();
     // What a connection says of its end names the address already.
@@ -33,13 +43,28 @@ pub(super) fn of_stream_error(error: &StreamError, peer: &Address) -> Status {
 }
 
 /// How the server says that the call ended: its trailers if well.
-pub(super) fn of_trailers(trailers: Trailers) -> Result<Metadata, Status> {
+///
+/// A server that gives a call up at its deadline may say CANCELLED, and may be heard before this
+/// side has acted on the same deadline: where that has passed, it is the reason.
+pub(super) fn of_trailers(
+    trailers: Trailers,
+    deadline: Option<Instant>,
+    peer: &Address,
+) -> Result<Metadata, Status> {
     if trailers.is_ok() {
         return Ok(trailers.metadata);
+    }
+    if trailers.code == Code::CANCELLED && has_passed(deadline) {
+        return Err(of_stream_error(&StreamError::DeadlineExceeded, None, peer)
+            .with_metadata(trailers.metadata));
     }
     Err(Status::new(trailers.code, trailers.message)
         .with_details(trailers.details)
         .with_metadata(trailers.metadata))
+}
+
+fn has_passed(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
 
 /// A compressed message came, and this side has offered no compression.
@@ -131,6 +156,8 @@ fn of_http(what: &NotGrpc) -> Code {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     // spec: grpc/http-status-mapping
@@ -150,7 +177,7 @@ mod tests {
         ];
         for (http_status, code) in rows {
             let what = NotGrpc { http_status, content_type: None, body: String::new() };
-            let status = of_stream_error(&StreamError::NotGrpc(Box::new(what)), &peer());
+            let status = of_stream_error(&StreamError::NotGrpc(Box::new(what)), None, &peer());
             assert_eq!(status.code(), code, "{http_status}");
             assert!(status.message().contains("10.0.0.7:443"), "{status}");
         }
@@ -169,9 +196,31 @@ mod tests {
                 12 => Code::PERMISSION_DENIED,
                 _ => Code::UNKNOWN,
             };
-            let status = of_stream_error(&StreamError::Reset(ErrorCode(number)), &peer());
+            let status = of_stream_error(&StreamError::Reset(ErrorCode(number)), None, &peer());
             assert_eq!(status.code(), code, "{number}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cancellation_after_the_deadline_is_the_deadlines() {
+        let deadline = Instant::now() + Duration::from_millis(200);
+        let code = || {
+            let cancelled = StreamError::Reset(ErrorCode::CANCEL);
+            let reset = of_stream_error(&cancelled, Some(deadline), &peer()).code();
+            let trailers = Trailers {
+                code: Code::CANCELLED,
+                message: "Timeout expired".to_owned(),
+                details: bytes::Bytes::new(),
+                metadata: Metadata::new(),
+            };
+            let said = of_trailers(trailers, Some(deadline), &peer()).unwrap_err().code();
+            assert_eq!(said, reset);
+            reset
+        };
+        tokio::time::advance(Duration::from_millis(199)).await;
+        assert_eq!(code(), Code::CANCELLED);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(code(), Code::DEADLINE_EXCEEDED);
     }
 
     fn peer() -> Address {

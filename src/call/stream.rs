@@ -248,7 +248,8 @@ impl StreamCall {
             self.received(attempt, message).map(Some)
         } else {
             let trailers = ready!(attempt.poll_trailers(cx))?;
-            self.ended(attempt, status::of_trailers(trailers)).map(|()| None)
+            let result = status::of_trailers(trailers, self.head.deadline, &attempt.peer);
+            self.ended(attempt, result).map(|()| None)
         }))
     }
 
@@ -349,7 +350,8 @@ impl StreamCall {
             match verdict(failure.seen(), state.refused, committed) {
                 Verdict::RetryTransparently => state.refused |= failure.seen() == Seen::Refused,
                 Verdict::Finish => {
-                    let status = status::of_stream_error(&failure, &attempt.peer);
+                    let status =
+                        status::of_stream_error(&failure, self.head.deadline, &attempt.peer);
                     state.end(Err(status.clone()));
                     return Err(status);
                 }
@@ -384,15 +386,17 @@ impl StreamCall {
     fn why_ended(&self, attempt: &Attempt, state: &mut State) -> Result<StreamError, Status> {
         match attempt.read_ahead(self.head.receive_bytes_max) {
             Some(Err(failure)) => Ok(failure),
-            Some(Ok(trailers)) => match status::of_trailers(trailers) {
-                Ok(_) => Err(no_more_wanted()),
-                Err(status) => {
-                    if attempt.lock().ahead.is_empty() {
-                        state.end(Err(status.clone()));
+            Some(Ok(trailers)) => {
+                match status::of_trailers(trailers, self.head.deadline, &attempt.peer) {
+                    Ok(_) => Err(no_more_wanted()),
+                    Err(status) => {
+                        if attempt.lock().ahead.is_empty() {
+                            state.end(Err(status.clone()));
+                        }
+                        Err(status)
                     }
-                    Err(status)
                 }
-            },
+            }
             None => Err(no_more_wanted()),
         }
     }
@@ -548,7 +552,7 @@ async fn begin(
         match verdict(failure.seen(), *refused, false) {
             Verdict::RetryTransparently => *refused |= failure.seen() == Seen::Refused,
             Verdict::Finish => {
-                return Err(status::of_stream_error(&failure, connection.address()));
+                return Err(status::of_stream_error(&failure, head.deadline, connection.address()));
             }
         }
     }

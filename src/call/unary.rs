@@ -30,13 +30,13 @@ pub(crate) async fn unary(
         let Picked { connection, waited } = pick(shared, call).await?;
         let now = now.take().filter(|_| !waited).unwrap_or_else(Instant::now);
         let failure = match attempt(&connection, call, now, message.clone()).await {
-            Ok(answer) => return complete(answer, connection.address()),
+            Ok(answer) => return complete(answer, call.deadline, connection.address()),
             Err(failure) => failure,
         };
         match verdict(failure.seen(), refused, false) {
             Verdict::RetryTransparently => refused |= failure.seen() == Seen::Refused,
             Verdict::Finish => {
-                return Err(status::of_stream_error(&failure, connection.address()));
+                return Err(status::of_stream_error(&failure, call.deadline, connection.address()));
             }
         }
     }
@@ -83,8 +83,8 @@ async fn attempt(
 }
 
 /// The server's status comes before its message, and one message is due with OK.
-fn complete(answer: Answer, peer: &Address) -> Result<Reply, Status> {
-    let trailers = answer.trailers.map(status::of_trailers).transpose()?;
+fn complete(answer: Answer, deadline: Option<Instant>, peer: &Address) -> Result<Reply, Status> {
+    let trailers = answer.trailers.map(|it| status::of_trailers(it, deadline, peer)).transpose()?;
     match answer.messages {
         Messages::One(message) if message.compressed => Err(status::compressed(peer)),
         Messages::One(message) => Ok(Reply {

@@ -1,7 +1,7 @@
 //! What the header fields of a response say. Pure functions of fields.
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
 use crate::types::{Code, Metadata};
@@ -158,6 +158,9 @@ fn varint(encoded: &mut &[u8]) -> Option<u64> {
 }
 
 const CONTENT_TYPE: &str = "application/grpc";
+
+/// The field that ends a response.
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 const DETAILS: &str = "grpc-status-details-bin";
 

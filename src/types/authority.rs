@@ -26,8 +26,11 @@ impl Authority {
         let legal = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+;=:[]".contains(c);
         let host = if first.starts_with(':') { "localhost" } else { "" };
         let name: String = first.chars().map(|c| if legal(c) { c } else { '-' }).collect();
-        Self::parse(&format!("{host}{name}"))
-            .unwrap_or_else(|_| Self(http::uri::Authority::from_static("localhost")))
+        // What stands after a colon is a port, or it is no authority.
+        let has_sound_port =
+            |it: &Self| it.0.host().len() == it.as_str().len() || it.0.port_u16().is_some();
+        let authority = Self::parse(&format!("{host}{name}")).ok().filter(has_sound_port);
+        authority.unwrap_or_else(|| Self(http::uri::Authority::from_static("localhost")))
     }
 
     /// As text.

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use switchboard::Method;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -140,14 +141,14 @@ impl Greeter {
         if let Some(Running { runtime, stop, ended }) = self.running.take() {
             let _ = stop.send(());
             let _ = ended.await;
-            runtime.shutdown_background();
+            end(runtime);
         }
     }
 
     /// Ends everything at once, as if the process had died.
     pub(crate) fn kill(&mut self) {
         if let Some(Running { runtime, .. }) = self.running.take() {
-            runtime.shutdown_background();
+            end(runtime);
         }
     }
 
@@ -196,6 +197,14 @@ impl Drop for Greeter {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Drops all that runs on a runtime, its sockets included, before it returns.
+fn end(runtime: Runtime) {
+    // A thread of its own: whoever calls may be on a runtime, which must not wait for another.
+    std::thread::scope(|scope| {
+        scope.spawn(|| runtime.shutdown_timeout(Duration::from_secs(10)));
+    });
 }
 
 /// The target of a channel to all of `greeters`.

@@ -292,7 +292,7 @@ impl RecvHalf {
         loop {
             match &mut self.state {
                 State::Head(response) => match ready!(Pin::new(response).poll(cx)) {
-                    Ok(response) => self.take_head(response),
+                    Ok(response) => self.take_head(response, cx),
                     Err(error) => self.fail(&error),
                 },
                 State::Foreign { body, excerpt, .. } => {
@@ -317,9 +317,10 @@ impl RecvHalf {
         }
     }
 
-    fn take_head(&mut self, response: http::Response<RecvStream>) {
-        let (head, body) = response.into_parts();
-        let is_whole = body.is_end_stream();
+    fn take_head(&mut self, response: http::Response<RecvStream>, cx: &mut Context<'_>) {
+        let (head, mut body) = response.into_parts();
+        let is_whole = body.is_end_stream()
+            || (head.headers.contains_key(&response::GRPC_STATUS) && self.is_cut(&mut body, cx));
         if !response::is_grpc(&head.headers) {
             let content_type = head.headers.get(header::CONTENT_TYPE);
             let what = Box::new(NotGrpc {
@@ -343,6 +344,21 @@ impl RecvHalf {
                 }
                 Err(error) => self.end(Err(error), Reset::Whole(Reason::CANCEL)),
             }
+        }
+    }
+
+    /// Whether the server has reset the stream with `NO_ERROR` right after its headers. A server
+    /// that answers before it has read the request does so, and the engine then no longer tells
+    /// that the headers were the end.
+    fn is_cut(&mut self, body: &mut RecvStream, cx: &mut Context<'_>) -> bool {
+        match body.poll_data(cx) {
+            Poll::Ready(Some(Err(error))) => error.reason() == Some(Reason::NO_ERROR),
+            Poll::Ready(Some(Ok(chunk))) => {
+                self.unreleased = chunk.len();
+                self.deframer.feed(chunk);
+                false
+            }
+            Poll::Ready(None) | Poll::Pending => false,
         }
     }
 

@@ -122,6 +122,22 @@ async fn a_response_of_trailers_only_says_so() {
     assert_eq!(stream.recv.trailers().await.unwrap_err(), StreamError::Ended);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_followed_by_no_error_counts_also_when_it_is_read_late() {
+    let (client, mut peer) = connected(&[]).await;
+    let mut stream = client.open().await.unwrap();
+    let id = peer.expect(HEADERS).await.stream;
+    let mut fields = GRPC.to_vec();
+    fields.push(("grpc-status", "5"));
+    peer.headers(id, END_STREAM, &fields).await;
+    peer.reset(id, NO_ERROR).await;
+    // Both are in memory before anybody looks.
+    settle().await;
+    let headers = stream.recv.headers().await.unwrap();
+    assert!(headers.trailers_only);
+    assert_eq!(stream.recv.trailers().await.unwrap().code, Code::NOT_FOUND);
+}
+
 /// What a peer says on a stream, and how that reads.
 struct Row {
     name: &'static str,
