@@ -1,0 +1,53 @@
+//! Streams of messages in all three ways, against a greeter that this example starts.
+
+#![expect(clippy::print_stdout, reason = "what an example shows, it prints")]
+
+#[path = "../tests/support/greeter.rs"]
+#[expect(dead_code, reason = "tests use more of it")]
+mod greeter;
+
+use std::time::Duration;
+
+use greeter::{BIDI_HELLO, Greeter, LOTS_OF_GREETINGS, LOTS_OF_REPLIES, hello, target_of};
+use switchboard::{CallOptions, Channel, Credentials};
+use tokio_stream::StreamExt as _;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let greeter = [Greeter::start()];
+    let channel =
+        Channel::builder(target_of(&greeter)).credentials(Credentials::insecure()).build()?;
+    // A deadline covers the whole stream, also while nobody polls it.
+    let options = CallOptions::new().timeout(Duration::from_secs(10));
+
+    println!("One request, many responses:");
+    let mut stream = channel.new_stream(&LOTS_OF_REPLIES, options.clone()).await?;
+    stream.send(hello("Ada Grace Edsger")).await?;
+    while let Some(reply) = stream.recv().await? {
+        println!("  {}", reply.message);
+    }
+
+    println!("Many requests, one response:");
+    let mut stream = channel.new_stream(&LOTS_OF_GREETINGS, options.clone()).await?;
+    stream.send_all(tokio_stream::iter(["Ada", "Grace", "Edsger"]).map(hello)).await?;
+    if let Some(reply) = stream.recv().await? {
+        println!("  {}", reply.message);
+    }
+
+    println!("Both ways at once, in two tasks:");
+    let (mut requests, mut replies) = channel.new_stream(&BIDI_HELLO, options).await?.split();
+    let sending = tokio::spawn(async move {
+        for name in ["Ada", "Grace", "Edsger"] {
+            requests.send(hello(name)).await?;
+        }
+        requests.close_send();
+        Ok::<_, switchboard::Status>(())
+    });
+    while let Some(reply) = replies.next().await {
+        println!("  {}", reply?.message);
+    }
+    sending.await??;
+
+    channel.close().await;
+    Ok(())
+}
