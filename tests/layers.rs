@@ -1,4 +1,5 @@
-//! Imports between the layers run one way, and some names have one place.
+//! House rules that the compiler does not know: imports between layers run one way, some names
+//! have one place, and every claimed rule has its test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -68,6 +69,26 @@ fn an_actors_file_begins_with_its_messages() {
             .find(|code| ["enum ", "struct ", "fn ", "impl "].iter().any(|it| code.contains(it)));
         assert_eq!(first, Some("pub(crate) enum Msg {"), "{}", file.display());
     }
+}
+
+#[test]
+fn the_table_of_rules_and_the_tags_of_tests_agree() {
+    let mut tags = std::collections::BTreeSet::new();
+    for folder in ["src", "tests"] {
+        for file in all_files(&root().join(folder)) {
+            let text = fs::read_to_string(&file).expect("a source file can be read");
+            let tagged = text.lines().filter_map(|line| line.trim().strip_prefix("// spec: "));
+            tags.extend(tagged.map(str::to_owned));
+        }
+    }
+    let table = fs::read_to_string(root().join("docs/SPEC.md")).expect("the table can be read");
+    let rows: std::collections::BTreeSet<_> = table
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("| ")?.split(" |").next()?.to_owned()))
+        .filter(|rule| rule.contains('/'))
+        .collect();
+    assert!(!tags.is_empty());
+    assert_eq!(rows, tags, "docs/SPEC.md and the tags differ");
 }
 
 #[test]
@@ -144,6 +165,13 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     }
     assert!(!files.is_empty(), "{} has sources", folder.display());
     files
+}
+
+/// Every file under `folder`, tests included.
+fn all_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("the folder can be read");
+    let paths = entries.map(|entry| entry.expect("the folder can be read").path());
+    paths.flat_map(|path| if path.is_dir() { all_files(&path) } else { vec![path] }).collect()
 }
 
 fn root() -> PathBuf {
