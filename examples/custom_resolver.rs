@@ -39,7 +39,7 @@ impl Resolve for Registry {
         Box::pin(async move {
             // Without its keeper the list stays as it is.
             if self.servers.changed().await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         })
     }

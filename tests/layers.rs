@@ -159,7 +159,7 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
         }
         if path.is_dir() {
             files.extend(sources(&path));
-        } else if name.ends_with(".rs") {
+        } else if path.extension().is_some_and(|it| it == "rs") {
             files.push(path);
         }
     }

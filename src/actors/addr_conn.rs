@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+#[cfg(feature = "test-util")]
 use super::faults::Fault;
 use super::registry::{Standing, Subchannel};
 use super::timer::Timer;
@@ -36,6 +37,7 @@ pub(crate) enum Msg {
     /// Tell how you stand.
     Inspect(oneshot::Sender<ActorReport>),
     /// Suffer this.
+    #[cfg(feature = "test-util")]
     Inject(Fault),
     /// Something of its own came to its end.
     Own(Own),
@@ -112,6 +114,7 @@ impl Actor for AddrConn {
             Msg::ResetBackoff => self.advance(&me, life, Event::ResetBackoff, None),
             Msg::Lost(cause) => self.lost(&me, life, &cause),
             Msg::Inspect(reply) => self.inspect(life, reply),
+            #[cfg(feature = "test-util")]
             Msg::Inject(fault) => fault.suffer().await,
             Msg::Own(Own(completion)) => self.complete(&me, life, completion),
         }

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::client_conn::{self, Published};
+#[cfg(feature = "test-util")]
 use super::faults::Fault;
 use super::registry::Subchannel;
 use super::timer::Timer;
@@ -43,6 +44,7 @@ pub(crate) enum Msg {
     /// Tell how you stand.
     Inspect(oneshot::Sender<(ActorReport, Option<PolicyReport>)>),
     /// Suffer this.
+    #[cfg(feature = "test-util")]
     Inject(Fault),
     /// Something of its own came to its end.
     Own(Own),
@@ -117,6 +119,7 @@ impl Actor for Balancer {
             Msg::SubchannelChanged { id, state } => self.subchannel_changed(&me, life, id, state),
             Msg::ExitIdle => self.act(&me, life, GracefulSwitch::exit_idle),
             Msg::Inspect(reply) => self.inspect(life, reply),
+            #[cfg(feature = "test-util")]
             Msg::Inject(fault) => fault.suffer().await,
         }
         Ok(())

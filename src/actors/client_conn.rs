@@ -12,6 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
 use super::core::Resolved;
+#[cfg(feature = "test-util")]
 use super::faults::Fault;
 use super::vitals::Vitals;
 use super::{Core, balancer, resolver};
@@ -35,6 +36,7 @@ pub(crate) enum Msg {
     /// Tell how you stand.
     Inspect(oneshot::Sender<ActorReport>),
     /// Suffer this.
+    #[cfg(feature = "test-util")]
     Inject(Fault),
 }
 
@@ -91,6 +93,7 @@ impl Actor for ClientConn {
             Msg::PartFailed(status) => self.part_failed(life, status),
             Msg::Close(done) => self.close(life, done),
             Msg::Inspect(reply) => self.inspect(life, reply),
+            #[cfg(feature = "test-util")]
             Msg::Inject(fault) => fault.suffer().await,
         }
         Ok(())

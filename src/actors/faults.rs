@@ -1,10 +1,9 @@
-//! Faults that a test can have an actor suffer.
+//! Faults that a test can have an actor suffer; only in builds with `test-util`.
 
 use std::time::Duration;
 
-/// What befalls an actor. Only builds with `test-util` can send one.
+/// What befalls an actor.
 #[derive(Clone, Copy, Debug)]
-#[cfg_attr(not(feature = "test-util"), expect(dead_code, reason = "nobody can send one"))]
 pub(crate) enum Fault {
     /// It panics.
     Crash,
@@ -21,7 +20,6 @@ impl Fault {
     }
 }
 
-#[cfg(feature = "test-util")]
 impl super::Core {
     /// Sends `fault` to every actor of this kind; says how many there were.
     pub(crate) fn inject(&self, actor: crate::observe::ActorKind, fault: Fault) -> usize {

@@ -30,6 +30,7 @@ mod addr_conn;
 mod balancer;
 mod client_conn;
 mod core;
+#[cfg(feature = "test-util")]
 mod faults;
 mod inspect;
 mod mailbox;

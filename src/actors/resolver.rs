@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::core::Resolved;
+#[cfg(feature = "test-util")]
 use super::faults::Fault;
 use super::timer::Timer;
 use super::vitals::Vitals;
@@ -41,6 +42,7 @@ pub(crate) enum Msg {
     /// Tell how you stand.
     Inspect(oneshot::Sender<ActorReport>),
     /// Suffer this.
+    #[cfg(feature = "test-util")]
     Inject(Fault),
     /// Something of its own came to its end.
     Own(Own),
@@ -117,6 +119,7 @@ impl Actor for Resolver {
             Msg::ResetBackoff => self.advance(&me, life, Event::ResetBackoff),
             Msg::Stop => self.advance(&me, life, Event::Stop),
             Msg::Inspect(reply) => self.inspect(life, reply),
+            #[cfg(feature = "test-util")]
             Msg::Inject(fault) => fault.suffer().await,
         }
         Ok(())

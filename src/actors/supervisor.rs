@@ -17,6 +17,7 @@ use super::addr_conn::AddrConn;
 use super::balancer::Balancer;
 use super::client_conn::{self, ClientConn};
 use super::core::Record;
+#[cfg(feature = "test-util")]
 use super::faults::Fault;
 use super::resolver::Resolver;
 use super::vitals::Vitals;
@@ -31,6 +32,7 @@ pub(crate) enum Msg {
     /// Tell how you stand.
     Inspect(oneshot::Sender<ActorReport>),
     /// Suffer this.
+    #[cfg(feature = "test-util")]
     Inject(Fault),
     /// Something of its own came to its end.
     Own(Own),
@@ -107,6 +109,7 @@ impl Actor for Supervisor {
             Msg::Own(Own(part)) => self.start(&me, life, part).await,
             Msg::Spawn(id) => self.spawn_if_new(&me, life, Part::AddrConn(id)).await,
             Msg::Inspect(reply) => self.inspect(life, reply),
+            #[cfg(feature = "test-util")]
             Msg::Inject(fault) => fault.suffer().await,
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The data plane: one call, on the caller's own task.
 //!
-//! A call reads the channel's [`Snapshot`](snapshot::Snapshot) (one atomic load), lets the picker
+//! A call reads the channel's [`Snapshot`] (one atomic load), lets the picker
 //! in it choose a subchannel, finds that subchannel's live connection in its
 //! [slot](slot::SubchannelSlot), and speaks to the server there. No actor, no queue and no lock of
 //! ours stands between; a call that cannot go on waits for the next snapshot.
