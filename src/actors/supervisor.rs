@@ -5,7 +5,7 @@
 //! it has, after a growing wait. It is never given up: past [`FAILURES_TOLERATED`] in a row the
 //! channel says what is wrong, unless it has a connection that serves, and the attempts go on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +57,8 @@ pub(super) struct Supervisor {
 
 pub(super) struct Life {
     children: HashMap<ActorId, Part>,
+    /// The same parts, to be looked up.
+    running: HashSet<Part>,
     /// How often in a row each part has failed without doing its work in between.
     failures: HashMap<Part, u32>,
     vitals: Vitals,
@@ -75,6 +77,7 @@ impl Actor for Supervisor {
         self.core.supervisor.take_over(me);
         Ok(Life {
             children: HashMap::new(),
+            running: HashSet::new(),
             failures: HashMap::new(),
             vitals: Vitals::new(ActorKind::Supervisor, None, self.restarts),
         })
@@ -127,7 +130,7 @@ impl Actor for Supervisor {
             }
             SupervisionEvent::ActorTerminated(actor, _, _) => {
                 // An AddrConn that was retired. Nobody else ends by itself.
-                if let Some(part) = life.children.remove(&actor.get_id()) {
+                if let Some(part) = life.forget(&actor) {
                     life.failures.remove(&part);
                 }
             }
@@ -141,7 +144,7 @@ impl Supervisor {
     /// A subchannel may have been made before this life of the Supervisor began, which then
     /// started its `AddrConn` already.
     async fn spawn_if_new(&self, me: &ActorRef<Msg>, life: &mut Life, part: Part) {
-        if !life.children.values().any(|running| *running == part) {
+        if !life.running.contains(&part) {
             self.start(me, life, part).await;
         }
     }
@@ -164,13 +167,14 @@ impl Supervisor {
         match started {
             Ok(actor) => {
                 life.children.insert(actor.get_id(), part);
+                life.running.insert(part);
             }
             Err(error) => self.restart(me, life, part, &error),
         }
     }
 
     fn failed(&self, me: &ActorRef<Msg>, life: &mut Life, actor: &ActorCell, error: &str) {
-        if let Some(part) = life.children.remove(&actor.get_id()) {
+        if let Some(part) = life.forget(actor) {
             tracing::error!(target: "switchboard", channel = %self.core.settings.target, ?part, error, "actor failed");
             self.restart(me, life, part, error);
         }
@@ -217,6 +221,15 @@ impl Supervisor {
     fn inspect(&self, life: &Life, reply: oneshot::Sender<ActorReport>) {
         // Whoever asked may have stopped waiting.
         let _ = reply.send(life.vitals.report(self.core.supervisor.depth(), None));
+    }
+}
+
+impl Life {
+    /// The part that `actor` was, if it was one.
+    fn forget(&mut self, actor: &ActorCell) -> Option<Part> {
+        let part = self.children.remove(&actor.get_id())?;
+        self.running.remove(&part);
+        Some(part)
     }
 }
 

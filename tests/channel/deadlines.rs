@@ -140,7 +140,7 @@ async fn when_nobody_polls_the_stream() {
     until("the server has it", async || greeter[0].received() == 1).await;
     until("the server is told", async || greeter[0].open_calls() == 0).await;
     let status = stream.recv().await.unwrap_err();
-    assert_eq!(status.code(), Code::DEADLINE_EXCEEDED);
+    assert_eq!(status.code(), Code::DEADLINE_EXCEEDED, "{status}");
     drop(stream);
     close_without_leaks(channel, &greeter).await;
 }

@@ -6,6 +6,7 @@
 mod support;
 
 mod calls;
+mod clock;
 mod deadlines;
 mod failures;
 mod lifecycle;

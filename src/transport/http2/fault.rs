@@ -12,15 +12,13 @@ pub(super) fn of_stream(
 ) -> StreamError {
     let code = ErrorCode(error.reason().map_or(0, u32::from));
     if error.is_reset() {
-        return if error.is_remote() {
-            match code {
-                ErrorCode::REFUSED_STREAM => StreamError::Refused,
-                code => StreamError::Reset(code),
-            }
-        } else if error.is_library() {
-            StreamError::Malformed(code)
-        } else {
-            ended_here.cloned().unwrap_or(StreamError::Ended)
+        return match ended_here {
+            // Also where the peer's reset met ours on its way out, which the engine then shows.
+            Some(reason) => reason.clone(),
+            None if error.is_library() => StreamError::Malformed(code),
+            None if !error.is_remote() => StreamError::Ended,
+            None if code == ErrorCode::REFUSED_STREAM => StreamError::Refused,
+            None => StreamError::Reset(code),
         };
     }
     // The server's own GOAWAY ends only streams that it has not looked at. After a GOAWAY of the

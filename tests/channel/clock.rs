@@ -1,0 +1,230 @@
+//! What happens when: whole channels on a paused clock, with a dialler in the test's hand.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use switchboard::{
+    ActorKind, Address, BoxFuture, Channel, Code, Connect, ConnectivityState, Endpoint, Fault, Io,
+    ManualResolver, Resolution, Resolve, ResolveError, Target, TargetError,
+};
+use tokio::time::Instant;
+
+use crate::support::greeter::{SAY_HELLO, ask};
+use crate::support::{no_leaks, plaintext, until_state};
+
+/// What a dial to an address comes to.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Refused,
+    /// Never anything.
+    Hangs,
+    /// A connection whose other end never speaks.
+    Silent,
+    /// A connection to a server that takes everything and answers nothing.
+    Ready,
+}
+
+/// Dials nothing, and writes down when it was asked to.
+#[derive(Clone)]
+struct Dialler {
+    outcomes: Vec<(&'static str, Outcome)>,
+    since: Instant,
+    dials: Arc<Mutex<Vec<(Duration, String)>>>,
+}
+
+impl Dialler {
+    fn new(outcomes: &[(&'static str, Outcome)]) -> Self {
+        Self { outcomes: outcomes.to_vec(), since: Instant::now(), dials: Arc::default() }
+    }
+
+    fn channel(&self) -> Channel {
+        let addresses: Vec<_> = self.outcomes.iter().map(|(address, _)| *address).collect();
+        let target = format!("ipv4:{}", addresses.join(","));
+        plaintext(target).connector(self.clone()).seed(7).allow_injection().build().unwrap()
+    }
+
+    fn dials(&self) -> Vec<(Duration, String)> {
+        self.dials.lock().unwrap().clone()
+    }
+
+    fn times(&self) -> Vec<f64> {
+        self.dials().into_iter().map(|(at, _)| at.as_secs_f64()).collect()
+    }
+}
+
+impl Connect for Dialler {
+    fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Io>> {
+        let address = address.to_string();
+        self.dials.lock().unwrap().push((self.since.elapsed(), address.clone()));
+        let outcome = self.outcomes.iter().find(|(it, _)| **it == address).unwrap().1;
+        Box::pin(async move {
+            match outcome {
+                Outcome::Refused => Err(io::ErrorKind::ConnectionRefused.into()),
+                Outcome::Hangs => std::future::pending().await,
+                Outcome::Silent => {
+                    let (near, far) = tokio::io::duplex(1 << 16);
+                    tokio::spawn(async move {
+                        let mut far = far;
+                        tokio::io::copy(&mut far, &mut tokio::io::sink()).await
+                    });
+                    Ok(Io::new(near))
+                }
+                Outcome::Ready => {
+                    let (near, far) = tokio::io::duplex(1 << 16);
+                    tokio::spawn(async move {
+                        let mut server = h2::server::handshake(far).await.unwrap();
+                        let mut open = Vec::new();
+                        while let Some(Ok(request)) = server.accept().await {
+                            open.push(request);
+                        }
+                    });
+                    Ok(Io::new(near))
+                }
+            }
+        })
+    }
+}
+
+async fn end(channel: Channel) {
+    channel.close().await;
+    drop(channel);
+    no_leaks(&[]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_address_is_dialled_on_the_backoff_schedule_whatever_calls_do() {
+    let dialler = Dialler::new(&[("10.0.0.7:1", Outcome::Refused)]);
+    let channel = dialler.channel();
+    let calling = async {
+        loop {
+            let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+            assert_eq!(status.code(), Code::UNAVAILABLE);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let hour = Duration::from_secs(3_600);
+    assert!(tokio::time::timeout(hour, calling).await.is_err());
+    let times = dialler.times();
+    assert_eq!(times[0], 0.0);
+    let waits: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let mut nominal = 1.0_f64;
+    for (nth, wait) in waits.iter().enumerate() {
+        let jitter = if nth == 0 { 0.0 } else { 0.2 };
+        let (least, most) = (nominal * (1.0 - jitter), nominal * (1.0 + jitter));
+        assert!((least - 0.002..most + 0.002).contains(wait), "wait {nth} of {waits:?}");
+        nominal = (nominal * 1.6).min(120.0);
+    }
+    // 242 s until the waits are at their longest, then one about every two minutes.
+    assert!((35..48).contains(&waits.len()), "{}", waits.len());
+    end(channel).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_does_not_shorten_the_backoff() {
+    let dialler = Dialler::new(&[("10.0.0.7:1", Outcome::Refused)]);
+    let channel = dialler.channel();
+    channel.connect();
+    until_state(&channel, ConnectivityState::TransientFailure).await;
+    for actor in [ActorKind::AddrConn, ActorKind::Balancer, ActorKind::Supervisor] {
+        channel.inject(Fault::crash(actor)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(dialler.dials().len(), 1);
+    tokio::time::sleep(Duration::from_millis(1_900)).await;
+    assert_eq!(dialler.dials().len(), 2);
+    end(channel).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_never_speaks_is_given_up_after_twenty_seconds() {
+    let dialler = Dialler::new(&[("10.0.0.7:1", Outcome::Silent)]);
+    let channel = dialler.channel();
+    let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert_eq!(dialler.since.elapsed().as_secs(), 20);
+    assert!(status.message().contains("waiting for the server's SETTINGS"), "{status}");
+    end(channel).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_hangs_holds_the_next_up_for_a_quarter_of_a_second() {
+    let dialler = Dialler::new(&[("10.0.0.7:1", Outcome::Hangs), ("10.0.0.8:1", Outcome::Ready)]);
+    let channel = dialler.channel();
+    channel.connect();
+    until_state(&channel, ConnectivityState::Ready).await;
+    let expected = [(0, "10.0.0.7:1"), (250, "10.0.0.8:1")];
+    let dials = dialler.dials();
+    assert_eq!(dials.len(), 2);
+    for ((at, address), (millis, expected)) in dials.iter().zip(expected) {
+        assert_eq!(address, expected);
+        assert!(at.as_millis().abs_diff(millis) <= 2, "{dials:?}");
+    }
+    end(channel).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_is_kept_to_the_millisecond_with_and_without_a_connection() {
+    for outcome in [Outcome::Hangs, Outcome::Ready] {
+        let dialler = Dialler::new(&[("10.0.0.7:1", outcome)]);
+        let channel = dialler.channel();
+        let request = ask("Ada").timeout(Duration::from_millis(200));
+        let status = channel.invoke(&SAY_HELLO, request).await.unwrap_err();
+        assert_eq!(status.code(), Code::DEADLINE_EXCEEDED);
+        let elapsed = dialler.since.elapsed();
+        assert!((200..=202).contains(&elapsed.as_millis()), "{elapsed:?}");
+        end(channel).await;
+    }
+}
+
+/// Gives one endpoint, and counts how often it is asked.
+struct Counting(Arc<AtomicU32>);
+
+impl Resolve for Counting {
+    fn resolve(&mut self) -> BoxFuture<'_, Result<Resolution, ResolveError>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let address = SocketAddr::from(([10, 0, 0, 7], 1));
+        Box::pin(async move { Ok(Resolution::new([Endpoint::from(address)])) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_ask_for_resolution_no_more_often_than_every_thirty_seconds() {
+    let dialler = Dialler::new(&[("10.0.0.7:1", Outcome::Refused)]);
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = asked.clone();
+    let resolver = move |_: &Target| -> Result<Box<dyn Resolve>, TargetError> {
+        Ok(Box::new(Counting(count.clone())))
+    };
+    let channel = plaintext("counted:///greeter")
+        .resolver("counted", resolver)
+        .connector(dialler.clone())
+        .build()
+        .unwrap();
+    channel.connect();
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    assert!(dialler.dials().len() > 4);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    tokio::time::sleep(Duration::from_secs(269)).await;
+    let asked = asked.load(Ordering::SeqCst);
+    assert!((4..=10).contains(&asked), "{asked}");
+    end(channel).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resolver_that_fails_is_asked_again_by_backoff() {
+    let manual = ManualResolver::new();
+    manual.fail(ResolveError::new("no registry"));
+    let channel =
+        plaintext("manual:///greeter").resolver("manual", manual.clone()).build().unwrap();
+    channel.connect();
+    until_state(&channel, ConnectivityState::TransientFailure).await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(manual.lookups(), 1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(manual.lookups(), 2);
+    end(channel).await;
+}
