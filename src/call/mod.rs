@@ -11,6 +11,7 @@
 //!     └─ newer ──┴─ queue ┴─ empty               └── again ─┘
 //! ```
 
+mod attempt;
 mod pick;
 mod replay;
 #[cfg(feature = "test-util")]
