@@ -108,7 +108,7 @@ async fn a_refused_address_is_dialled_on_the_backoff_schedule_whatever_calls_do(
     let hour = Duration::from_secs(3_600);
     assert!(tokio::time::timeout(hour, calling).await.is_err());
     let times = dialler.times();
-    assert_eq!(times[0], 0.0);
+    assert!(times[0] < 0.002, "{times:?}");
     let waits: Vec<_> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     let mut nominal = 1.0_f64;
     for (nth, wait) in waits.iter().enumerate() {
