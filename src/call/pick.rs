@@ -11,26 +11,35 @@ use crate::types::{ConnectivityState, Generation, Status};
 ///
 /// Each generation is used at most once. Cancel-safe.
 pub(crate) async fn pick(shared: &Shared, call: &CallHead) -> Result<Picked, Status> {
+    let step = step(&shared.cell.load(), call);
+    match step {
+        Step::Go(connection) => Ok(Picked { connection, waited: false }),
+        Step::End(status) => Err(status),
+        // In a box: most calls never wait, and their futures need no room for it.
+        Step::Wait(wait) => Box::pin(pick_later(shared, call, wait)).await,
+    }
+}
+
+async fn pick_later(shared: &Shared, call: &CallHead, first: Wait) -> Result<Picked, Status> {
+    let mut wait = first;
     let mut last_error = None;
-    let mut waited = false;
     loop {
-        let step = step(&shared.cell.load(), call);
-        let wait = match step {
-            Step::Go(connection) => return Ok(Picked { connection, waited }),
-            Step::End(status) => return Err(status),
-            Step::Wait(wait) => wait,
-        };
         if wait.demand {
             shared.demand().map_err(status::no_runtime)?;
         }
         if wait.error.is_some() {
             last_error = wait.error;
         }
-        waited = true;
         let newer = shared.cell.newer_than(wait.seen);
         if let Err(Elapsed) = shared.before(call.deadline, newer).await {
             return Err(status::deadline_while_waiting(last_error));
         }
+        let step = step(&shared.cell.load(), call);
+        wait = match step {
+            Step::Go(connection) => return Ok(Picked { connection, waited: true }),
+            Step::End(status) => return Err(status),
+            Step::Wait(wait) => wait,
+        };
     }
 }
 

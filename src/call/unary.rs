@@ -1,12 +1,15 @@
 //! A unary call: one message there, one message back.
 
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::pick::{Picked, pick};
 use super::{CallHead, Shared, status};
 use crate::policy::retry::{Verdict, verdict};
-use crate::transport::{Connection, Message, Received, StreamError, Trailers};
+use crate::transport::{Connection, Message, Received, RecvHalf, StreamError, Trailers};
 use crate::types::{Address, Metadata, Seen, Status};
 
 /// The answer to a unary call.
@@ -29,31 +32,19 @@ pub(crate) async fn unary(
     loop {
         let Picked { connection, waited } = pick(shared, call).await?;
         let now = now.take().filter(|_| !waited).unwrap_or_else(Instant::now);
-        let failure = match attempt(&connection, call, now, message.clone()).await {
-            Ok(answer) => return complete(answer, call.deadline, connection.address()),
+        let mut answer = Answer::default();
+        let failure = match attempt(&connection, call, now, message.clone(), &mut answer).await {
+            Ok(()) => return answer.complete(call.deadline, connection.address()),
             Err(failure) => failure,
         };
         match verdict(failure.seen(), refused, false) {
             Verdict::RetryTransparently => refused |= failure.seen() == Seen::Refused,
             Verdict::Finish => {
-                return Err(status::of_stream_error(&failure, call.deadline, connection.address()));
+                let peer = connection.address();
+                return Err(status::of_stream_error(&failure, call.deadline, peer));
             }
         }
     }
-}
-
-/// All that a server sent, up to the second message.
-struct Answer {
-    headers: Metadata,
-    messages: Messages,
-    trailers: Option<Trailers>,
-}
-
-/// How many messages came; a unary call is to have one.
-enum Messages {
-    None,
-    One(Received),
-    Several,
 }
 
 async fn attempt(
@@ -61,39 +52,73 @@ async fn attempt(
     call: &CallHead,
     now: Instant,
     message: Message,
-) -> Result<Answer, StreamError> {
+    answer: &mut Answer,
+) -> Result<(), StreamError> {
     let head = call.request(now);
     let mut stream = connection.open(&head, Some((message, true)), call.deadline).await?;
-    let headers = stream.recv.headers().await?.metadata;
-    let mut messages = Messages::None;
-    loop {
-        let next = stream.recv.message(call.receive_bytes_max).await;
-        messages = match (next.transpose()?, messages) {
-            (None, messages) => {
-                let trailers = Some(stream.recv.trailers().await?);
-                return Ok(Answer { headers, messages, trailers });
-            }
-            (Some(message), Messages::None) => Messages::One(message),
-            // No need to read on: the stream is dropped here, and that resets it.
-            (Some(_), Messages::One(_) | Messages::Several) => {
-                return Ok(Answer { headers, messages: Messages::Several, trailers: None });
-            }
-        };
-    }
+    poll_fn(|cx| answer.poll_read(&mut stream.recv, call.receive_bytes_max, cx)).await
 }
 
-/// The server's status comes before its message, and one message is due with OK.
-fn complete(answer: Answer, deadline: Option<Instant>, peer: &Address) -> Result<Reply, Status> {
-    let trailers = answer.trailers.map(|it| status::of_trailers(it, deadline, peer)).transpose()?;
-    match answer.messages {
-        Messages::One(message) if message.compressed => Err(status::compressed(peer)),
-        Messages::One(message) => Ok(Reply {
-            headers: answer.headers,
-            message: message.payload,
-            trailers: trailers.unwrap_or_default(),
-            peer: peer.clone(),
-        }),
-        Messages::None => Err(status::cardinality(peer, "none")),
-        Messages::Several => Err(status::cardinality(peer, "more than one")),
+/// All that a server sent, up to the second message. It is filled where it lies: moving it about
+/// would cost more than reading it.
+#[derive(Default)]
+struct Answer {
+    headers: Option<Metadata>,
+    messages: Messages,
+    trailers: Option<Trailers>,
+}
+
+/// How many messages came; a unary call is to have one.
+#[derive(Default)]
+enum Messages {
+    #[default]
+    None,
+    One(Received),
+    Several,
+}
+
+impl Answer {
+    /// Reads to the trailers, or to a message too many: then there is no need to read on, and
+    /// dropping the stream resets it.
+    fn poll_read(
+        &mut self,
+        recv: &mut RecvHalf,
+        limit: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), StreamError>> {
+        if self.headers.is_none() {
+            self.headers = Some(ready!(recv.poll_headers(cx))?.metadata);
+        }
+        while let Some(message) = ready!(recv.poll_message(cx, limit)) {
+            let message = message?;
+            match self.messages {
+                Messages::None => self.messages = Messages::One(message),
+                Messages::One(_) | Messages::Several => {
+                    self.messages = Messages::Several;
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+        self.trailers = Some(ready!(recv.poll_trailers(cx))?);
+        Poll::Ready(Ok(()))
+    }
+
+    /// The server's status comes before its message, and one message is due with OK.
+    fn complete(self, deadline: Option<Instant>, peer: &Address) -> Result<Reply, Status> {
+        let trailers = match self.trailers {
+            Some(trailers) => status::of_trailers(trailers, deadline, peer)?,
+            None => Metadata::new(),
+        };
+        match self.messages {
+            Messages::One(message) if message.compressed => Err(status::compressed(peer)),
+            Messages::One(message) => Ok(Reply {
+                headers: self.headers.unwrap_or_default(),
+                message: message.payload,
+                trailers,
+                peer: peer.clone(),
+            }),
+            Messages::None => Err(status::cardinality(peer, "none")),
+            Messages::Several => Err(status::cardinality(peer, "more than one")),
+        }
     }
 }

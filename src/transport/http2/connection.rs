@@ -109,11 +109,11 @@ impl Connection {
 
     /// What has gone over it so far.
     pub(crate) fn traffic(&self) -> Traffic {
-        let traffic = &self.0.traffic;
+        let table = self.0.table();
         Traffic {
-            streams_started: traffic.streams_started.load(Ordering::Relaxed),
-            messages_sent: traffic.messages_sent.load(Ordering::Relaxed),
-            messages_received: traffic.messages_received.load(Ordering::Relaxed),
+            streams_started: table.streams_started,
+            messages_sent: table.messages_sent,
+            messages_received: self.0.messages_received.load(Ordering::Relaxed),
             bytes_read: self.0.watch.bytes_read(),
             bytes_written: self.0.watch.bytes_written(),
         }
@@ -163,6 +163,8 @@ pub(super) fn new(
             probe: Some(send_request.clone()),
             send_request: Some(send_request),
             streams: Slab::new(),
+            streams_started: 0,
+            messages_sent: 0,
             wake_at: None,
             quota,
         }),
@@ -170,7 +172,7 @@ pub(super) fn new(
         driver: AtomicWaker::new(),
         stopped: OnceLock::new(),
         ended: OnceLock::new(),
-        traffic: Counters::default(),
+        messages_received: AtomicU64::new(0),
     });
     let driver = Driver::new(engine, Arc::clone(&shared));
     (Connection(shared), driver)
@@ -190,13 +192,7 @@ pub(super) struct Shared {
     stopped: OnceLock<Arc<Disconnect>>,
     /// How the connection ended.
     ended: OnceLock<Arc<Disconnect>>,
-    pub(super) traffic: Counters,
-}
-
-#[derive(Default)]
-pub(super) struct Counters {
-    streams_started: AtomicU64,
-    pub(super) messages_sent: AtomicU64,
+    /// Whole messages that were read.
     pub(super) messages_received: AtomicU64,
 }
 
@@ -208,6 +204,10 @@ pub(super) struct Table {
     /// as the one to be woken.
     probe: Option<SendRequest<Bytes>>,
     pub(super) streams: Slab<Entry>,
+    /// Streams opened so far.
+    streams_started: u64,
+    /// Messages handed over for sending so far.
+    pub(super) messages_sent: u64,
     /// When the driver looks for expired streams next; no later than the earliest deadline.
     pub(super) wake_at: Option<Instant>,
     quota: Quota,
@@ -302,13 +302,12 @@ fn start(
 
     let id = send.stream_id().as_u32();
     let mut is_send_closed = false;
-    let count = &shared.traffic;
-    count.streams_started.fetch_add(1, Ordering::Relaxed);
+    table.streams_started += 1;
     if let Some((message, is_last)) = first {
         // Fails only where the connection failed a moment ago; reading the response tells how.
         let _ = send.send_data(message.into_frame(), is_last);
         is_send_closed = is_last;
-        count.messages_sent.fetch_add(1, Ordering::Relaxed);
+        table.messages_sent += 1;
     }
     let key = table.streams.insert(Entry { id, send, deadline, ended: None, is_send_closed });
     let is_earliest = match (deadline, table.wake_at) {

@@ -104,10 +104,7 @@ impl StreamHandle {
     /// [`StreamHandle::poll_send_ready`].
     pub(crate) fn send(&self, message: Message, is_last: bool) -> Result<(), StreamError> {
         check_len(&message)?;
-        self.send_frame(message.into_frame(), is_last)?;
-        let sent = &self.place.shared.traffic.messages_sent;
-        sent.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        self.send_frame(message.into_frame(), is_last)
     }
 
     /// Says that no further message follows. Does not wait for flow control. Idempotent.
@@ -138,7 +135,10 @@ impl StreamHandle {
             return if is_repeated { Ok(()) } else { Err(StreamError::Ended) };
         }
         entry.is_send_closed = is_last;
-        entry.send.send_data(frame, is_last).map_err(|_| StreamError::Ended)
+        let is_message = !frame.is_empty();
+        entry.send.send_data(frame, is_last).map_err(|_| StreamError::Ended)?;
+        table.messages_sent += u64::from(is_message);
+        Ok(())
     }
 }
 
@@ -195,6 +195,7 @@ impl RecvHalf {
     }
 
     /// As [`RecvHalf::poll_headers`]. Cancel-safe.
+    #[cfg(test)]
     pub(crate) async fn headers(&mut self) -> Result<Headers, StreamError> {
         poll_fn(|cx| self.poll_headers(cx)).await
     }
@@ -215,7 +216,7 @@ impl RecvHalf {
             };
             match self.deframer.next(limit) {
                 Ok(Some(received)) => {
-                    let count = &self.place.shared.traffic.messages_received;
+                    let count = &self.place.shared.messages_received;
                     count.fetch_add(1, Ordering::Relaxed);
                     return Poll::Ready(Some(Ok(received)));
                 }
@@ -243,6 +244,7 @@ impl RecvHalf {
     }
 
     /// As [`RecvHalf::poll_message`]. Cancel-safe.
+    #[cfg(test)]
     pub(crate) async fn message(&mut self, limit: usize) -> Option<Result<Received, StreamError>> {
         poll_fn(|cx| self.poll_message(cx, limit)).await
     }
@@ -283,6 +285,7 @@ impl RecvHalf {
     }
 
     /// As [`RecvHalf::poll_trailers`]. Cancel-safe.
+    #[cfg(test)]
     pub(crate) async fn trailers(&mut self) -> Result<Trailers, StreamError> {
         poll_fn(|cx| self.poll_trailers(cx)).await
     }
@@ -425,18 +428,12 @@ impl RecvHalf {
 
     /// Gives the error that ended it, the first time.
     fn tell_end(&mut self) -> Result<(), StreamError> {
-        let told = State::Ended(Err(StreamError::Ended));
-        match mem::replace(&mut self.state, told) {
-            State::Ending(outcome) => {
-                let error = outcome.as_ref().err().cloned();
-                self.state = State::Ended(outcome);
-                error.map_or(Ok(()), Err)
-            }
-            other => {
-                self.state = other;
-                Ok(())
-            }
-        }
+        let State::Ending(Err(error)) = &self.state else {
+            return Ok(());
+        };
+        let error = error.clone();
+        self.state = State::Ended(Err(error.clone()));
+        Err(error)
     }
 }
 
