@@ -41,6 +41,8 @@ pub(crate) enum Msg {
     },
     /// Somebody wants the channel: connect if idle.
     ExitIdle,
+    /// Nobody does: drop the policies and give up every subchannel.
+    LetGo,
     /// Tell how you stand.
     Inspect(oneshot::Sender<(ActorReport, Option<PolicyReport>)>),
     /// Suffer this.
@@ -77,6 +79,8 @@ pub(super) struct Life {
     timer: Timer,
     /// Whether a flush is on its way to the end of the mailbox.
     flushing: bool,
+    /// How often the channel had gone idle when the tree began.
+    era: u64,
     vitals: Vitals,
 }
 
@@ -97,6 +101,7 @@ impl Actor for Balancer {
             dice: Dice::new(self.core.settings.seed ^ BALANCER_DICE),
             timer: Timer::new(self.core.tasks.clone()),
             flushing: false,
+            era: self.core.memory().era,
             vitals: Vitals::new(ActorKind::Balancer, None, restarts),
         };
         self.resume(&me, &mut life);
@@ -118,6 +123,7 @@ impl Actor for Balancer {
             Msg::ResolverFailed => self.resolver_failed(&me, life),
             Msg::SubchannelChanged { id, state } => self.subchannel_changed(&me, life, id, state),
             Msg::ExitIdle => self.act(&me, life, GracefulSwitch::exit_idle),
+            Msg::LetGo => self.let_go(life),
             Msg::Inspect(reply) => self.inspect(life, reply),
             #[cfg(feature = "test-util")]
             Msg::Inject(fault) => fault.suffer().await,
@@ -135,6 +141,16 @@ impl Balancer {
             self.core.registry.retire(orphan.id);
         }
         self.resolver_failed(me, life);
+    }
+
+    fn let_go(&self, life: &mut Life) {
+        life.tree = GracefulSwitch::new();
+        life.timer = Timer::new(self.core.tasks.clone());
+        life.era = self.core.memory().era;
+        life.vitals.enter(ConnectivityState::Idle.to_string());
+        for subchannel in self.core.registry.all() {
+            self.core.registry.retire(subchannel.id);
+        }
     }
 
     fn updated(&self, me: &ActorRef<Msg>, life: &mut Life) {
@@ -231,7 +247,8 @@ impl Balancer {
                     self.core.resolver.tell(resolver::Msg::ResolveNow);
                 }
                 LbEffect::Publish { connectivity, picker } => {
-                    self.publish(life, Published { connectivity, picker });
+                    let era = life.era;
+                    self.publish(life, Published { connectivity, picker, era });
                 }
             }
         }

@@ -10,14 +10,17 @@ use std::sync::atomic::Ordering;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::core::Resolved;
 #[cfg(feature = "test-util")]
 use super::faults::Fault;
+use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, balancer, resolver};
 use crate::observe::{ActorKind, ActorReport};
 use crate::policy::channel::{Effect, Event, State};
+use crate::policy::idle::{self, GoIdle};
 use crate::policy::lb::{FailPicker, Picker};
 use crate::types::{ConnectivityState, Status};
 
@@ -38,6 +41,15 @@ pub(crate) enum Msg {
     /// Suffer this.
     #[cfg(feature = "test-util")]
     Inject(Fault),
+    /// Something of its own came to its end.
+    Own(Own),
+}
+
+/// A completion; only this file makes one.
+pub(crate) struct Own(Completion);
+
+enum Completion {
+    Wake(u64),
 }
 
 /// What the policy tree last said.
@@ -45,6 +57,8 @@ pub(crate) enum Msg {
 pub(crate) struct Published {
     pub(super) connectivity: ConnectivityState,
     pub(super) picker: Arc<dyn Picker>,
+    /// How often the channel had gone idle before the tree began that says this.
+    pub(super) era: u64,
 }
 
 pub(super) struct ClientConn {
@@ -53,6 +67,8 @@ pub(super) struct ClientConn {
 
 pub(super) struct Life {
     machine: State,
+    idle: idle::State,
+    timer: Timer,
     vitals: Vitals,
 }
 
@@ -66,28 +82,33 @@ impl Actor for ClientConn {
         me: ActorRef<Msg>,
         (): (),
     ) -> Result<Self::State, ActorProcessingErr> {
-        self.core.client_conn.take_over(me);
+        self.core.client_conn.take_over(me.clone());
         let mut life = Life {
             machine: State::default(),
+            idle: idle::State::default(),
+            timer: Timer::new(self.core.tasks.clone()),
             vitals: Vitals::new(
                 ActorKind::ClientConn,
                 None,
                 self.core.lives.client_conn.restarts(),
             ),
         };
-        self.resume(&mut life);
+        self.resume(&me, &mut life);
         Ok(life)
     }
 
     async fn handle(
         &self,
-        _me: ActorRef<Msg>,
+        me: ActorRef<Msg>,
         message: Msg,
         life: &mut Life,
     ) -> Result<(), ActorProcessingErr> {
-        self.core.client_conn.one_taken();
+        if !matches!(message, Msg::Own(_)) {
+            self.core.client_conn.one_taken();
+        }
         match message {
-            Msg::Demand => self.demand(life),
+            Msg::Own(Own(completion)) => self.complete(&me, life, &completion),
+            Msg::Demand => self.demand(&me, life),
             Msg::Resolved => self.resolved(life),
             Msg::Published(published) => self.published(life, published),
             Msg::PartFailed(status) => self.part_failed(life, status),
@@ -102,18 +123,22 @@ impl Actor for ClientConn {
 
 impl ClientConn {
     /// Continues where an earlier life ended.
-    fn resume(&self, life: &mut Life) {
+    fn resume(&self, me: &ActorRef<Msg>, life: &mut Life) {
         let memory = self.core.memory();
-        let (config, resolved) = (memory.config.clone(), memory.resolved.is_some());
+        let balanced = memory.update.is_some() || memory.failure.is_some();
+        life.machine = match memory.config.clone() {
+            config if !memory.resolving => State::Idle { config },
+            Some(config) if balanced => State::Serving { config },
+            config => State::Resolving { config },
+        };
+        let (resolving, resolved) = (memory.resolving, memory.resolved.is_some());
         let published = memory.published.clone();
         drop(memory);
-        if let Some(config) = config {
-            life.machine = State::Serving { config };
-        } else if self.core.is_resolving() {
-            life.machine = State::Resolving;
+        if resolving {
+            self.mind(me, life, idle::Event::Woken);
         }
         if self.core.demanded.load(Ordering::Acquire) {
-            self.demand(life);
+            self.demand(me, life);
         }
         if resolved {
             self.resolved(life);
@@ -123,10 +148,30 @@ impl ClientConn {
         }
     }
 
-    fn demand(&self, life: &mut Life) {
+    fn demand(&self, me: &ActorRef<Msg>, life: &mut Life) {
         self.core.demanded.store(false, Ordering::Release);
         life.vitals.count("demands");
+        self.mind(me, life, idle::Event::Woken);
         self.advance(life, Event::Demand);
+    }
+
+    fn complete(&self, me: &ActorRef<Msg>, life: &mut Life, completion: &Completion) {
+        let Completion::Wake(epoch) = completion;
+        if life.timer.is_current(*epoch) {
+            self.mind(me, life, idle::Event::Wake(self.core.shared.activity.usage()));
+        }
+    }
+
+    /// Minds whether the channel is in use; lets it go idle if it is not.
+    fn mind(&self, me: &ActorRef<Msg>, life: &mut Life, event: idle::Event) {
+        let now = Instant::now().into_std();
+        let (state, idle) = life.idle.step(now, event, self.core.settings.idle_timeout);
+        life.idle = state;
+        let wake_at = life.idle.wake_at().map(Instant::from_std);
+        life.timer.arm(wake_at, me, |epoch| Msg::Own(Own(Completion::Wake(epoch))));
+        if let Some(GoIdle) = idle {
+            self.advance(life, Event::GoIdle);
+        }
     }
 
     fn resolved(&self, life: &mut Life) {
@@ -146,8 +191,11 @@ impl ClientConn {
     }
 
     fn published(&self, life: &mut Life, published: Published) {
-        let Published { connectivity, picker } = published;
-        self.advance(life, Event::Published { connectivity, picker });
+        let Published { connectivity, picker, era } = published;
+        // What was said before the channel went idle says nothing of what was built since.
+        if era == self.core.memory().era {
+            self.advance(life, Event::Published { connectivity, picker });
+        }
     }
 
     /// While a connection lives the last snapshot is good enough.
@@ -166,7 +214,8 @@ impl ClientConn {
     }
 
     fn inspect(&self, life: &Life, reply: oneshot::Sender<ActorReport>) {
-        let report = life.vitals.report(self.core.client_conn.depth(), None);
+        let timer = life.timer.fires_at().map(|at| ("going idle, unless it is in use", at));
+        let report = life.vitals.report(self.core.client_conn.depth(), timer);
         let _ = reply.send(report);
     }
 
@@ -214,9 +263,10 @@ impl ClientConn {
                 self.core.publish(connectivity, picker);
                 self.core.lives.client_conn.prove();
             }
-            Effect::Stop => {
-                life.vitals.enter("closed");
+            Effect::LetGo => {
+                self.core.memory().go_idle();
                 self.core.resolver.tell(resolver::Msg::Stop);
+                self.core.balancer.tell(balancer::Msg::LetGo);
             }
         }
     }

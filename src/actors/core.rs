@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) default_config: Arc<ServiceConfig>,
     pub(crate) backoff: Backoff,
     pub(crate) min_connect_timeout: std::time::Duration,
+    /// How long a channel is kept up that nobody uses; for ever, where there is none.
+    pub(crate) idle_timeout: Option<std::time::Duration>,
     pub(crate) connector: Arc<dyn Connect>,
     pub(crate) credentials: Credentials,
     pub(crate) authority: Authority,
@@ -131,6 +133,16 @@ pub(super) struct Memory {
     pub(super) failure: Option<Status>,
     /// What the Balancer published last.
     pub(super) published: Option<client_conn::Published>,
+    /// How often the channel has gone idle.
+    pub(super) era: u64,
+}
+
+impl Memory {
+    /// Keeps what a channel knows that goes idle: the config that applied.
+    pub(super) fn go_idle(&mut self) {
+        let (config, era) = (self.config.take(), self.era + 1);
+        *self = Self { config, era, ..Self::default() };
+    }
 }
 
 /// The outcome of a resolution.

@@ -337,7 +337,6 @@ fn words(state: &State) -> (&'static str, &'static str) {
         State::Looking { .. } => ("looking up", "giving the look-up up"),
         State::Settled { .. } => ("settled", "next look-up"),
         State::Backoff { .. } => ("backing off", "next look-up"),
-        State::Stopped => ("stopped", "nothing"),
     }
 }
 

@@ -32,6 +32,7 @@ pub struct ChannelBuilder {
     connector: Arc<dyn Connect>,
     backoff: BackoffConfig,
     min_connect_timeout: Duration,
+    idle_timeout: Option<Duration>,
     connection: ConnectionOptions,
     runtime: Option<Handle>,
     seed: Option<u64>,
@@ -52,6 +53,7 @@ impl ChannelBuilder {
             connector: Arc::new(TcpConnector),
             backoff: BackoffConfig::default(),
             min_connect_timeout: MIN_CONNECT_TIMEOUT,
+            idle_timeout: Some(IDLE_TIMEOUT),
             connection: ConnectionOptions::default(),
             runtime: None,
             seed: None,
@@ -117,6 +119,16 @@ impl ChannelBuilder {
     /// The least time that one attempt to connect is given, all handshakes included. Default: 20 s.
     pub fn min_connect_timeout(mut self, timeout: Duration) -> Self {
         self.min_connect_timeout = timeout;
+        self
+    }
+
+    /// How long the channel keeps its connections when nobody uses it. When its last call has been
+    /// over for so long, or it was [connected](Channel::connect) and nobody ever called, it goes
+    /// back to IDLE: name resolution stops and the connections are closed. The next call starts
+    /// it again, and waits for that; none is lost. `None`, or zero, keeps it up for good. Default:
+    /// 30 minutes (A62).
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.idle_timeout = timeout.into();
         self
     }
 
@@ -214,6 +226,7 @@ impl ChannelBuilder {
             default_config: Arc::new(default_config),
             backoff: self.backoff.schedule()?,
             min_connect_timeout: self.min_connect_timeout,
+            idle_timeout: self.idle_timeout.filter(|timeout| !timeout.is_zero()),
             connector: self.connector.clone(),
             credentials,
             authority,
@@ -362,5 +375,8 @@ const DEFAULT_SCHEME: &str = "dns";
 
 /// As in grpc-go: TCP, TLS and HTTP/2 handshakes over a slow network fit in.
 const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// As gRPC has it for every client (A62).
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 const USER_AGENT: &str = concat!("grpc-rust-switchboard/", env!("CARGO_PKG_VERSION"));

@@ -11,6 +11,7 @@
 //!     └─ newer ──┴─ queue ┴─ empty               └── again ─┘
 //! ```
 
+mod activity;
 mod attempt;
 mod pick;
 mod replay;
@@ -24,6 +25,7 @@ mod status;
 mod stream;
 mod unary;
 
+pub(crate) use activity::Activity;
 #[cfg(feature = "test-util")]
 pub use rig::PickRig;
 pub(crate) use shared::{NoRuntime, Shared};

@@ -11,6 +11,9 @@ use crate::types::{ConnectivityState, Generation, Status};
 ///
 /// Each generation is used at most once. Cancel-safe.
 pub(crate) async fn pick(shared: &Shared, call: &CallHead) -> Result<Picked, Status> {
+    // Whoever calls in a loop and never has to wait must let the actors run all the same: they may
+    // share its thread.
+    tokio::task::consume_budget().await;
     let step = step(&shared.cell.load(), call);
     match step {
         Step::Go(connection) => Ok(Picked { connection, waited: false }),

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::{Snapshot, SnapshotCell, StateBoard};
+use super::{Activity, Snapshot, SnapshotCell, StateBoard};
 
 /// The read side of a channel.
 pub(crate) struct Shared {
@@ -15,6 +15,8 @@ pub(crate) struct Shared {
     pub(crate) cell: SnapshotCell,
     /// The channel's state.
     pub(crate) states: StateBoard,
+    /// Whether the channel is in use.
+    pub(crate) activity: Activity,
     /// Where the channel's tasks run; set when it starts.
     pub(crate) runtime: OnceLock<Handle>,
     demand: Box<dyn Fn() -> Result<(), NoRuntime> + Send + Sync>,
@@ -44,6 +46,7 @@ impl Shared {
         Self {
             cell: SnapshotCell::new(first),
             states: StateBoard::new(),
+            activity: Activity::new(),
             runtime: OnceLock::new(),
             demand: Box::new(demand),
         }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
+use super::activity::Ongoing;
 use super::attempt::{Attempt, begin};
 use super::replay::Replay;
 use super::{CallHead, Shared, status};
@@ -64,7 +65,7 @@ struct State {
 }
 
 enum Phase {
-    Live(Arc<Attempt>),
+    Live { attempt: Arc<Attempt>, _ongoing: Ongoing<Arc<Shared>> },
     Ended(Outcome),
 }
 
@@ -95,10 +96,11 @@ impl StreamCall {
         head: CallHead,
         cardinality: Cardinality,
     ) -> Result<Arc<Self>, Status> {
+        let ongoing = Ongoing::begin(shared.clone());
         let mut refused = false;
         let first = begin(&shared, &head, &mut refused, 0).await?;
         let state = State {
-            phase: Phase::Live(Arc::new(first)),
+            phase: Phase::Live { attempt: Arc::new(first), _ongoing: ongoing },
             replay: Replay::new(),
             sent: 0,
             received: 0,
@@ -140,7 +142,7 @@ impl StreamCall {
             return;
         }
         state.replay.half_close();
-        if let Phase::Live(attempt) = &state.phase {
+        if let Phase::Live { attempt, .. } = &state.phase {
             // Where the stream has failed, receiving says so.
             let _ = attempt.sending.finish();
         }
@@ -155,7 +157,7 @@ impl StreamCall {
                     return Ok(headers.clone());
                 }
                 match &state.phase {
-                    Phase::Live(attempt) => attempt.clone(),
+                    Phase::Live { attempt, .. } => attempt.clone(),
                     Phase::Ended(outcome) => {
                         outcome.result.clone()?;
                         return Ok(Metadata::new());
@@ -185,7 +187,7 @@ impl StreamCall {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Result<Option<Bytes>, Status>, Failed>> {
         let attempt = match &self.lock().phase {
-            Phase::Live(attempt) => attempt.clone(),
+            Phase::Live { attempt, .. } => attempt.clone(),
             Phase::Ended(outcome) => return Poll::Ready(Ok(outcome.result.clone().map(|()| None))),
         };
         Poll::Ready(match ready!(self.poll_receive_on(&attempt, cx)) {
@@ -204,14 +206,14 @@ impl StreamCall {
     pub(crate) fn trailers(&self) -> Option<Metadata> {
         match &self.lock().phase {
             Phase::Ended(outcome) => Some(outcome.trailers.clone()),
-            Phase::Live(_) => None,
+            Phase::Live { .. } => None,
         }
     }
 
     /// The server that the call is with.
     pub(crate) fn peer(&self) -> Option<Address> {
         match &self.lock().phase {
-            Phase::Live(attempt) => Some(attempt.peer.clone()),
+            Phase::Live { attempt, .. } => Some(attempt.peer.clone()),
             Phase::Ended(_) => None,
         }
     }
@@ -259,7 +261,7 @@ impl StreamCall {
             return Err(state.abort(Status::internal(text)));
         }
         match &state.phase {
-            Phase::Live(attempt) => Ok(attempt.clone()),
+            Phase::Live { attempt, .. } => Ok(attempt.clone()),
             Phase::Ended(outcome) => Err(outcome.status_for_sender()),
         }
     }
@@ -267,8 +269,8 @@ impl StreamCall {
     fn send_on(&self, attempt: &Arc<Attempt>, message: &Message) -> Result<Sent, Status> {
         let mut state = self.lock();
         match &state.phase {
-            Phase::Live(live) if live.number == attempt.number => {}
-            Phase::Live(_) => return Ok(Sent::OnOldAttempt),
+            Phase::Live { attempt: live, .. } if live.number == attempt.number => {}
+            Phase::Live { .. } => return Ok(Sent::OnOldAttempt),
             Phase::Ended(outcome) => return Err(outcome.status_for_sender()),
         }
         let last = !self.cardinality.has_many_requests();
@@ -316,9 +318,9 @@ impl StreamCall {
         {
             let mut state = self.lock();
             match &state.phase {
-                Phase::Live(live) if live.number == attempt.number => {}
+                Phase::Live { attempt: live, .. } if live.number == attempt.number => {}
                 // The other half has been here.
-                Phase::Live(_) => return Ok(()),
+                Phase::Live { .. } => return Ok(()),
                 Phase::Ended(outcome) => return outcome.result.clone(),
             }
             let failure = match failure {
@@ -345,12 +347,7 @@ impl StreamCall {
         let mut state = self.lock();
         state.refused = refused;
         match begun {
-            Ok(attempt) => {
-                // A failure shows to whoever uses the attempt next.
-                let _ = state.replay_on(&attempt);
-                state.phase = Phase::Live(Arc::new(attempt));
-                Ok(())
-            }
+            Ok(next) => state.go_on_with(next),
             Err(status) => {
                 state.end(Err(status.clone()));
                 Err(status)
@@ -388,7 +385,7 @@ impl StreamCall {
 impl State {
     /// This side ends the call.
     fn abort(&mut self, status: Status) -> Status {
-        if let Phase::Live(attempt) = &self.phase {
+        if let Phase::Live { attempt, .. } = &self.phase {
             attempt.sending.reset();
             self.end(Err(status.clone()));
         }
@@ -404,6 +401,20 @@ impl State {
             }
         };
         self.phase = Phase::Ended(Outcome { result, trailers });
+    }
+
+    /// Puts `next` in the place of an attempt that failed, unless this side has ended the call
+    /// meanwhile.
+    fn go_on_with(&mut self, next: Attempt) -> Result<(), Status> {
+        if let Phase::Ended(outcome) = &self.phase {
+            return outcome.result.clone();
+        }
+        // A failure shows to whoever uses the attempt next.
+        let _ = self.replay_on(&next);
+        if let Phase::Live { attempt, .. } = &mut self.phase {
+            *attempt = Arc::new(next);
+        }
+        Ok(())
     }
 
     /// Sends on a new attempt what was sent on the one before.

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::activity::Ongoing;
 use super::pick::{Picked, pick};
 use super::{CallHead, Shared, status};
 use crate::policy::retry::{Verdict, verdict};
@@ -26,6 +27,7 @@ pub(crate) async fn unary(
     call: &CallHead,
     message: Message,
 ) -> Result<Reply, Status> {
+    let _ongoing = Ongoing::begin(shared);
     let mut refused = false;
     // The clock is read again only where time has passed.
     let mut now = Some(call.begun);

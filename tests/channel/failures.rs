@@ -46,6 +46,19 @@ async fn an_endpoint_that_refuses_costs_no_call_and_is_dialled_as_the_backoff_ha
 }
 
 #[tokio::test]
+async fn a_caller_that_never_has_to_wait_lets_the_rest_of_its_thread_run() {
+    let channel = plaintext(format!("ipv4:{}", refusing_address())).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    let other = tokio::spawn(async {});
+    // Each fails at once; nothing here waits for anything.
+    for _ in 0..10_000 {
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    }
+    assert!(other.is_finished());
+    close_without_leaks(channel, &[]).await;
+}
+
+#[tokio::test]
 async fn a_call_that_does_not_wait_fails_with_the_address_and_the_cause() {
     let address = refusing_address();
     let channel = plaintext(format!("ipv4:{address}")).build().unwrap();

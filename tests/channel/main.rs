@@ -9,6 +9,7 @@ mod calls;
 mod clock;
 mod deadlines;
 mod failures;
+mod idleness;
 mod lifecycle;
 mod names;
 mod streaming;

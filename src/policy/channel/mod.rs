@@ -13,22 +13,29 @@ use crate::types::{ConnectivityState, Endpoint, Status};
 ///     │ Idle │ ─────► │ Resolving │ ──────────────────────► │ Serving │
 ///     └──────┘        └───────────┘                         └─────────┘
 ///                           │ Resolved, with a bad config        ▲
-///                           ▼                                    │
+///                           ▼ and none to go on with             │
 ///                     ┌──────────────┐ Resolved, ResolveFailed   │
 ///                     │ Unconfigured │ ──────────────────────────┘
 ///                     └──────────────┘
 ///
+///     GoIdle, from all but Shutdown: Idle
 ///     Close, from anywhere: Shutdown
 /// ```
 ///
-/// Once a config applies, there is one for good: whatever comes later replaces it or leaves it.
-#[derive(Clone, Debug, Default)]
+/// Once a config applies, there is one for good: whatever comes later replaces it or leaves it, and
+/// it is there still when the channel has been idle.
+#[derive(Clone, Debug)]
 pub(crate) enum State {
-    /// Nobody has used the channel.
-    #[default]
-    Idle,
+    /// Nobody uses the channel.
+    Idle {
+        /// The config that applied the last time.
+        config: Option<Arc<ServiceConfig>>,
+    },
     /// Waiting for the first result of the resolver.
-    Resolving,
+    Resolving {
+        /// The config that applied the last time.
+        config: Option<Arc<ServiceConfig>>,
+    },
     /// The first config was bad, and there is no earlier one to go on with.
     Unconfigured,
     /// The balancer has been told of endpoints, or why there are none.
@@ -40,11 +47,19 @@ pub(crate) enum State {
     Shutdown,
 }
 
+impl Default for State {
+    fn default() -> Self {
+        Self::Idle { config: None }
+    }
+}
+
 /// What happens to it.
 #[derive(Clone)]
 pub(crate) enum Event {
     /// A call, or the application, wants the channel to work.
     Demand,
+    /// Nobody has for a long time.
+    GoIdle,
     /// The resolver has a result.
     Resolved {
         /// Every endpoint there is.
@@ -95,8 +110,8 @@ pub(crate) enum Effect {
         /// How calls are to pick.
         picker: Arc<dyn Picker>,
     },
-    /// Stop everything.
-    Stop,
+    /// Stop resolving, drop the policies and let go of every connection.
+    LetGo,
 }
 
 impl State {
@@ -109,95 +124,116 @@ impl State {
         fx: &mut Vec<Effect>,
     ) -> Self {
         match (self, event) {
-            (Self::Idle, Event::Demand) => {
+            (Self::Idle { config }, Event::Demand) => {
                 fx.push(Effect::Publish {
                     connectivity: ConnectivityState::Connecting,
                     picker: lb::queue(),
                 });
                 fx.push(Effect::StartResolver);
-                Self::Resolving
+                Self::Resolving { config }
             }
             (state @ Self::Serving { .. }, Event::Demand) => {
                 fx.push(Effect::ExitIdle);
                 state
             }
-            (Self::Resolving | Self::Unconfigured, Event::Resolved { endpoints, config }) => {
-                match config {
-                    None => serve(endpoints, Arc::clone(default_config), fx),
-                    Some(Ok(config)) => serve(endpoints, config, fx),
-                    Some(Err(error)) => {
-                        // [A21] Neither the default nor the endpoints are used: without the
-                        // config that was meant for them, calls might do harm.
-                        let reason = format!("error parsing service config: {error}");
-                        fx.push(Effect::Publish {
-                            connectivity: ConnectivityState::TransientFailure,
-                            picker: Arc::new(FailPicker(Status::unavailable(reason.clone()))),
-                        });
-                        fx.push(Effect::RejectUpdate(reason));
-                        Self::Unconfigured
-                    }
-                }
+            (Self::Resolving { config }, Event::GoIdle) => idle(config, fx),
+            (Self::Unconfigured, Event::GoIdle) => idle(None, fx),
+            (Self::Serving { config }, Event::GoIdle) => idle(Some(config), fx),
+            (Self::Resolving { config: current }, Event::Resolved { endpoints, config }) => {
+                resolved(current, endpoints, config, default_config, fx)
+            }
+            (Self::Unconfigured, Event::Resolved { endpoints, config }) => {
+                resolved(None, endpoints, config, default_config, fx)
             }
             (Self::Serving { config: current }, Event::Resolved { endpoints, config }) => {
-                match config {
-                    None => serve(endpoints, current, fx),
-                    Some(Ok(config)) => serve(endpoints, config, fx),
-                    Some(Err(error)) => {
-                        // [A21] The previous config stays, the new endpoints are used.
-                        let state = serve(endpoints, current, fx);
-                        fx.push(Effect::RejectUpdate(format!(
-                            "error parsing service config: {error}"
-                        )));
-                        state
-                    }
-                }
+                resolved(Some(current), endpoints, config, default_config, fx)
             }
-            (Self::Resolving | Self::Unconfigured, Event::ResolveFailed(status)) => {
+            (Self::Resolving { config }, Event::ResolveFailed(status)) => {
+                fail(status, config.unwrap_or_else(|| Arc::clone(default_config)), fx)
+            }
+            (Self::Unconfigured, Event::ResolveFailed(status)) => {
                 fail(status, Arc::clone(default_config), fx)
             }
             (Self::Serving { config }, Event::ResolveFailed(status)) => fail(status, config, fx),
-            (
-                state @ Self::Serving { .. },
-                Event::Published {
-                    connectivity,
-                    picker,
-                },
-            ) => {
-                fx.push(Effect::Publish {
-                    connectivity,
-                    picker,
-                });
+            (state @ Self::Serving { .. }, Event::Published { connectivity, picker }) => {
+                fx.push(Effect::Publish { connectivity, picker });
                 state
             }
             (
-                Self::Idle | Self::Resolving | Self::Unconfigured | Self::Serving { .. },
+                Self::Idle { .. }
+                | Self::Resolving { .. }
+                | Self::Unconfigured
+                | Self::Serving { .. },
                 Event::Close,
             ) => {
                 fx.push(Effect::Publish {
                     connectivity: ConnectivityState::Shutdown,
                     picker: Arc::new(DropPicker(Status::cancelled("the channel is closed"))),
                 });
-                fx.push(Effect::Stop);
+                fx.push(Effect::LetGo);
                 Self::Shutdown
             }
             // Already on its way; and there is no balancer yet that could tell us anything.
             (
-                state @ (Self::Resolving | Self::Unconfigured),
+                state @ (Self::Resolving { .. } | Self::Unconfigured),
                 Event::Demand | Event::Published { .. },
             )
-            // Nobody has been asked yet: news of an earlier life.
+            // Nobody has been asked: news of an earlier life, or of before it went idle.
             | (
-                state @ Self::Idle,
-                Event::Resolved { .. } | Event::ResolveFailed(_) | Event::Published { .. },
+                state @ Self::Idle { .. },
+                Event::GoIdle
+                | Event::Resolved { .. }
+                | Event::ResolveFailed(_)
+                | Event::Published { .. },
             )
             | (
                 state @ Self::Shutdown,
                 Event::Demand
+                | Event::GoIdle
                 | Event::Resolved { .. }
                 | Event::ResolveFailed(_)
                 | Event::Published { .. }
                 | Event::Close,
             ) => state,
+        }
+    }
+}
+
+/// Calls are to ask for the channel first; then everything goes.
+fn idle(config: Option<Arc<ServiceConfig>>, fx: &mut Vec<Effect>) -> State {
+    fx.push(Effect::Publish { connectivity: ConnectivityState::Idle, picker: lb::queue() });
+    fx.push(Effect::LetGo);
+    State::Idle { config }
+}
+
+/// The resolver has a result, and `current` is the config that applied so far.
+fn resolved(
+    current: Option<Arc<ServiceConfig>>,
+    endpoints: Arc<[Endpoint]>,
+    config: Option<Result<Arc<ServiceConfig>, ServiceConfigError>>,
+    default_config: &Arc<ServiceConfig>,
+    fx: &mut Vec<Effect>,
+) -> State {
+    let reason = |error| format!("error parsing service config: {error}");
+    match (config, current) {
+        (None, None) => serve(endpoints, Arc::clone(default_config), fx),
+        (None, Some(config)) | (Some(Ok(config)), _) => serve(endpoints, config, fx),
+        (Some(Err(error)), Some(current)) => {
+            // [A21] The previous config stays, the new endpoints are used.
+            let state = serve(endpoints, current, fx);
+            fx.push(Effect::RejectUpdate(reason(error)));
+            state
+        }
+        (Some(Err(error)), None) => {
+            // [A21] Neither the default nor the endpoints are used: without the config that was
+            // meant for them, calls might do harm.
+            let reason = reason(error);
+            fx.push(Effect::Publish {
+                connectivity: ConnectivityState::TransientFailure,
+                picker: Arc::new(FailPicker(Status::unavailable(reason.clone()))),
+            });
+            fx.push(Effect::RejectUpdate(reason));
+            State::Unconfigured
         }
     }
 }

@@ -13,8 +13,10 @@ fn bad() -> ServiceConfigError {
 
 fn states() -> Vec<State> {
     vec![
-        State::Idle,
-        State::Resolving,
+        State::default(),
+        State::Idle { config: Some(config("round_robin")) },
+        State::Resolving { config: None },
+        State::Resolving { config: Some(config("round_robin")) },
         State::Unconfigured,
         State::Serving { config: config("round_robin") },
         State::Shutdown,
@@ -25,6 +27,7 @@ fn events() -> Vec<(&'static str, Event)> {
     let resolved = |config| Event::Resolved { endpoints: Arc::new([]), config };
     vec![
         ("Demand", Event::Demand),
+        ("GoIdle", Event::GoIdle),
         ("Resolved(none)", resolved(None)),
         ("Resolved(good)", resolved(Some(Ok(config("round_robin"))))),
         ("Resolved(bad)", resolved(Some(Err(bad())))),
@@ -39,12 +42,16 @@ fn events() -> Vec<(&'static str, Event)> {
 
 fn name(state: &State) -> String {
     match state {
-        State::Idle => "Idle".to_owned(),
-        State::Resolving => "Resolving".to_owned(),
+        State::Idle { config } => format!("Idle{}", last(config.as_ref())),
+        State::Resolving { config } => format!("Resolving{}", last(config.as_ref())),
         State::Unconfigured => "Unconfigured".to_owned(),
         State::Serving { config } => format!("Serving({})", config.lb().name()),
         State::Shutdown => "Shutdown".to_owned(),
     }
+}
+
+fn last(config: Option<&Arc<ServiceConfig>>) -> String {
+    config.map(|config| format!("({})", config.lb().name())).unwrap_or_default()
 }
 
 fn text(effect: &Effect) -> String {
@@ -59,7 +66,7 @@ fn text(effect: &Effect) -> String {
         Effect::Publish { connectivity, picker } => {
             format!("publish({connectivity}, {})", picked(&**picker))
         }
-        Effect::Stop => "stop".to_owned(),
+        Effect::LetGo => "let go".to_owned(),
     }
 }
 
@@ -86,7 +93,7 @@ fn every_state_has_an_answer_to_every_event() {
 // spec: A21/first-config-bad
 #[test]
 fn a_bad_first_config_does_not_fall_back_to_the_default() {
-    let (state, _) = step(State::Idle, Event::Demand);
+    let (state, _) = step(State::default(), Event::Demand);
     let resolved = |config| Event::Resolved { endpoints: Arc::new([]), config: Some(config) };
     let (state, fx) = step(state, resolved(Err(bad())));
     assert!(matches!(state, State::Unconfigured));
@@ -98,34 +105,55 @@ fn a_bad_first_config_does_not_fall_back_to_the_default() {
 
 const TABLE: &str = "
 Idle + Demand = Resolving: publish(CONNECTING, queue), start resolver
+Idle + GoIdle = Idle:
 Idle + Resolved(none) = Idle:
 Idle + Resolved(good) = Idle:
 Idle + Resolved(bad) = Idle:
 Idle + ResolveFailed = Idle:
 Idle + Published = Idle:
-Idle + Close = Shutdown: publish(SHUTDOWN, drop CANCELLED: the channel is closed), stop
+Idle + Close = Shutdown: publish(SHUTDOWN, drop CANCELLED: the channel is closed), let go
+Idle(round_robin) + Demand = Resolving(round_robin): publish(CONNECTING, queue), start resolver
+Idle(round_robin) + GoIdle = Idle(round_robin):
+Idle(round_robin) + Resolved(none) = Idle(round_robin):
+Idle(round_robin) + Resolved(good) = Idle(round_robin):
+Idle(round_robin) + Resolved(bad) = Idle(round_robin):
+Idle(round_robin) + ResolveFailed = Idle(round_robin):
+Idle(round_robin) + Published = Idle(round_robin):
+Idle(round_robin) + Close = Shutdown: publish(SHUTDOWN, drop CANCELLED: the channel is closed), let go
 Resolving + Demand = Resolving:
+Resolving + GoIdle = Idle: publish(IDLE, queue), let go
 Resolving + Resolved(none) = Serving(pick_first): update(pick_first)
 Resolving + Resolved(good) = Serving(round_robin): update(round_robin)
 Resolving + Resolved(bad) = Unconfigured: publish(TRANSIENT_FAILURE, fail UNAVAILABLE: error parsing service config: x: is wrong), reject(error parsing service config: x: is wrong)
 Resolving + ResolveFailed = Serving(pick_first): fail(pick_first, no such name)
 Resolving + Published = Resolving:
-Resolving + Close = Shutdown: publish(SHUTDOWN, drop CANCELLED: the channel is closed), stop
+Resolving + Close = Shutdown: publish(SHUTDOWN, drop CANCELLED: the channel is closed), let go
+Resolving(round_robin) + Demand = Resolving(round_robin):
+Resolving(round_robin) + GoIdle = Idle(round_robin): publish(IDLE, queue), let go
+Resolving(round_robin) + Resolved(none) = Serving(round_robin): update(round_robin)
+Resolving(round_robin) + Resolved(good) = Serving(round_robin): update(round_robin)
+Resolving(round_robin) + Resolved(bad) = Serving(round_robin): update(round_robin), reject(error parsing service config: x: is wrong)
+Resolving(round_robin) + ResolveFailed = Serving(round_robin): fail(round_robin, no such name)
+Resolving(round_robin) + Published = Resolving(round_robin):
+Resolving(round_robin) + Close = Shutdown: publish(SHUTDOWN, drop CANCELLED: the channel is closed), let go
 Unconfigured + Demand = Unconfigured:
+Unconfigured + GoIdle = Idle: publish(IDLE, queue), let go
 Unconfigured + Resolved(none) = Serving(pick_first): update(pick_first)
 Unconfigured + Resolved(good) = Serving(round_robin): update(round_robin)
 Unconfigured + Resolved(bad) = Unconfigured: publish(TRANSIENT_FAILURE, fail UNAVAILABLE: error parsing service config: x: is wrong), reject(error parsing service config: x: is wrong)
 Unconfigured + ResolveFailed = Serving(pick_first): fail(pick_first, no such name)
 Unconfigured + Published = Unconfigured:
-Unconfigured + Close = Shutdown: publish(SHUTDOWN, drop CANCELLED: the channel is closed), stop
+Unconfigured + Close = Shutdown: publish(SHUTDOWN, drop CANCELLED: the channel is closed), let go
 Serving(round_robin) + Demand = Serving(round_robin): exit idle
+Serving(round_robin) + GoIdle = Idle(round_robin): publish(IDLE, queue), let go
 Serving(round_robin) + Resolved(none) = Serving(round_robin): update(round_robin)
 Serving(round_robin) + Resolved(good) = Serving(round_robin): update(round_robin)
 Serving(round_robin) + Resolved(bad) = Serving(round_robin): update(round_robin), reject(error parsing service config: x: is wrong)
 Serving(round_robin) + ResolveFailed = Serving(round_robin): fail(round_robin, no such name)
 Serving(round_robin) + Published = Serving(round_robin): publish(READY, queue)
-Serving(round_robin) + Close = Shutdown: publish(SHUTDOWN, drop CANCELLED: the channel is closed), stop
+Serving(round_robin) + Close = Shutdown: publish(SHUTDOWN, drop CANCELLED: the channel is closed), let go
 Shutdown + Demand = Shutdown:
+Shutdown + GoIdle = Shutdown:
 Shutdown + Resolved(none) = Shutdown:
 Shutdown + Resolved(good) = Shutdown:
 Shutdown + Resolved(bad) = Shutdown:

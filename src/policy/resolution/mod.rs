@@ -22,14 +22,14 @@ use crate::types::Refresh;
 ///                     │ Backoff │ ◄─────────────┘
 ///                     └─────────┘  Wake, ResetBackoff, Changed: look again
 ///
-///     Stop, from anywhere: Stopped
+///     Stop, from anywhere: Idle
 /// ```
 ///
 /// `attempt` counts the failures in a row, a result that the balancer refuses being one. It starts
 /// over when the balancer accepts a result, and when it is told to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum State {
-    /// Not started yet.
+    /// Nobody wants endpoints: not yet, or not any more.
     #[default]
     Idle,
     /// A lookup is under way.
@@ -43,8 +43,6 @@ pub(crate) enum State {
         /// The end of the rest.
         until: Instant,
     },
-    /// Stopped for good.
-    Stopped,
 }
 
 /// A lookup that is under way.
@@ -113,7 +111,7 @@ pub(crate) enum Event {
 pub(crate) enum Effect {
     /// Look the name up.
     Look,
-    /// Give up the lookup that is under way.
+    /// Give up the resolver, with the lookup that it may be at.
     Abandon,
     /// Tell the balancer that the lookup has failed by taking too long.
     TimedOut,
@@ -189,11 +187,10 @@ impl State {
                 Self::Settled(Settled { attempt, .. }) | Self::Backoff { attempt, .. },
                 Event::Changed,
             ) => look(now, attempt, pace, fx),
-            (Self::Looking(_), Event::Stop) => {
+            (Self::Looking(_) | Self::Settled(_) | Self::Backoff { .. }, Event::Stop) => {
                 fx.push(Effect::Abandon);
-                Self::Stopped
+                Self::Idle
             }
-            (Self::Idle | Self::Settled(_) | Self::Backoff { .. }, Event::Stop) => Self::Stopped,
             (
                 Self::Idle,
                 Event::Resolved
@@ -203,7 +200,8 @@ impl State {
                 | Event::ResolveNow
                 | Event::Changed
                 | Event::Wake
-                | Event::ResetBackoff,
+                | Event::ResetBackoff
+                | Event::Stop,
             )
             // A result that is refused after the next lookup has begun: that one will be judged.
             // And a timer that is early, or late, as below.
@@ -220,19 +218,6 @@ impl State {
                 | Event::Rejected
                 | Event::ResolveNow
                 | Event::Wake,
-            )
-            | (
-                Self::Stopped,
-                Event::Start
-                | Event::Resolved
-                | Event::Failed
-                | Event::Accepted
-                | Event::Rejected
-                | Event::ResolveNow
-                | Event::Changed
-                | Event::Wake
-                | Event::ResetBackoff
-                | Event::Stop,
             ) => self,
         }
     }
@@ -243,7 +228,7 @@ impl State {
             Self::Looking(lookup) => Some(lookup.deadline),
             Self::Settled(settled) => settled.due,
             Self::Backoff { until, .. } => Some(*until),
-            Self::Idle | Self::Stopped => None,
+            Self::Idle => None,
         }
     }
 }

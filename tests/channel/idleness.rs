@@ -1,0 +1,301 @@
+//! Channels that nobody uses, on a paused clock, over connections in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use switchboard::ConnectivityState::{Connecting, Idle, Ready, TransientFailure};
+use switchboard::memory::{MemoryListener, pipe};
+use switchboard::{ActorKind, CallOptions, Channel, ChannelBuilder, Fault};
+use tokio::io::DuplexStream;
+use tokio::time::Instant;
+
+use crate::support::greeter::{BIDI_HELLO, Greeter, HelloReply, SAY_HELLO, ask, hello, target_of};
+use crate::support::{Load, close_without_leaks, no_leaks, plaintext, reports, until_state};
+
+/// A server at the other end of a pipe.
+#[derive(Clone, Default)]
+struct Server {
+    open: Arc<AtomicUsize>,
+    accepted: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// Starts one, and a builder of channels to it.
+    fn start() -> (Self, ChannelBuilder) {
+        let (connector, listener) = pipe();
+        let server = Self::default();
+        tokio::spawn(server.clone().accept(listener));
+        (server, plaintext("passthrough:server").connector(connector))
+    }
+
+    async fn accept(self, mut listener: MemoryListener) {
+        while let Some(stream) = listener.accept().await {
+            self.accepted.fetch_add(1, Ordering::SeqCst);
+            self.open.fetch_add(1, Ordering::SeqCst);
+            let open = self.open.clone();
+            tokio::spawn(async move {
+                // However the connection ends, it is over.
+                let _ = answer_all(stream).await;
+                open.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    }
+
+    fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+}
+
+/// Answers every call with one greeting once the caller has said all.
+async fn answer_all(stream: DuplexStream) -> Result<(), h2::Error> {
+    let mut connection = h2::server::handshake(stream).await?;
+    while let Some(call) = connection.accept().await {
+        let (request, mut respond) = call?;
+        tokio::spawn(async move {
+            let mut body = request.into_body();
+            while let Some(Ok(data)) = body.data().await {
+                // The connection may be gone already.
+                let _ = body.flow_control().release_capacity(data.len());
+            }
+            let response = http::Response::builder().header("content-type", "application/grpc");
+            let Ok(mut body) = respond.send_response(response.body(()).unwrap(), false) else {
+                return;
+            };
+            let reply = HelloReply { message: "Hello".to_owned() }.encode_to_vec();
+            let mut message = vec![0, 0, 0, 0, u8::try_from(reply.len()).unwrap()];
+            message.extend(reply);
+            let trailers = http::HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-status"),
+                http::HeaderValue::from_static("0"),
+            )]);
+            let _ = body.send_data(Bytes::from(message), false);
+            let _ = body.send_trailers(trailers);
+        });
+    }
+    Ok(())
+}
+
+async fn end(channel: Channel) {
+    channel.close().await;
+    drop(channel);
+    no_leaks(&[]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_lets_go_of_everything_half_an_hour_after_its_last_call() {
+    let (server, builder) = Server::start();
+    let channel = builder.build().unwrap();
+    drop(builder);
+    let minute = Duration::from_secs(60);
+    for _ in 0..3 {
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        tokio::time::sleep(29 * minute).await;
+    }
+    assert_eq!((channel.state(), server.accepted()), (Ready, 1));
+    let last_call = Instant::now() - 29 * minute;
+    until_idle(&channel).await;
+    let after = last_call.elapsed();
+    assert!((30 * minute..30 * minute + Duration::from_millis(5)).contains(&after), "{after:?}");
+    // The connection closes, and of the subchannel nothing is left.
+    while server.open() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let kinds: Vec<_> = reports(&channel).await.into_iter().map(|it| it.actor).collect();
+    assert!(!kinds.contains(&ActorKind::AddrConn), "{kinds:?}");
+    // The next call brings all of it back.
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    assert_eq!(server.accepted(), 2);
+    end(channel).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_was_connected_and_never_used_goes_idle() {
+    let (server, builder) = Server::start();
+    let channel = builder.idle_timeout(Duration::from_secs(10)).build().unwrap();
+    let mut changes = channel.watch_state();
+    let since = Instant::now();
+    channel.connect();
+    until_state(&channel, Ready).await;
+    until_idle(&channel).await;
+    assert_eq!(since.elapsed().as_secs(), 10);
+    for state in [Idle, Connecting, Ready, Idle] {
+        let change = changes.next().await;
+        assert_eq!(change, Some(switchboard::StateChange::Changed(state)));
+    }
+    assert_eq!(server.accepted(), 1);
+    end(channel).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_stream_keeps_a_channel_up_until_it_ends() {
+    let (server, builder) = Server::start();
+    let channel = builder.idle_timeout(Duration::from_secs(10)).build().unwrap();
+    let mut stream = channel.new_stream(&BIDI_HELLO, CallOptions::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(channel.state(), Ready);
+    stream.send(hello("Ada")).await.unwrap();
+    stream.close_send();
+    stream.recv().await.unwrap().unwrap();
+    assert!(stream.recv().await.unwrap().is_none());
+    let ended = Instant::now();
+    // That the application still holds the stream does not matter.
+    until_idle(&channel).await;
+    assert_eq!(ended.elapsed().as_secs(), 10);
+    drop(stream);
+    assert_eq!(server.accepted(), 1);
+    end(channel).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_a_server_keeps_a_channel_up() {
+    let resolver = switchboard::ManualResolver::new();
+    let builder = plaintext("manual:greeter").resolver("manual", resolver.clone());
+    let channel = builder.idle_timeout(Duration::from_secs(10)).build().unwrap();
+    let request = ask("Ada").timeout(Duration::from_secs(95)).wait_for_ready(true);
+    channel.invoke(&SAY_HELLO, request).await.unwrap_err();
+    assert_eq!(channel.state(), TransientFailure);
+    assert!(resolver.lookups() > 1);
+    until_idle(&channel).await;
+    end(channel).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_idle_timeout_a_channel_stays_up() {
+    for never in [None, Some(Duration::ZERO)] {
+        let (server, builder) = Server::start();
+        let channel = builder.idle_timeout(never).build().unwrap();
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(30 * 24 * 3_600)).await;
+        assert_eq!((channel.state(), server.open()), (Ready, 1));
+        end(channel).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_channel_survives_the_crash_of_any_actor() {
+    let (server, builder) = Server::start();
+    let channel = builder.idle_timeout(Duration::from_secs(10)).allow_injection().build().unwrap();
+    let actors =
+        [ActorKind::ClientConn, ActorKind::Resolver, ActorKind::Balancer, ActorKind::Supervisor];
+    for (round, actor) in actors.into_iter().enumerate() {
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        until_idle(&channel).await;
+        channel.inject(Fault::crash(actor)).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(channel.state(), Idle, "after {actor}");
+        assert_eq!((server.open(), server.accepted()), (0, round + 1), "after {actor}");
+    }
+    // And one that is awake goes idle all the same.
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    channel.inject(Fault::crash(ActorKind::ClientConn)).await.unwrap();
+    until_idle(&channel).await;
+    end(channel).await;
+}
+
+/// A thousand channels, each with callers that call again and again just when it goes idle, in an
+/// order that the round's number decides.
+#[tokio::test(start_paused = true)]
+async fn no_call_is_lost_to_a_channel_that_is_just_going_idle() {
+    let timeout = Duration::from_secs(1);
+    let mut redials = 0;
+    for round in 0..1_000 {
+        let mut chance = Chance(round);
+        let (server, builder) = Server::start();
+        let channel = builder.idle_timeout(timeout).seed(round).build().unwrap();
+        let mut callers = tokio::task::JoinSet::new();
+        for _ in 0..=chance.below(3) {
+            let mut chance = Chance(chance.next());
+            let channel = channel.clone();
+            callers.spawn(async move {
+                for _ in 0..4 {
+                    // To the timer's millisecond, or one beside it.
+                    tokio::time::sleep(Duration::from_millis(999 + chance.below(3))).await;
+                    for _ in 0..chance.below(12) {
+                        tokio::task::yield_now().await;
+                    }
+                    match chance.below(3) {
+                        0 => {
+                            let stream = channel.new_stream(&BIDI_HELLO, CallOptions::default());
+                            let mut stream = stream.await.unwrap();
+                            stream.send(hello("Ada")).await.unwrap();
+                            stream.close_send();
+                            assert!(stream.recv().await.unwrap().is_some());
+                            assert!(stream.recv().await.unwrap().is_none());
+                        }
+                        1 => {
+                            channel.connect();
+                            channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+                        }
+                        _ => {
+                            channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+                        }
+                    }
+                }
+            });
+        }
+        while let Some(caller) = callers.join_next().await {
+            assert!(caller.is_ok(), "round {round}: {caller:?}");
+        }
+        until_idle(&channel).await;
+        while server.open() > 0 {
+            tokio::task::yield_now().await;
+        }
+        redials += server.accepted() - 1;
+        channel.close().await;
+    }
+    // Otherwise nothing has raced.
+    assert!(redials > 500, "{redials}");
+    no_leaks(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_is_lost_where_idling_and_calls_race_on_threads() {
+    let greeters = [Greeter::start()];
+    let channel =
+        plaintext(target_of(&greeters)).idle_timeout(Duration::from_micros(200)).build().unwrap();
+    for _ in 0..200 {
+        let pause = Duration::from_micros(150 + 10 * (greeters[0].received() % 20));
+        tokio::time::sleep(pause).await;
+        let calls = (0..4).map(|_| {
+            let channel = channel.clone();
+            tokio::spawn(async move { channel.invoke(&SAY_HELLO, ask("Ada")).await })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            call.await.unwrap().unwrap();
+        }
+    }
+    assert!(greeters[0].accepted() > 20, "{} connections", greeters[0].accepted());
+    let load = Load::start(&channel, false);
+    load.more_calls(2_000).await;
+    assert_eq!(load.stop().await.len(), 0);
+    close_without_leaks(channel, &greeters).await;
+}
+
+async fn until_idle(channel: &Channel) {
+    let mut now = channel.state();
+    while now != Idle {
+        now = channel.wait_for_state_change(now).await;
+    }
+}
+
+/// Repeatable chance.
+struct Chance(u64);
+
+impl Chance {
+    fn next(&mut self) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
