@@ -30,7 +30,7 @@ pub use policy::{
 };
 pub use transport::{
     BoxFuture, BuildResolver, Connect, Credentials, Io, Resolution, Resolve, ResolveError,
-    TcpConnector,
+    SocketConnector,
 };
 #[cfg(feature = "test-util")]
 pub use transport::{ManualResolver, memory};

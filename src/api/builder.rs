@@ -14,7 +14,7 @@ use crate::policy::backoff::Backoff;
 use crate::policy::lb::{LbPolicyBuilder, LbRegistry};
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
 use crate::transport::resolve::{self, BuildResolver};
-use crate::transport::{Connect, ConnectionOptions, Credentials, TcpConnector};
+use crate::transport::{Connect, ConnectionOptions, Credentials, SocketConnector};
 use crate::types::{Authority, InvalidAuthority, Target, TargetError};
 
 /// Builds a [`Channel`]. A builder is a template: it can be cloned and built from many times.
@@ -50,7 +50,7 @@ impl ChannelBuilder {
             user_agent: None,
             resolvers: resolve::built_in(),
             lb_registry: LbRegistry::default(),
-            connector: Arc::new(TcpConnector),
+            connector: Arc::new(SocketConnector),
             backoff: BackoffConfig::default(),
             min_connect_timeout: MIN_CONNECT_TIMEOUT,
             idle_timeout: Some(IDLE_TIMEOUT),
@@ -215,7 +215,7 @@ impl ChannelBuilder {
         };
         let authority = match &self.authority {
             Some(text) => Authority::parse(text)?,
-            None => Authority::of_endpoint(target.endpoint()),
+            None => resolver.default_authority(&target),
         };
         let mut connection = self.connection.clone();
         connection.user_agent = user_agent(self.user_agent.as_deref())?;

@@ -14,8 +14,8 @@ use crate::types::Address;
 /// A future behind a pointer, as the traits of this layer return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Dials addresses. The default is [`TcpConnector`]; your own may go through a proxy, a Unix
-/// socket or a pipe in memory.
+/// Dials addresses. The default is [`SocketConnector`]; your own may go through a proxy or a pipe
+/// in memory.
 pub trait Connect: Send + Sync + 'static {
     /// Opens one stream of bytes to `address`.
     ///
@@ -24,19 +24,21 @@ pub trait Connect: Send + Sync + 'static {
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Io>>;
 }
 
-/// Dials TCP, with Nagle's algorithm off.
+/// Dials TCP, with Nagle's algorithm off, and Unix sockets where the system has them.
 ///
 /// A name is `host:port`; it is looked up by the operating system, and its addresses are tried in
 /// the order given until one accepts.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct TcpConnector;
+pub struct SocketConnector;
 
-impl Connect for TcpConnector {
+impl Connect for SocketConnector {
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Io>> {
         Box::pin(async move {
             let stream = match address {
                 Address::Socket(addr) => TcpStream::connect(addr).await?,
                 Address::Name(name) => connect_by_name(name).await?,
+                Address::Unix(path) => return unix::connect(path).await,
+                Address::UnixAbstract(name) => return unix::connect_abstract(name).await,
             };
             // Small frames must leave at once: with Nagle's algorithm each waits for the
             // acknowledgement of the one before, 40 ms on most systems.
@@ -69,12 +71,57 @@ async fn connect_by_name(name: &str) -> io::Result<TcpStream> {
     }))
 }
 
+#[cfg(unix)]
+mod unix {
+    use std::io;
+    use std::path::Path;
+
+    use tokio::net::UnixStream;
+
+    use super::Io;
+
+    pub(super) async fn connect(path: &Path) -> io::Result<Io> {
+        UnixStream::connect(path).await.map(Io::from)
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(super) async fn connect_abstract(name: &str) -> io::Result<Io> {
+        // The NUL before it is what makes a name an abstract one.
+        connect(Path::new(&format!("\0{name}"))).await
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    pub(super) async fn connect_abstract(_name: &str) -> io::Result<Io> {
+        let text = "abstract Unix sockets exist on Linux alone";
+        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    }
+}
+
+#[cfg(not(unix))]
+mod unix {
+    use std::io;
+    use std::path::Path;
+
+    use super::Io;
+
+    pub(super) async fn connect(_path: &Path) -> io::Result<Io> {
+        let text = "this system has no Unix sockets that could be dialled";
+        Err(io::Error::new(io::ErrorKind::Unsupported, text))
+    }
+
+    pub(super) async fn connect_abstract(_name: &str) -> io::Result<Io> {
+        connect(Path::new("")).await
+    }
+}
+
 /// A stream of bytes that a [`Connect`] has opened.
 pub struct Io(Repr);
 
 enum Repr {
     /// Kept apart from the rest so that the usual case has no indirection and writes vectored.
     Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(tokio::net::UnixStream),
     Other(Box<dyn ByteStream>),
 }
 
@@ -83,7 +130,7 @@ trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 impl Io {
-    /// Wraps any stream of bytes. For a TCP socket use `Io::from`, which costs less.
+    /// Wraps any stream of bytes. For a TCP or Unix socket use `Io::from`, which costs less.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self(Repr::Other(Box::new(stream)))
     }
@@ -95,10 +142,19 @@ impl From<TcpStream> for Io {
     }
 }
 
+#[cfg(unix)]
+impl From<tokio::net::UnixStream> for Io {
+    fn from(stream: tokio::net::UnixStream) -> Self {
+        Self(Repr::Unix(stream))
+    }
+}
+
 impl fmt::Debug for Io {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Repr::Tcp(_) => "Io(tcp)",
+            #[cfg(unix)]
+            Repr::Unix(_) => "Io(unix)",
             Repr::Other(_) => "Io(other)",
         })
     }
@@ -112,6 +168,8 @@ impl AsyncRead for Io {
     ) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Repr::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            #[cfg(unix)]
+            Repr::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Repr::Other(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -125,6 +183,8 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         match &mut self.0 {
             Repr::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            #[cfg(unix)]
+            Repr::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Repr::Other(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -136,6 +196,8 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         match &mut self.0 {
             Repr::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            #[cfg(unix)]
+            Repr::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Repr::Other(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
@@ -143,6 +205,8 @@ impl AsyncWrite for Io {
     fn is_write_vectored(&self) -> bool {
         match &self.0 {
             Repr::Tcp(stream) => stream.is_write_vectored(),
+            #[cfg(unix)]
+            Repr::Unix(stream) => stream.is_write_vectored(),
             Repr::Other(stream) => stream.is_write_vectored(),
         }
     }
@@ -150,6 +214,8 @@ impl AsyncWrite for Io {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Repr::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            #[cfg(unix)]
+            Repr::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Repr::Other(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -157,6 +223,8 @@ impl AsyncWrite for Io {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {
             Repr::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            #[cfg(unix)]
+            Repr::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Repr::Other(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
@@ -175,7 +243,7 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let name = Address::Name(format!("127.0.0.1:{}", addr.port()).into());
         for address in [Address::Socket(addr), name] {
-            let mut io = TcpConnector.connect(&address).await.unwrap();
+            let mut io = SocketConnector.connect(&address).await.unwrap();
             assert!(io.is_write_vectored());
             io.write_all(b"x").await.unwrap();
             let (mut peer, _) = listener.accept().await.unwrap();
@@ -187,7 +255,7 @@ mod tests {
     async fn what_tcp_cannot_dial_is_refused_with_its_text() {
         for text in ["greeter", "unix:/run/x", ":80", "greeter:99999", ""] {
             let address = Address::Name(text.into());
-            let error = TcpConnector.connect(&address).await.unwrap_err();
+            let error = SocketConnector.connect(&address).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
             assert!(error.to_string().contains(&format!("`{text}`")), "{error}");
         }

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::types::{Address, Authority};
 
-pub use connect::{BoxFuture, Connect, Io, TcpConnector};
+pub use connect::{BoxFuture, Connect, Io, SocketConnector};
 pub use credentials::Credentials;
 #[cfg(feature = "test-util")]
 pub use resolve::ManualResolver;

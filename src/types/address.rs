@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 /// One address that a connection can be dialled to.
@@ -10,6 +11,10 @@ use std::sync::Arc;
 pub enum Address {
     /// An IP address and a port.
     Socket(SocketAddr),
+    /// A Unix socket in the file system.
+    Unix(Arc<Path>),
+    /// A Unix socket in the abstract namespace of Linux; the name without the NUL before it.
+    UnixAbstract(Arc<str>),
     /// A name that the dialler itself understands: `host:port` for TCP, anything for a dialler of
     /// your own. `passthrough:` targets give one of these.
     Name(Arc<str>),
@@ -25,6 +30,8 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket(addr) => addr.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::UnixAbstract(name) => write!(f, "unix-abstract:{name}"),
             Self::Name(name) => f.write_str(name),
         }
     }

@@ -30,7 +30,12 @@ impl Authority {
         let has_sound_port =
             |it: &Self| it.0.host().len() == it.as_str().len() || it.0.port_u16().is_some();
         let authority = Self::parse(&format!("{host}{name}")).ok().filter(has_sound_port);
-        authority.unwrap_or_else(|| Self(http::uri::Authority::from_static("localhost")))
+        authority.unwrap_or_else(Self::localhost)
+    }
+
+    /// The authority of what has no host, such as a Unix socket.
+    pub(crate) fn localhost() -> Self {
+        Self(http::uri::Authority::from_static("localhost"))
     }
 
     /// As text.

@@ -12,7 +12,7 @@ pub struct Target {
     text: String,
     scheme: String,
     authority: String,
-    endpoint: String,
+    path: String,
 }
 
 impl Target {
@@ -31,20 +31,15 @@ impl Target {
         if let Some((scheme, rest)) = split_scheme(text) {
             if schemes.contains(&scheme) {
                 let (authority, path) = match rest.strip_prefix("//") {
-                    Some(rest) => rest.split_once('/').unwrap_or((rest, "")),
+                    Some(rest) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
                     None => ("", rest),
                 };
-                let endpoint = if rest.starts_with("//") {
-                    path
-                } else {
-                    path.strip_prefix('/').unwrap_or(path)
-                };
-                return match decoded(endpoint) {
-                    Some(endpoint) => Ok(Self {
+                return match decoded(path) {
+                    Some(path) => Ok(Self {
                         text: text.to_owned(),
                         scheme: scheme.to_owned(),
                         authority: authority.to_owned(),
-                        endpoint,
+                        path,
                     }),
                     None => fail(Fault::Escape),
                 };
@@ -62,7 +57,7 @@ impl Target {
             text: text.to_owned(),
             scheme: default_scheme.to_owned(),
             authority: String::new(),
-            endpoint: text.to_owned(),
+            path: format!("/{text}"),
         })
     }
 
@@ -76,9 +71,15 @@ impl Target {
         &self.authority
     }
 
-    /// What is resolved.
+    /// What is resolved: the path without the slash that may stand before it.
     pub fn endpoint(&self) -> &str {
-        &self.endpoint
+        self.path.strip_prefix('/').unwrap_or(&self.path)
+    }
+
+    /// What follows the scheme and the authority, as it stands there: `/run/x` for both
+    /// `unix:/run/x` and `unix:///run/x`, `x` for `unix:x`.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 
     /// The error that this target's endpoint, which `reason` finds wrong, could not be understood.
@@ -90,7 +91,11 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}/{}", self.scheme, self.authority, self.endpoint)
+        write!(f, "{}:", self.scheme)?;
+        if self.path.starts_with('/') || !self.authority.is_empty() {
+            write!(f, "//{}", self.authority)?;
+        }
+        f.write_str(&self.path)
     }
 }
 
@@ -167,7 +172,7 @@ impl std::error::Error for TargetError {}
 mod tests {
     use super::*;
 
-    const SCHEMES: &[&str] = &["dns", "passthrough", "ipv4", "ipv6"];
+    const SCHEMES: &[&str] = &["dns", "passthrough", "ipv4", "ipv6", "unix"];
 
     fn parse(text: &str) -> Result<Target, TargetError> {
         Target::parse(text, SCHEMES, "dns")
@@ -202,13 +207,28 @@ mod tests {
     }
 
     #[test]
+    fn a_path_keeps_the_slash_that_an_endpoint_loses() {
+        let rows = [
+            ("unix:/run/x", "/run/x", "run/x"),
+            ("unix:///run/x", "/run/x", "run/x"),
+            ("unix:x", "x", "x"),
+            ("unix://x", "", ""),
+            ("greeter:1", "/greeter:1", "greeter:1"),
+        ];
+        for (text, path, endpoint) in rows {
+            let target = parse(text).unwrap();
+            assert_eq!((target.path(), target.endpoint()), (path, endpoint), "{text}");
+        }
+    }
+
+    #[test]
     fn a_target_that_cannot_be_parsed_is_quoted_with_what_is_expected() {
         let rows = [
             ("", "the target is empty; expected"),
             ("a b", "`a b` has white space"),
             ("dns:///%ff", "`dns:///%ff` has percent escapes"),
             ("foo:///x", "`foo:///x` has the scheme `foo`"),
-            ("foo:/x", "there are: dns, ipv4, ipv6, passthrough"),
+            ("foo:/x", "there are: dns, ipv4, ipv6, passthrough, unix"),
             ("http://greeter.example:80/x", "give the name alone, `greeter.example:80`"),
             ("https://greeter.example", "is a URL"),
         ];
@@ -220,6 +240,15 @@ mod tests {
 
     #[test]
     fn a_target_prints_in_its_whole_form() {
-        assert_eq!(parse("greeter:1").unwrap().to_string(), "dns:///greeter:1");
+        let rows = [
+            ("greeter:1", "dns:///greeter:1"),
+            ("dns://8.8.8.8/greeter", "dns://8.8.8.8/greeter"),
+            ("dns:greeter", "dns:greeter"),
+            ("unix:/run/x", "unix:///run/x"),
+            ("unix:x", "unix:x"),
+        ];
+        for (text, whole) in rows {
+            assert_eq!(parse(text).unwrap().to_string(), whole);
+        }
     }
 }

@@ -4,15 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use prost::Message as _;
 use switchboard::ConnectivityState::{Connecting, Idle, Ready, TransientFailure};
 use switchboard::memory::{MemoryListener, pipe};
 use switchboard::{ActorKind, CallOptions, Channel, ChannelBuilder, Fault};
-use tokio::io::DuplexStream;
 use tokio::time::Instant;
 
-use crate::support::greeter::{BIDI_HELLO, Greeter, HelloReply, SAY_HELLO, ask, hello, target_of};
+use crate::support::greeter::{BIDI_HELLO, Greeter, SAY_HELLO, ask, hello, target_of};
+use crate::support::mini::answer_all;
 use crate::support::{Load, close_without_leaks, no_leaks, plaintext, reports, until_state};
 
 /// A server at the other end of a pipe.
@@ -38,7 +36,7 @@ impl Server {
             let open = self.open.clone();
             tokio::spawn(async move {
                 // However the connection ends, it is over.
-                let _ = answer_all(stream).await;
+                let _ = answer_all(stream, |_| ()).await;
                 open.fetch_sub(1, Ordering::SeqCst);
             });
         }
@@ -51,35 +49,6 @@ impl Server {
     fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
     }
-}
-
-/// Answers every call with one greeting once the caller has said all.
-async fn answer_all(stream: DuplexStream) -> Result<(), h2::Error> {
-    let mut connection = h2::server::handshake(stream).await?;
-    while let Some(call) = connection.accept().await {
-        let (request, mut respond) = call?;
-        tokio::spawn(async move {
-            let mut body = request.into_body();
-            while let Some(Ok(data)) = body.data().await {
-                // The connection may be gone already.
-                let _ = body.flow_control().release_capacity(data.len());
-            }
-            let response = http::Response::builder().header("content-type", "application/grpc");
-            let Ok(mut body) = respond.send_response(response.body(()).unwrap(), false) else {
-                return;
-            };
-            let reply = HelloReply { message: "Hello".to_owned() }.encode_to_vec();
-            let mut message = vec![0, 0, 0, 0, u8::try_from(reply.len()).unwrap()];
-            message.extend(reply);
-            let trailers = http::HeaderMap::from_iter([(
-                http::HeaderName::from_static("grpc-status"),
-                http::HeaderValue::from_static("0"),
-            )]);
-            let _ = body.send_data(Bytes::from(message), false);
-            let _ = body.send_trailers(trailers);
-        });
-    }
-    Ok(())
 }
 
 async fn end(channel: Channel) {

@@ -8,6 +8,7 @@ use switchboard::{
 };
 
 use crate::support::greeter::{Greeter, SAY_HELLO, ask};
+use crate::support::mini::answer_all;
 use crate::support::{ROUND_ROBIN, close_without_leaks, plaintext, until, until_state};
 
 #[tokio::test]
@@ -29,6 +30,62 @@ async fn every_built_in_scheme_reaches_the_server() {
         assert!(reply.is_ok(), "{target}: {reply:?}");
         close_without_leaks(channel, &greeter).await;
     }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_unix_socket_is_reached_and_its_authority_is_localhost() {
+    let folder = std::env::temp_dir().join(format!("switchboard-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("greeter.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let (told, mut authorities) = tokio::sync::mpsc::unbounded_channel();
+    let server = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let told = told.clone();
+            let seen = move |head: &http::request::Parts| {
+                told.send(head.uri.authority().unwrap().to_string()).unwrap();
+            };
+            tokio::spawn(answer_all(stream, seen));
+        }
+    });
+    let path = path.display();
+    for target in [format!("unix:{path}"), format!("unix://{path}")] {
+        let channel = plaintext(target).build().unwrap();
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        assert_eq!(authorities.recv().await.unwrap(), "localhost");
+        channel.close().await;
+    }
+    server.abort();
+    std::fs::remove_dir_all(&folder).unwrap();
+    let gone = plaintext(format!("unix:{path}")).build().unwrap();
+    let status = gone.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert_eq!(status.code(), Code::UNAVAILABLE);
+    let expected = format!("unix:{path}: no such file or directory");
+    assert!(status.message().contains(&expected), "{status}");
+    close_without_leaks(gone, &[]).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_abstract_unix_socket_is_reached() {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+
+    let name = format!("switchboard-{}", std::process::id());
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap());
+    let listener = listener.unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        answer_all(stream, |_| ()).await
+    });
+    let channel = plaintext(format!("unix-abstract:{name}")).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    channel.close().await;
+    server.await.unwrap().unwrap();
 }
 
 #[tokio::test]

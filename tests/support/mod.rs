@@ -1,6 +1,7 @@
 //! What the tests of whole channels share.
 
 pub(crate) mod greeter;
+pub(crate) mod mini;
 
 use std::future::Future;
 use std::time::Duration;

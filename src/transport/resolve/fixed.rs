@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::types::{Address, Endpoint, Refresh, Target, TargetError};
 
 use super::super::connect::BoxFuture;
-use super::{DEFAULT_PORT, Resolution, Resolve, ResolveError, refuse_authority};
+use super::{DEFAULT_PORT, Resolution, Resolve, ResolveError, refuse_authority, unix};
 
 /// Gives the same endpoints at every lookup.
 pub(crate) struct FixedResolver {
@@ -23,9 +23,10 @@ impl FixedResolver {
                 target.invalid("there is nothing to connect to; expected passthrough:address")
             );
         }
-        let address = match text.parse::<SocketAddr>() {
-            Ok(addr) => Address::Socket(addr),
-            Err(_) => Address::Name(text.into()),
+        let address = match (text.parse::<SocketAddr>(), text.strip_prefix("unix:")) {
+            (Ok(addr), _) => Address::Socket(addr),
+            (Err(_), Some(path)) => unix::path(path.strip_prefix("//").unwrap_or(path)),
+            (Err(_), None) => Address::Name(text.into()),
         };
         Ok(Self::boxed(vec![address.into()]))
     }
@@ -103,6 +104,7 @@ mod tests {
             .map(|endpoint| match endpoint.addresses() {
                 [Address::Socket(addr)] => addr.to_string(),
                 [Address::Name(name)] => format!("name {name}"),
+                [address] => address.to_string(),
                 other => panic!("one address, not {other:?}"),
             })
             .collect();
@@ -113,7 +115,7 @@ mod tests {
     async fn a_fixed_target_gives_its_addresses() {
         let rows = [
             ("passthrough:greeter:80", "name greeter:80"),
-            ("passthrough:///unix:///run/x", "name unix:///run/x"),
+            ("passthrough:///unix:///run/x", "unix:/run/x"),
             ("passthrough:10.0.0.7:80", "10.0.0.7:80"),
             ("ipv4:10.0.0.7:80,10.0.0.8", "10.0.0.7:80 10.0.0.8:443"),
             ("ipv6:[::1]:80,[::2],::3", "[::1]:80 [::2]:443 [::3]:443"),

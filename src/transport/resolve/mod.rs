@@ -8,6 +8,7 @@ mod dns;
 mod fixed;
 #[cfg(feature = "test-util")]
 mod manual;
+mod unix;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -16,7 +17,7 @@ use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::types::{Endpoint, Refresh, Target, TargetError};
+use crate::types::{Authority, Endpoint, Refresh, Target, TargetError};
 
 use super::connect::BoxFuture;
 
@@ -25,6 +26,7 @@ use dns::DnsResolver;
 use fixed::FixedResolver;
 #[cfg(feature = "test-util")]
 pub use manual::ManualResolver;
+use unix::UnixResolver;
 
 /// Looks up one target, again and again.
 pub trait Resolve: Send + 'static {
@@ -53,14 +55,22 @@ pub trait BuildResolver: Send + Sync + 'static {
     /// Checks the target and makes its resolver. Does no I/O and needs no runtime, so that a target
     /// which cannot work fails when the channel is built; [`Target::invalid`] makes the error.
     fn build(&self, target: &Target) -> Result<Box<dyn Resolve>, TargetError>;
+
+    /// The name that servers of this target are addressed by, where neither the builder nor the
+    /// credentials say another. The default is the endpoint of the target.
+    fn default_authority(&self, target: &Target) -> Authority {
+        Authority::of_endpoint(target.endpoint())
+    }
 }
 
 /// The resolvers that every channel has, by scheme.
 pub(crate) fn built_in() -> BTreeMap<String, Arc<dyn BuildResolver>> {
-    let fixed: [(&str, Arc<dyn BuildResolver>); 3] = [
+    let fixed: [(&str, Arc<dyn BuildResolver>); 5] = [
         ("ipv4", Arc::new(FixedResolver::ipv4)),
         ("ipv6", Arc::new(FixedResolver::ipv6)),
         ("passthrough", Arc::new(FixedResolver::passthrough)),
+        ("unix", Arc::new(UnixResolver::Path)),
+        ("unix-abstract", Arc::new(UnixResolver::Abstract)),
     ];
     #[cfg_attr(not(feature = "dns"), expect(unused_mut, reason = "DNS is added where it is built"))]
     let mut all: BTreeMap<_, _> =

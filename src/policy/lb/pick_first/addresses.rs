@@ -46,7 +46,7 @@ impl Family {
                 IpAddr::V4(_) => Self::V4,
                 IpAddr::V6(_) => Self::V6,
             },
-            Address::Name(_) => Self::Other,
+            Address::Unix(_) | Address::UnixAbstract(_) | Address::Name(_) => Self::Other,
         }
     }
 }
