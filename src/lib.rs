@@ -28,6 +28,8 @@ pub use policy::{
     LbContext, LbEvent, LbPolicy, LbPolicyBuilder, LbPolicyConfig, LbUpdate, Pick, PickArgs,
     PickResult, Picker, ServiceConfigError, SubchannelState,
 };
+#[cfg(feature = "dns")]
+pub use transport::Dns;
 pub use transport::{
     BoxFuture, BuildResolver, Connect, Credentials, Io, Resolution, Resolve, ResolveError,
     SocketConnector,

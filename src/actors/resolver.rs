@@ -6,6 +6,7 @@
 
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot};
@@ -71,7 +72,15 @@ pub(super) struct Life {
     refresh: Refresh,
     /// Numbers look-ups and workers, so that what comes late is told apart.
     serial: u64,
+    found: Option<Found>,
     vitals: Vitals,
+}
+
+/// The last result, as far as it is told about.
+struct Found {
+    endpoints: usize,
+    at: Instant,
+    ttl: Option<Duration>,
 }
 
 impl Actor for Resolver {
@@ -92,6 +101,7 @@ impl Actor for Resolver {
             worker: None,
             refresh: Refresh::Never,
             serial: 0,
+            found: None,
             vitals: Vitals::new(ActorKind::Resolver, None, self.core.lives.resolver.restarts()),
         };
         // A later life looks at once: what it knew is in the channel already, and may be old.
@@ -161,7 +171,7 @@ impl Resolver {
     ) {
         life.vitals.count("lookups");
         let (resolved, event) = match outcome {
-            Ok(resolution) => (self.understood(resolution), Event::Resolved),
+            Ok(resolution) => (self.understood(life, resolution), Event::Resolved),
             Err(error) => (Self::failed(life, error), Event::Failed),
         };
         self.advance(me, life, event);
@@ -180,8 +190,9 @@ impl Resolver {
         self.core.client_conn.tell(client_conn::Msg::Resolved);
     }
 
-    fn understood(&self, resolution: Resolution) -> Resolved {
-        let Resolution { endpoints, service_config: config, .. } = resolution;
+    fn understood(&self, life: &mut Life, resolution: Resolution) -> Resolved {
+        let Resolution { endpoints, service_config: config, ttl } = resolution;
+        life.found = Some(Found { endpoints: endpoints.len(), at: Instant::now(), ttl });
         let config = config
             .map(|json| ServiceConfig::parse(&json, &self.core.settings.lb_registry).map(Arc::new));
         tracing::debug!(target: "switchboard", channel = %self.core.settings.target, endpoints = endpoints.len(), "resolved");
@@ -196,8 +207,12 @@ impl Resolver {
 
     fn inspect(&self, life: &Life, reply: oneshot::Sender<ActorReport>) {
         let timer = life.timer.fires_at().map(|at| (words(&life.machine).1, at));
+        let mut report = life.vitals.report(self.core.resolver.depth(), timer);
+        if let Some(found) = &life.found {
+            report.facts.extend(found.facts());
+        }
         // Whoever asked may have stopped waiting.
-        let _ = reply.send(life.vitals.report(self.core.resolver.depth(), timer));
+        let _ = reply.send(report);
     }
 
     fn advance(&self, me: &ActorRef<Msg>, life: &mut Life, event: Event) {
@@ -224,7 +239,8 @@ impl Resolver {
             Effect::Abandon => life.worker = None,
             Effect::TimedOut => {
                 life.worker = None;
-                let text = format!("no answer within {LOOKUP_TIMEOUT:?}");
+                let target = &self.core.settings.target;
+                let text = format!("resolving {target}: no answer within {LOOKUP_TIMEOUT:?}");
                 self.tell(Self::failed(life, ResolveError::new(text)));
             }
         }
@@ -270,6 +286,18 @@ impl Life {
 
     fn is_current_worker(&self, serial: u64) -> bool {
         self.worker.as_ref().is_some_and(|worker| worker.serial == serial)
+    }
+}
+
+impl Found {
+    fn facts(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let age = self.at.elapsed();
+        let life = self.ttl.map(|ttl| match ttl.checked_sub(age) {
+            Some(left) => format!("{ttl:?}, {left:.0?} left"),
+            None => format!("{ttl:?}, over"),
+        });
+        let endpoints = ("endpoints", self.endpoints.to_string());
+        [endpoints].into_iter().chain(life.map(|life| ("time to live", life)))
     }
 }
 
@@ -341,7 +369,7 @@ fn words(state: &State) -> (&'static str, &'static str) {
 }
 
 /// A look-up that takes longer has failed; as in grpc-go.
-const LOOKUP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Sets the Resolver's dice apart from those of the other actors of one seed.
 const RESOLVER_DICE: u64 = 0x7265_736f_6c76;

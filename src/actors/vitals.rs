@@ -77,6 +77,7 @@ impl Vitals {
             mailbox_depth,
             restarts: self.restarts,
             counters: self.counters.clone(),
+            facts: BTreeMap::new(),
         }
     }
 }

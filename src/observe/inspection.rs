@@ -95,6 +95,9 @@ pub struct ActorReport {
     pub restarts: u64,
     /// What it has counted.
     pub counters: BTreeMap<&'static str, u64>,
+    /// What else it knows, by name: for the Resolver how many endpoints it found last, and for how
+    /// long that is said to be true.
+    pub facts: BTreeMap<&'static str, String>,
 }
 
 /// A change of state.
@@ -197,6 +200,9 @@ impl fmt::Display for ActorReport {
         write!(f, "{} for {}", self.state, Short(self.since))?;
         for (name, count) in self.counters.iter().filter(|(_, count)| **count > 0) {
             write!(f, ", {name} {count}")?;
+        }
+        for (name, fact) in &self.facts {
+            write!(f, ", {name} {fact}")?;
         }
         if self.restarts > 0 {
             write!(f, ", restarts {}", self.restarts)?;

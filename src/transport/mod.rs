@@ -22,6 +22,8 @@ use crate::types::{Address, Authority};
 
 pub use connect::{BoxFuture, Connect, Io, SocketConnector};
 pub use credentials::Credentials;
+#[cfg(feature = "dns")]
+pub use resolve::Dns;
 #[cfg(feature = "test-util")]
 pub use resolve::ManualResolver;
 pub use resolve::{BuildResolver, Resolution, Resolve, ResolveError};

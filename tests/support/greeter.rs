@@ -94,26 +94,45 @@ impl Greeter {
 
     /// Starts one that takes so many streams on a connection at a time.
     pub(crate) fn start_with_max_streams(max_streams: u32) -> Self {
-        let mut greeter = Self {
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            counts: Arc::default(),
-            hold: watch::Sender::new(false),
-            max_streams,
-            running: None,
-        };
+        let mut greeter = Self::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), max_streams);
         greeter.start_again();
         greeter
     }
 
+    /// Starts one at `address`, unless that is taken.
+    pub(crate) fn start_at(address: SocketAddr) -> Option<Self> {
+        let mut greeter = Self::new(address, 0);
+        greeter.try_start().ok().map(|()| greeter)
+    }
+
+    fn new(address: SocketAddr, max_streams: u32) -> Self {
+        Self {
+            address,
+            counts: Arc::default(),
+            hold: watch::Sender::new(false),
+            max_streams,
+            running: None,
+        }
+    }
+
     /// Starts it again, on its port.
     pub(crate) fn start_again(&mut self) {
+        self.try_start().expect("the port is free");
+    }
+
+    fn try_start(&mut self) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a runtime can be made");
-        let listener = runtime.block_on_here(TcpListener::bind(self.address));
-        let listener = listener.expect("the port is free");
+        let listener = match runtime.block_on_here(TcpListener::bind(self.address)) {
+            Ok(listener) => listener,
+            Err(error) => {
+                end(runtime);
+                return Err(error);
+            }
+        };
         self.address = listener.local_addr().expect("a listener has an address");
         self.counts.name.store(u32::from(self.address.port()), Ordering::Relaxed);
         let service = Service { counts: self.counts.clone(), hold: self.hold.subscribe() };
@@ -134,6 +153,7 @@ impl Greeter {
             let _ = end.send(());
         });
         self.running = Some(Running { runtime, stop, ended });
+        Ok(())
     }
 
     /// Lets open calls end, takes no new ones, and closes all connections.

@@ -2,6 +2,7 @@
 
 pub(crate) mod greeter;
 pub(crate) mod mini;
+pub(crate) mod name_server;
 
 use std::future::Future;
 use std::time::Duration;

@@ -2,85 +2,235 @@
 
 use std::error::Error;
 use std::fmt;
+use std::fs::File;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::{Resolver, TokioResolver};
+use hickory_resolver::proto::rr::Name;
+use hickory_resolver::{Hosts, Resolver, TokioResolver};
 
-use crate::types::{Target, TargetError};
+use crate::types::{Refresh, Target, TargetError};
 
 use super::super::connect::BoxFuture;
-use super::{DEFAULT_PORT, FixedResolver, Resolution, Resolve, ResolveError};
+use super::super::error::lower_case;
+use super::{
+    BuildResolver, DEFAULT_PORT, FixedResolver, REFRESH_INTERVAL, Resolution, Resolve, ResolveError,
+};
 
-/// Looks up the A and AAAA records of a host; each address is an endpoint of its own.
-pub(crate) struct DnsResolver {
-    host: String,
-    port: u16,
-    /// Who is asked, where it is not whom the system asks.
-    server: Option<SocketAddr>,
-    /// Made at the first lookup, since it needs a runtime, and anew after a failed one, so that
-    /// a changed system configuration is noticed.
-    resolver: Option<TokioResolver>,
+/// The resolver of `dns` targets: `dns:host`, `dns:host:port`, `dns://server/host:port` where the
+/// server is the IP address, with or without a port, of the name server to ask.
+///
+/// Each A and AAAA record is an endpoint of its own; the port is the target's, 443 by default. The
+/// hosts file comes first, then the name servers; UDP gives way to TCP where an answer is too long;
+/// a name with few dots is looked for in the search domains. IP addresses and `localhost` are not
+/// looked up.
+///
+/// A channel resolves again when a connection is lost or fails, but no sooner than
+/// [`min_interval`](Self::min_interval) after the last time; after a failure with growing waits.
+/// The system's configuration is read anew at every lookup. The lives of records do not make
+/// it resolve; [`Channel::inspect`](crate::Channel::inspect) tells them.
+///
+/// Every channel has one for the scheme `dns`. Give one with settings of your own to
+/// [`ChannelBuilder::resolver`](crate::ChannelBuilder::resolver):
+///
+/// ```
+/// # use std::time::Duration;
+/// use switchboard::{Channel, Credentials, Dns};
+///
+/// let builder = Channel::builder("dns:greeter:50051")
+///     .credentials(Credentials::insecure())
+///     .resolver("dns", Dns::new().search_domains(["prod.example"]));
+/// # builder.build().unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct Dns {
+    name_servers: Vec<SocketAddr>,
+    search_domains: Option<Vec<String>>,
+    hosts_file: Option<PathBuf>,
+    query_timeout: Option<Duration>,
+    min_interval: Duration,
 }
 
-impl DnsResolver {
-    /// `dns:host:port` or `dns://server/host:port`, where the server is an IP address.
-    pub(crate) fn build(target: &Target) -> Result<Box<dyn Resolve>, TargetError> {
-        let (host, port) = split_endpoint(target, target.endpoint())?;
+impl Dns {
+    /// A resolver that goes by the system's configuration.
+    pub fn new() -> Self {
+        Self {
+            name_servers: Vec::new(),
+            search_domains: None,
+            hosts_file: None,
+            query_timeout: None,
+            min_interval: REFRESH_INTERVAL,
+        }
+    }
+
+    /// Asks these name servers in place of the system's. A server that the target names itself
+    /// takes their place.
+    pub fn name_servers(mut self, servers: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.name_servers = servers.into_iter().collect();
+        self
+    }
+
+    /// Looks for names with fewer dots than `ndots`, mostly 1, in these domains in place of the
+    /// system's. Together with [`name_servers`](Self::name_servers) or a target that names its
+    /// server the default is none.
+    pub fn search_domains<D: Into<String>>(mut self, domains: impl IntoIterator<Item = D>) -> Self {
+        self.search_domains = Some(domains.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Reads this file in place of the system's hosts file.
+    pub fn hosts_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.hosts_file = Some(path.into());
+        self
+    }
+
+    /// How long a name server may take before it, or another, is asked again. Default: the
+    /// system's, which is mostly 5 s. Three times is asked at most, and a whole lookup takes no
+    /// longer than 30 s.
+    pub fn query_timeout(mut self, timeout: Duration) -> Self {
+        self.query_timeout = Some(timeout);
+        self
+    }
+
+    /// How long the name servers are left alone after an answer. Default: 30 s.
+    pub fn min_interval(mut self, interval: Duration) -> Self {
+        self.min_interval = interval;
+        self
+    }
+
+    fn search(&self, target: &Target) -> Result<Option<Vec<Name>>, TargetError> {
+        let parse = |text: &String| {
+            Name::from_utf8(text)
+                .map_err(|_| target.invalid(format!("the search domain `{text}` is no name")))
+        };
+        self.search_domains.as_ref().map(|all| all.iter().map(parse).collect()).transpose()
+    }
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl BuildResolver for Dns {
+    fn build(&self, target: &Target) -> Result<Box<dyn Resolve>, TargetError> {
+        let endpoint = target.endpoint();
         let server = parse_server(target)?;
+        let search = self.search(target)?;
+        // With a zone too, which the parts of an endpoint do not have.
+        if let Ok(address) = endpoint.parse::<SocketAddr>()
+            && address.port() != 0
+        {
+            return Ok(FixedResolver::boxed(vec![address.into()]));
+        }
+        let (host, port) = split_endpoint(target, endpoint)?;
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(FixedResolver::boxed(vec![SocketAddr::new(ip, port).into()]));
         }
-        Ok(Box::new(Self { host: host.to_owned(), port, server, resolver: None }))
+        Ok(Box::new(DnsResolver {
+            host: host.to_owned(),
+            port,
+            servers: server.map_or_else(|| self.name_servers.clone(), |server| vec![server]),
+            search,
+            settings: self.clone(),
+        }))
     }
+}
 
-    async fn look_up(&mut self) -> Result<Resolution, ResolveError> {
-        let resolver = match self.resolver.take() {
-            Some(resolver) => resolver,
-            None => new_resolver(self.server).map_err(|error| self.error(error))?,
-        };
-        let found =
-            resolver.lookup_ip(self.host.as_str()).await.map_err(|error| self.error(error))?;
-        self.resolver = Some(resolver);
-        let port = self.port;
-        let endpoints = found.iter().map(|ip| SocketAddr::new(ip, port).into());
-        Ok(Resolution::new(endpoints))
-    }
-
-    fn error(&self, error: NetError) -> ResolveError {
-        let cause = Cause(&error);
-        let message = match self.server {
-            Some(server) => format!("DNS lookup of `{}` at {server}: {cause}", self.host),
-            None => format!("DNS lookup of `{}`: {cause}", self.host),
-        };
-        ResolveError::new(message).with_source(error)
-    }
+/// Looks one host up.
+struct DnsResolver {
+    host: String,
+    port: u16,
+    /// Who is asked; nobody here means whom the system asks.
+    servers: Vec<SocketAddr>,
+    search: Option<Vec<Name>>,
+    settings: Dns,
 }
 
 impl Resolve for DnsResolver {
     fn resolve(&mut self) -> BoxFuture<'_, Result<Resolution, ResolveError>> {
         Box::pin(self.look_up())
     }
+
+    fn refresh(&self) -> Refresh {
+        Refresh::AtMostEvery(self.settings.min_interval)
+    }
 }
 
-fn new_resolver(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
-    let mut builder = match server {
-        None => TokioResolver::builder_tokio()?,
-        Some(server) => {
-            let [mut udp, mut tcp] = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
-            udp.port = server.port();
-            tcp.port = server.port();
-            let server = NameServerConfig::new(server.ip(), true, vec![udp, tcp]);
-            let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+impl DnsResolver {
+    async fn look_up(&self) -> Result<Resolution, ResolveError> {
+        let resolver = self.resolver()?;
+        let found = resolver.lookup_ip(self.host.as_str()).await;
+        let found = found.map_err(|error| self.error(error))?;
+        let endpoints = found.iter().map(|ip| SocketAddr::new(ip, self.port).into());
+        let ttl = found.as_lookup().answers().iter().map(|record| record.ttl).min();
+        let resolution = Resolution::new(endpoints);
+        Ok(match ttl {
+            Some(seconds) => resolution.with_ttl(Duration::from_secs(seconds.into())),
+            None => resolution,
+        })
+    }
+
+    /// hickory's resolver, made for one lookup: the system's configuration may have changed since
+    /// the last.
+    fn resolver(&self) -> Result<TokioResolver, ResolveError> {
+        let failed = |error| self.error(error);
+        let mut builder = if self.servers.is_empty() {
+            let (config, options) =
+                hickory_resolver::system_conf::read_system_conf().map_err(failed)?;
+            let search = self.search.clone().unwrap_or_else(|| config.search().to_vec());
+            let domain = config.domain().cloned();
+            let config = ResolverConfig::from_parts(domain, search, config.name_servers().to_vec());
             Resolver::builder_with_config(config, TokioRuntimeProvider::default())
+                .with_options(options)
+        } else {
+            let servers = self.servers.iter().copied().map(name_server).collect();
+            let search = self.search.clone().unwrap_or_default();
+            let config = ResolverConfig::from_parts(None, search, servers);
+            Resolver::builder_with_config(config, TokioRuntimeProvider::default())
+        };
+        let options = builder.options_mut();
+        // A lookup is asked for when there are doubts about what the last one gave: an answer from
+        // a cache would be that same one.
+        options.cache_size = 0;
+        if let Some(timeout) = self.settings.query_timeout {
+            options.timeout = timeout;
         }
-    };
-    // A lookup is asked for when there are doubts about what the last one gave: an answer from a
-    // cache would be that same one.
-    builder.options_mut().cache_size = 0;
-    builder.build()
+        let mut resolver = builder.build().map_err(failed)?;
+        if let Some(path) = &self.settings.hosts_file {
+            let mut hosts = Hosts::default();
+            File::open(path).and_then(|file| hosts.read_hosts_conf(file)).map_err(|error| {
+                let cause = lower_case(&error);
+                ResolveError::new(format!("the hosts file {}: {cause}", path.display()))
+                    .with_source(error)
+            })?;
+            resolver.set_hosts(Arc::new(hosts));
+        }
+        Ok(resolver)
+    }
+
+    fn error(&self, error: NetError) -> ResolveError {
+        let cause = Cause(&error);
+        let servers: Vec<_> = self.servers.iter().map(ToString::to_string).collect();
+        let message = match servers.join(" and ") {
+            servers if servers.is_empty() => format!("DNS lookup of `{}`: {cause}", self.host),
+            servers => format!("DNS lookup of `{}` at {servers}: {cause}", self.host),
+        };
+        ResolveError::new(message).with_source(error)
+    }
+}
+
+fn name_server(address: SocketAddr) -> NameServerConfig {
+    let [mut udp, mut tcp] = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
+    udp.port = address.port();
+    tcp.port = address.port();
+    NameServerConfig::new(address.ip(), true, vec![udp, tcp])
 }
 
 /// The host and the port of an endpoint.
@@ -168,30 +318,10 @@ const DNS_PORT: u16 = 53;
 
 #[cfg(test)]
 mod tests {
-    use hickory_resolver::proto::op::{Message, ResponseCode};
-    use hickory_resolver::proto::rr::rdata::{A, AAAA};
-    use hickory_resolver::proto::rr::{RData, Record, RecordType};
-    use tokio::net::UdpSocket;
-
-    use crate::types::{Address, Refresh};
-
     use super::*;
 
     fn build(text: &str) -> Result<Box<dyn Resolve>, TargetError> {
-        DnsResolver::build(&Target::parse(text, &["dns"], "dns").unwrap())
-    }
-
-    async fn addresses(resolver: &mut Box<dyn Resolve>) -> Result<Vec<String>, ResolveError> {
-        let resolution = resolver.resolve().await?;
-        let mut addresses = Vec::new();
-        for endpoint in resolution.endpoints {
-            let [Address::Socket(addr)] = endpoint.addresses() else {
-                panic!("one address each, not {endpoint:?}")
-            };
-            addresses.push(addr.to_string());
-        }
-        addresses.sort();
-        Ok(addresses)
+        Dns::new().build(&Target::parse(text, &["dns"], "dns").unwrap())
     }
 
     #[test]
@@ -238,74 +368,24 @@ mod tests {
 
     #[tokio::test]
     async fn an_ip_address_is_not_looked_up() {
-        for (text, address) in [("dns:10.0.0.7", "10.0.0.7:443"), ("dns:[::1]:5", "[::1]:5")] {
+        let rows = [
+            ("dns:10.0.0.7", "10.0.0.7:443"),
+            ("dns:[::1]:5", "[::1]:5"),
+            ("[fe80::1%3]:5", "[fe80::1%3]:5"),
+        ];
+        for (text, address) in rows {
             let mut resolver = build(text).unwrap();
             assert_eq!(resolver.refresh(), Refresh::Never);
-            assert_eq!(addresses(&mut resolver).await.unwrap(), [address]);
+            let found = resolver.resolve().await.unwrap();
+            assert_eq!(found.endpoints[0].addresses()[0].to_string(), address);
         }
     }
 
-    /// Answers queries for `greeter.example`, the n-th of each type with the n-th of `rounds`, and
-    /// others with no such name.
-    async fn name_server(rounds: Vec<Vec<IpAddr>>) -> SocketAddr {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let addr = socket.local_addr().unwrap();
-        tokio::spawn(async move {
-            let mut asked = [0, 0];
-            let mut buf = [0; 1500];
-            loop {
-                let (len, from) = socket.recv_from(&mut buf).await.unwrap();
-                let query = Message::from_vec(&buf[..len]).unwrap();
-                let question = query.queries[0].clone();
-                let mut answer = Message::response(query.metadata.id, query.metadata.op_code);
-                answer.add_query(question.clone());
-                let is_v6 = question.query_type() == RecordType::AAAA;
-                let round = asked[usize::from(is_v6)].min(rounds.len() - 1);
-                asked[usize::from(is_v6)] += 1;
-                if question.name().to_string() == "greeter.example." {
-                    for ip in &rounds[round] {
-                        let data = match ip {
-                            IpAddr::V4(ip) if !is_v6 => RData::A(A(*ip)),
-                            IpAddr::V6(ip) if is_v6 => RData::AAAA(AAAA(*ip)),
-                            IpAddr::V4(_) | IpAddr::V6(_) => continue,
-                        };
-                        // A long life, which must not keep a later lookup from asking.
-                        let name = question.name().clone();
-                        answer.add_answer(Record::from_rdata(name, 86_400, data));
-                    }
-                } else {
-                    answer.metadata.response_code = ResponseCode::NXDomain;
-                }
-                let bytes = answer.to_vec().unwrap();
-                socket.send_to(&bytes, from).await.unwrap();
-            }
-        });
-        addr
-    }
-
-    #[tokio::test]
-    async fn every_lookup_asks_the_name_server() {
-        let [one, two, three] = ["10.0.0.1", "10.0.0.2", "::3"].map(|ip| ip.parse().unwrap());
-        let server = name_server(vec![vec![one, three], vec![two]]).await;
-        let mut resolver = build(&format!("dns://{server}/greeter.example.:80")).unwrap();
-        let floor = std::time::Duration::from_secs(30);
-        assert_eq!(resolver.refresh(), Refresh::AtMostEvery(floor));
-        let first = addresses(&mut resolver).await.unwrap();
-        assert_eq!(first, ["10.0.0.1:80", "[::3]:80"]);
-        assert_eq!(addresses(&mut resolver).await.unwrap(), ["10.0.0.2:80"]);
-    }
-
-    #[tokio::test]
-    async fn an_error_names_the_host_and_the_cause() {
-        let server = name_server(vec![vec![]]).await;
-        let mut none = build(&format!("dns://{server}/nobody.example.")).unwrap();
-        let error = addresses(&mut none).await.unwrap_err();
-        let expected =
-            format!("DNS lookup of `nobody.example.` at {server}: there is no such name");
-        assert_eq!(error.to_string(), expected);
-        assert!(error.source().is_some());
-        let mut empty = build(&format!("dns://{server}/greeter.example.")).unwrap();
-        let error = addresses(&mut empty).await.unwrap_err().to_string();
-        assert!(error.contains("the name has no addresses"), "{error}");
+    #[test]
+    fn a_search_domain_that_is_no_name_is_refused() {
+        let target = Target::parse("dns:greeter", &["dns"], "dns").unwrap();
+        let label = "x".repeat(64);
+        let error = Dns::new().search_domains([label.clone()]).build(&target).err().unwrap();
+        assert!(error.to_string().contains(&format!("search domain `{label}`")), "{error}");
     }
 }

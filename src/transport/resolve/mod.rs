@@ -22,7 +22,7 @@ use crate::types::{Authority, Endpoint, Refresh, Target, TargetError};
 use super::connect::BoxFuture;
 
 #[cfg(feature = "dns")]
-use dns::DnsResolver;
+pub use dns::Dns;
 use fixed::FixedResolver;
 #[cfg(feature = "test-util")]
 pub use manual::ManualResolver;
@@ -76,7 +76,7 @@ pub(crate) fn built_in() -> BTreeMap<String, Arc<dyn BuildResolver>> {
     let mut all: BTreeMap<_, _> =
         fixed.into_iter().map(|(scheme, it)| (scheme.to_owned(), it)).collect();
     #[cfg(feature = "dns")]
-    all.insert("dns".to_owned(), Arc::new(DnsResolver::build));
+    all.insert("dns".to_owned(), Arc::new(Dns::new()));
     all
 }
 
@@ -97,17 +97,26 @@ pub struct Resolution {
     pub endpoints: Vec<Endpoint>,
     /// The service config, as JSON, where the resolver has one.
     pub service_config: Option<String>,
+    /// For how long this is said to be true, where that is known. It is shown by
+    /// [`Channel::inspect`](crate::Channel::inspect), and nothing goes by it.
+    pub ttl: Option<Duration>,
 }
 
 impl Resolution {
     /// These backends, without a service config.
     pub fn new(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
-        Self { endpoints: endpoints.into_iter().collect(), service_config: None }
+        Self { endpoints: endpoints.into_iter().collect(), service_config: None, ttl: None }
     }
 
     /// The same with this service config, which the channel will parse.
     pub fn with_service_config(mut self, json: impl Into<String>) -> Self {
         self.service_config = Some(json.into());
+        self
+    }
+
+    /// The same, said to be true for `ttl`.
+    pub fn with_ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
         self
     }
 }

@@ -1,0 +1,241 @@
+//! `dns:` targets, against a name server whose answers change.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use hickory_server::proto::rr::RecordType;
+use switchboard::{
+    ActorKind, ActorReport, BackoffConfig, Channel, ChannelBuilder, Code, ConnectivityState, Dns,
+};
+use tokio::net::UdpSocket;
+
+use crate::support::greeter::{Greeter, SAY_HELLO, ask};
+use crate::support::name_server::{Answer, NameServer};
+use crate::support::{Load, ROUND_ROBIN, plaintext, reports, until, until_connected};
+
+const NAME: &str = "greeter.example.";
+
+/// Some greeters on one port of 127.0.0.1, 127.0.0.2 and so on: a name has no more than one port.
+fn greeters<const N: usize>() -> [Greeter; N] {
+    loop {
+        let first = Greeter::start();
+        let port = first.address().port();
+        let others = (2..=N).map(|last| {
+            let last = u8::try_from(last).unwrap();
+            Greeter::start_at(SocketAddr::from((Ipv4Addr::new(127, 0, 0, last), port)))
+        });
+        let all: Option<Vec<_>> = std::iter::once(Some(first)).chain(others).collect();
+        // One of the ports may be taken; then others will do.
+        if let Some(Ok(all)) = all.map(<[Greeter; N]>::try_from) {
+            return all;
+        }
+    }
+}
+
+fn ips(greeters: &[&Greeter]) -> Vec<IpAddr> {
+    greeters.iter().map(|greeter| greeter.address().ip()).collect()
+}
+
+/// A channel that asks `names` for `target`, which begins with the name, and soon again.
+fn to(names: &NameServer, target: impl std::fmt::Display) -> ChannelBuilder {
+    let wait = Duration::from_millis(20);
+    let backoff = BackoffConfig { base_delay: wait, max_delay: wait, ..BackoffConfig::default() };
+    plaintext(format!("dns://{}/{target}", names.address()))
+        .resolver("dns", Dns::new().min_interval(Duration::from_millis(100)))
+        .backoff(backoff)
+}
+
+async fn resolver_report(channel: &Channel) -> ActorReport {
+    let mut reports = reports(channel).await.into_iter();
+    reports.find(|report| report.actor == ActorKind::Resolver).unwrap()
+}
+
+#[tokio::test]
+async fn a_server_that_goes_and_one_that_comes_cost_no_call() {
+    let names = NameServer::start().await;
+    let [one, mut two, three, four] = greeters();
+    let port = one.address().port();
+    names.set(NAME, Answer::Addresses(ips(&[&one, &two, &three])));
+    let channel =
+        to(&names, format!("{NAME}:{port}")).default_service_config(ROUND_ROBIN).build().unwrap();
+    let load = Load::start(&channel, true);
+    load.more_calls(1_000).await;
+    assert!([&one, &two, &three].iter().all(|greeter| greeter.received() > 100));
+    // One server ends; calls go on on the others, and its name is asked for again.
+    let asked = names.questions().len();
+    two.stop_gracefully().await;
+    load.more_calls(1_000).await;
+    until("the name is asked for again", async || names.questions().len() > asked).await;
+    // Its record goes and a new one comes: one resolution later the new server is at work.
+    let lookups = resolver_report(&channel).await.counters["lookups"];
+    names.set(NAME, Answer::Addresses(ips(&[&one, &three, &four])));
+    until("the new server is called", async || four.received() > 0).await;
+    let more = resolver_report(&channel).await.counters["lookups"] - lookups;
+    assert!(more <= 2, "{more} lookups");
+    let four = [four];
+    until_connected(&channel, &four).await;
+    let before = (one.received(), three.received(), four[0].received());
+    load.more_calls(3_000).await;
+    for (greeter, before) in [(&one, before.0), (&three, before.1), (&four[0], before.2)] {
+        let share = greeter.received() - before;
+        assert!((900..1_200).contains(&share), "{share} of 3,000 calls");
+    }
+    let failures = load.stop().await;
+    assert!(failures.is_empty(), "{}: {}", failures.len(), failures[0]);
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist_fails_calls_until_it_does() {
+    let names = NameServer::start().await;
+    let greeter = Greeter::start();
+    let channel = to(&names, format!("{NAME}:{}", greeter.address().port())).build().unwrap();
+    let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert_eq!(status.code(), Code::UNAVAILABLE);
+    let expected = format!("DNS lookup of `{NAME}` at {}: there is no such name", names.address());
+    assert!(status.message().contains(&expected), "{status}");
+    assert!(std::error::Error::source(&status).is_some());
+    let waiting = tokio::spawn({
+        let channel = channel.clone();
+        async move { channel.invoke(&SAY_HELLO, ask("Ada").wait_for_ready(true)).await }
+    });
+    names.set(NAME, Answer::Addresses(ips(&[&greeter])));
+    waiting.await.unwrap().unwrap();
+    // And when it has gone again, the servers that were found serve on.
+    names.remove(NAME);
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn a_failing_name_server_and_a_name_without_addresses_are_told_apart() {
+    let names = NameServer::start().await;
+    let rows =
+        [(Answer::Failure, "server failure"), (Answer::Addresses(Vec::new()), "has no addresses")];
+    for (answer, part) in rows {
+        names.set(NAME, answer);
+        let channel = to(&names, format!("{NAME}:80")).build().unwrap();
+        let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+        assert_eq!(status.code(), Code::UNAVAILABLE);
+        assert!(status.message().contains(NAME), "{status}");
+        assert!(status.message().to_lowercase().contains(part), "{status}");
+        channel.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_udp_cuts_short_is_fetched_over_tcp() {
+    let names = NameServer::start().await;
+    let greeter = Greeter::start();
+    let many = (1..=200).map(|last| IpAddr::from([127, 0, 0, last])).collect();
+    names.set(NAME, Answer::Addresses(many));
+    let channel = to(&names, format!("{NAME}:{}", greeter.address().port())).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    assert_eq!(resolver_report(&channel).await.facts["endpoints"], "200");
+    assert!(names.questions().iter().any(|question| question.over_tcp));
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn a_dead_name_server_does_not_stop_the_next() {
+    let (names, silent) = (NameServer::start().await, NameServer::start().await);
+    let greeter = Greeter::start();
+    silent.set(NAME, Answer::Silence);
+    names.set(NAME, Answer::Addresses(ips(&[&greeter])));
+    // Nobody listens here.
+    let closed = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
+    for dead in [silent.address(), closed] {
+        let dns = Dns::new()
+            .name_servers([dead, names.address()])
+            .query_timeout(Duration::from_millis(200));
+        let target = format!("dns:{NAME}:{}", greeter.address().port());
+        let channel = plaintext(target).resolver("dns", dns).build().unwrap();
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        channel.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_slow_name_server_is_waited_for_and_a_silent_one_is_named() {
+    let names = NameServer::start().await;
+    let greeter = Greeter::start();
+    let wait = Duration::from_millis(300);
+    names.set(NAME, Answer::Late(ips(&[&greeter]), wait));
+    let target = format!("dns://{}/{NAME}:{}", names.address(), greeter.address().port());
+    let channel = plaintext(&target).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    channel.close().await;
+    names.set(NAME, Answer::Silence);
+    let dns = Dns::new().query_timeout(Duration::from_millis(50));
+    let channel = plaintext(target).resolver("dns", dns).build().unwrap();
+    let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert_eq!(status.code(), Code::UNAVAILABLE);
+    let expected = format!("DNS lookup of `{NAME}` at {}: ", names.address());
+    assert!(status.message().contains(&expected), "{status}");
+    assert!(status.message().contains("timed out"), "{status}");
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn a_short_name_is_looked_for_in_the_search_domains() {
+    let names = NameServer::start().await;
+    let greeter = Greeter::start();
+    names.set("greeter.prod.example.", Answer::Addresses(ips(&[&greeter])));
+    let dns = Dns::new().search_domains(["test.example", "prod.example"]);
+    let target = format!("dns://{}/greeter:{}", names.address(), greeter.address().port());
+    let channel = plaintext(target).resolver("dns", dns).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    let asked = names.questions();
+    assert!(asked.iter().any(|question| question.name == "greeter.test.example."), "{asked:?}");
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn the_hosts_file_comes_before_the_name_servers() {
+    let names = NameServer::start().await;
+    let greeter = Greeter::start();
+    let hosts = std::env::temp_dir().join(format!("switchboard-hosts-{}", std::process::id()));
+    std::fs::write(&hosts, "127.0.0.1 greeter.internal\n").unwrap();
+    let target = format!("dns://{}/greeter.internal:{}", names.address(), greeter.address().port());
+    let builder = plaintext(target).resolver("dns", Dns::new().hosts_file(&hosts));
+    let channel = builder.build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    channel.close().await;
+    std::fs::remove_file(&hosts).unwrap();
+    // The file has no IPv6 address, so that alone may be asked for.
+    assert!(names.questions().iter().all(|question| question.kind == RecordType::AAAA));
+    let channel = builder.build().unwrap();
+    let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    let expected = format!("the hosts file {}: no such file", hosts.display());
+    assert!(status.message().contains(&expected), "{status}");
+    channel.close().await;
+}
+
+// spec: A10/localhost-and-literals
+#[tokio::test]
+async fn neither_localhost_nor_an_address_is_asked_for() {
+    let names = NameServer::start().await;
+    let greeter = Greeter::start();
+    for host in ["localhost", "127.0.0.1"] {
+        let target = format!("dns://{}/{host}:{}", names.address(), greeter.address().port());
+        let channel = plaintext(target).build().unwrap();
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        channel.close().await;
+    }
+    assert_eq!(names.questions(), []);
+}
+
+#[tokio::test]
+async fn an_inspection_tells_how_long_the_addresses_are_good_for() {
+    let names = NameServer::start().await;
+    let greeter = Greeter::start();
+    names.set(NAME, Answer::Lasting(ips(&[&greeter]), 3_600));
+    let channel = to(&names, format!("{NAME}:{}", greeter.address().port())).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    let facts = resolver_report(&channel).await.facts;
+    assert_eq!(facts["endpoints"], "1");
+    assert!(facts["time to live"].starts_with("3600s, 3"), "{facts:?}");
+    assert!(channel.inspect().await.to_string().contains("endpoints 1, time to live 3600s"));
+    assert_eq!(channel.state(), ConnectivityState::Ready);
+    channel.close().await;
+}

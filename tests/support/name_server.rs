@@ -1,0 +1,143 @@
+//! A name server whose records a test changes.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hickory_server::Server;
+use hickory_server::net::runtime::Time;
+use hickory_server::net::xfer::Protocol;
+use hickory_server::proto::op::{Metadata, ResponseCode};
+use hickory_server::proto::rr::rdata::{A, AAAA};
+use hickory_server::proto::rr::{Name, RData, Record, RecordType};
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponseBuilder;
+use tokio::net::{TcpListener, UdpSocket};
+
+/// Answers over UDP and TCP on one port of 127.0.0.1 until it is dropped. What it does not know
+/// does not exist.
+pub(crate) struct NameServer {
+    address: SocketAddr,
+    zone: Zone,
+    _server: Server<Zone>,
+}
+
+/// What is answered to a question for addresses.
+#[derive(Clone)]
+pub(crate) enum Answer {
+    /// These, to live for a minute.
+    Addresses(Vec<IpAddr>),
+    /// These, to live for so many seconds.
+    Lasting(Vec<IpAddr>, u32),
+    /// SERVFAIL.
+    Failure,
+    /// Nothing at all.
+    Silence,
+    /// These after a while.
+    Late(Vec<IpAddr>, Duration),
+}
+
+#[derive(Clone, Default)]
+struct Zone(Arc<Mutex<Records>>);
+
+#[derive(Default)]
+struct Records {
+    answers: HashMap<String, Answer>,
+    questions: Vec<Question>,
+}
+
+/// A question that was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Question {
+    pub(crate) name: String,
+    pub(crate) kind: RecordType,
+    pub(crate) over_tcp: bool,
+}
+
+impl NameServer {
+    pub(crate) async fn start() -> Self {
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            // The same port may be taken for TCP; then another will do.
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+                break (udp, tcp);
+            }
+        };
+        let (address, zone) = (udp.local_addr().unwrap(), Zone::default());
+        let mut server = Server::new(zone.clone());
+        server.register_socket(udp);
+        server.register_listener(tcp, Duration::from_secs(10), 64);
+        Self { address, zone, _server: server }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on this is the answer for `name`, which is written with its last dot.
+    pub(crate) fn set(&self, name: &str, answer: Answer) {
+        self.zone.0.lock().unwrap().answers.insert(name.to_owned(), answer);
+    }
+
+    /// From now on there is no such name.
+    pub(crate) fn remove(&self, name: &str) {
+        self.zone.0.lock().unwrap().answers.remove(name);
+    }
+
+    /// The questions so far.
+    pub(crate) fn questions(&self) -> Vec<Question> {
+        self.zone.0.lock().unwrap().questions.clone()
+    }
+}
+
+#[async_trait::async_trait]
+impl RequestHandler for Zone {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut response: R,
+    ) -> ResponseInfo {
+        let asked = request.request_info().unwrap();
+        let (name, kind) = (asked.query.name().to_string(), asked.query.query_type());
+        let question =
+            Question { name: name.clone(), kind, over_tcp: request.protocol() == Protocol::Tcp };
+        let answer = {
+            let mut records = self.0.lock().unwrap();
+            records.questions.push(question);
+            records.answers.get(&name).cloned()
+        };
+        let (code, addresses, ttl) = match answer {
+            Some(Answer::Addresses(addresses)) => (ResponseCode::NoError, addresses, 60),
+            Some(Answer::Lasting(addresses, ttl)) => (ResponseCode::NoError, addresses, ttl),
+            Some(Answer::Failure) => (ResponseCode::ServFail, Vec::new(), 0),
+            Some(Answer::Silence) => std::future::pending().await,
+            Some(Answer::Late(addresses, wait)) => {
+                tokio::time::sleep(wait).await;
+                (ResponseCode::NoError, addresses, 60)
+            }
+            None => (ResponseCode::NXDomain, Vec::new(), 0),
+        };
+        let name = Name::from_utf8(&name).unwrap();
+        let records: Vec<_> = addresses
+            .into_iter()
+            .filter_map(|ip| match (ip, kind) {
+                (IpAddr::V4(ip), RecordType::A) => Some(RData::A(A(ip))),
+                (IpAddr::V6(ip), RecordType::AAAA) => Some(RData::AAAA(AAAA(ip))),
+                _ => None,
+            })
+            .map(|data| Record::from_rdata(name.clone(), ttl, data))
+            .collect();
+        let mut metadata = Metadata::response_from_request(&request.metadata);
+        metadata.response_code = code;
+        let message = MessageResponseBuilder::from_message_request(request).build(
+            metadata,
+            &records,
+            [],
+            [],
+            [],
+        );
+        // Whoever asked may be gone.
+        response.send_response(message).await.unwrap()
+    }
+}
