@@ -201,9 +201,14 @@ impl ChannelBuilder {
     /// Fails if the target, the service config or the authority cannot be understood, or if no
     /// credentials were given.
     pub fn build(&self) -> Result<Channel, BuildError> {
+        self.build_with(DEFAULT_SCHEME)
+    }
+
+    /// As [`build`](Self::build), with another scheme for a target that has none.
+    pub(super) fn build_with(&self, default_scheme: &str) -> Result<Channel, BuildError> {
         let credentials = self.credentials.clone().ok_or(BuildError::NoCredentials)?;
         let schemes: Vec<&str> = self.resolvers.keys().map(String::as_str).collect();
-        let target = Target::parse(&self.target, &schemes, DEFAULT_SCHEME)?;
+        let target = Target::parse(&self.target, &schemes, default_scheme)?;
         let resolver = self.resolvers.get(target.scheme()).cloned();
         let resolver = resolver
             .ok_or_else(|| target.invalid(format!("no resolver for `{}`", target.scheme())))?;

@@ -197,6 +197,19 @@ impl Channel {
         }
     }
 
+    /// Waits until the channel is READY, or says why it is not.
+    pub(super) async fn until_ready(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Result<(), Option<Status>> {
+        call::until_ready(&self.handle.core.shared, deadline).await
+    }
+
+    /// The target, in its whole form.
+    pub fn target(&self) -> String {
+        self.handle.core.settings.target.to_string()
+    }
+
     fn call_head(&self, path: MethodPath, options: CallOptions) -> CallHead {
         let defaults = &self.handle.defaults;
         let begun = Instant::now();
@@ -226,7 +239,7 @@ impl Drop for Handle {
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Channel")
-            .field("target", &self.handle.core.settings.target.to_string())
+            .field("target", &self.target())
             .field("state", &self.state())
             .finish_non_exhaustive()
     }

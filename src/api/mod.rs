@@ -4,6 +4,7 @@ mod backoff_table;
 mod builder;
 mod channel;
 mod codec;
+mod dial;
 #[cfg(feature = "test-util")]
 mod inject;
 mod method;
@@ -15,6 +16,7 @@ pub use channel::Channel;
 #[cfg(feature = "prost")]
 pub use codec::Prost;
 pub use codec::{Codec, CodecError, Raw};
+pub use dial::DialError;
 #[cfg(feature = "test-util")]
 pub use inject::{Fault, InjectError};
 pub use method::{Cardinality, IntoMethod, Method, PreparedMethod};

@@ -14,6 +14,7 @@
 mod activity;
 mod attempt;
 mod pick;
+mod ready;
 mod replay;
 #[cfg(feature = "test-util")]
 mod rig;
@@ -26,6 +27,7 @@ mod stream;
 mod unary;
 
 pub(crate) use activity::Activity;
+pub(crate) use ready::until_ready;
 #[cfg(feature = "test-util")]
 pub use rig::PickRig;
 pub(crate) use shared::{NoRuntime, Shared};

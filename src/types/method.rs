@@ -28,6 +28,11 @@ impl MethodPath {
             .map_err(|_| InvalidMethodPath { text: text.into() })
     }
 
+    /// What stands for a method where there is none.
+    pub(crate) fn unnamed() -> Self {
+        Self(PathAndQuery::from_static("/"))
+    }
+
     /// As text, with the leading slash.
     pub fn as_str(&self) -> &str {
         self.0.as_str()

@@ -8,6 +8,7 @@ mod support;
 mod calls;
 mod clock;
 mod deadlines;
+mod dial;
 mod dns;
 mod failures;
 mod idleness;
