@@ -25,8 +25,8 @@ pub use call::PickRig;
 pub use call::{StateChange, StateChanges};
 pub use observe::*;
 pub use policy::{
-    LbContext, LbEvent, LbPolicy, LbPolicyBuilder, LbPolicyConfig, LbUpdate, Pick, PickArgs,
-    PickResult, Picker, ServiceConfigError, SubchannelState,
+    EndpointShards, LbContext, LbEvent, LbPolicy, LbPolicyBuilder, LbPolicyConfig, LbUpdate, Pick,
+    PickArgs, PickResult, Picker, ReadyEndpoint, ServiceConfigError, Spread, SubchannelState,
 };
 #[cfg(feature = "dns")]
 pub use transport::Dns;

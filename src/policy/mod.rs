@@ -39,8 +39,8 @@ pub(crate) mod testing;
 use std::time::{Duration, Instant};
 
 pub use lb::{
-    LbContext, LbEvent, LbPolicy, LbPolicyBuilder, LbPolicyConfig, LbUpdate, Pick, PickArgs,
-    PickResult, Picker, SubchannelState,
+    EndpointShards, LbContext, LbEvent, LbPolicy, LbPolicyBuilder, LbPolicyConfig, LbUpdate, Pick,
+    PickArgs, PickResult, Picker, ReadyEndpoint, Spread, SubchannelState,
 };
 pub use service_config::ServiceConfigError;
 

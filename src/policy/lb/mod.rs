@@ -22,6 +22,7 @@ use crate::observe::PolicyReport;
 use crate::policy::chance::Dice;
 use crate::types::{Address, ConnectivityState, Endpoint, Status, SubchannelId};
 
+pub use endpoint_shards::{EndpointShards, ReadyEndpoint, Spread};
 pub(crate) use picker::{DropPicker, FailPicker, queue};
 pub use picker::{Pick, PickArgs, PickResult, Picker};
 pub use registry::LbPolicyBuilder;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
-use super::endpoint_shards::{EndpointShards, Spread};
+use super::endpoint_shards::{EndpointShards, ReadyEndpoint, Spread};
 use super::{
     LbContext, LbPolicy, LbPolicyBuilder, LbPolicyConfig, Pick, PickArgs, PickResult, Picker,
 };
@@ -17,13 +17,13 @@ use crate::types::SubchannelId;
 pub(crate) struct RoundRobin;
 
 impl Spread for RoundRobin {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         NAME
     }
 
-    fn picker(&mut self, ready: &[SubchannelId], cx: &mut LbContext<'_>) -> Arc<dyn Picker> {
+    fn picker(&mut self, ready: &[ReadyEndpoint<'_>], cx: &mut LbContext<'_>) -> Arc<dyn Picker> {
         Arc::new(InTurn {
-            subchannels: ready.into(),
+            subchannels: ready.iter().map(ReadyEndpoint::subchannel).collect(),
             next: AtomicUsize::new(cx.random_below(ready.len())),
         })
     }

@@ -16,18 +16,42 @@ use super::{
 };
 use crate::types::{Address, ConnectivityState, Endpoint, Status, SubchannelId};
 
-/// How calls are spread over the endpoints that are READY.
-pub(crate) trait Spread: Send + 'static {
-    /// The policy's name.
-    fn name(&self) -> &'static str;
+/// How calls are spread over the endpoints that are READY: all that is left to write of a policy
+/// that keeps a connection to each endpoint. [`EndpointShards`] is the rest.
+pub trait Spread: Send + 'static {
+    /// The policy's name, as inspections show it.
+    fn name(&self) -> &str;
 
-    /// Takes note of a config; the next picker goes by it.
+    /// Takes note of a config, which is of the type that the policy's
+    /// [`LbPolicyBuilder`](super::LbPolicyBuilder) makes; the next picker goes by it. The default
+    /// has nothing to configure.
     fn configure(&mut self, _config: &LbPolicyConfig) {}
 
     /// A picker over `ready`, of which there is at least one.
-    fn picker(&mut self, ready: &[SubchannelId], cx: &mut LbContext<'_>) -> Arc<dyn Picker>;
+    fn picker(&mut self, ready: &[ReadyEndpoint<'_>], cx: &mut LbContext<'_>) -> Arc<dyn Picker>;
 }
 
+/// An endpoint that has a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadyEndpoint<'a> {
+    endpoint: &'a Endpoint,
+    subchannel: SubchannelId,
+}
+
+impl<'a> ReadyEndpoint<'a> {
+    /// The endpoint.
+    pub const fn endpoint(&self) -> &'a Endpoint {
+        self.endpoint
+    }
+
+    /// What to pick so that a call goes there.
+    pub const fn subchannel(&self) -> SubchannelId {
+        self.subchannel
+    }
+}
+
+/// A policy that spreads calls over endpoints by a [`Spread`] of yours.
+///
 /// Runs one `pick_first` per distinct endpoint, and publishes one picker for all of them.
 ///
 /// ```text
@@ -43,7 +67,7 @@ pub(crate) trait Spread: Send + 'static {
 /// An event costs the same however many children there are; building a picker costs as much as
 /// there are children in the winning state. So a picker that changes within a state waits for the
 /// end of the batch: 10,000 subchannels that become READY publish a handful of pickers.
-pub(crate) struct EndpointShards<S> {
+pub struct EndpointShards<S> {
     spread: S,
     /// In the order of the last update, rotated.
     children: Vec<Child>,
@@ -62,6 +86,7 @@ pub(crate) struct EndpointShards<S> {
 
 struct Child {
     key: Key,
+    endpoint: Endpoint,
     policy: PickFirst,
     connectivity: ConnectivityState,
     picker: Arc<dyn Picker>,
@@ -70,8 +95,9 @@ struct Child {
 }
 
 impl<S: Spread> EndpointShards<S> {
-    /// No endpoints yet.
-    pub(crate) fn new(spread: S) -> Self {
+    /// A policy without endpoints, as [`LbPolicyBuilder::build`](super::LbPolicyBuilder::build)
+    /// makes it.
+    pub fn new(spread: S) -> Self {
         Self {
             spread,
             children: Vec::new(),
@@ -94,7 +120,7 @@ impl<S: Spread> EndpointShards<S> {
         let mut places = self.keep(&endpoints, cx);
         for ((key, endpoint), place) in endpoints.into_iter().zip(&mut places) {
             let index = self.children.len();
-            let child = place.take().unwrap_or_else(|| Child::new(key));
+            let child = place.take().unwrap_or_else(|| Child::new(key, endpoint));
             for id in child.policy.subchannels() {
                 self.routes.insert(id, index);
             }
@@ -103,7 +129,7 @@ impl<S: Spread> EndpointShards<S> {
                 endpoints: Arc::new([endpoint.clone()]),
                 config: LbPolicyConfig::new(pick_first::Config::default()),
             };
-            self.children.push(Child { wake_at: None, ..child });
+            self.children.push(Child { endpoint: endpoint.clone(), wake_at: None, ..child });
             self.run(index, LbEvent::Update(update), cx);
         }
         if self.children.is_empty() {
@@ -217,8 +243,7 @@ impl<S: Spread> EndpointShards<S> {
         let whole = self.counts.whole();
         let picker = match whole {
             ConnectivityState::Ready => {
-                let ready: Vec<_> =
-                    self.children.iter().filter_map(|child| child.policy.chosen()).collect();
+                let ready: Vec<_> = self.children.iter().filter_map(Child::ready).collect();
                 self.spread.picker(&ready, cx)
             }
             ConnectivityState::Connecting | ConnectivityState::Idle => queue(),
@@ -280,14 +305,20 @@ impl<S: Spread> LbPolicy for EndpointShards<S> {
 }
 
 impl Child {
-    fn new(key: Key) -> Self {
+    fn new(key: Key, endpoint: &Endpoint) -> Self {
         Self {
             key,
+            endpoint: endpoint.clone(),
             policy: PickFirst::default(),
             connectivity: ConnectivityState::Connecting,
             picker: queue(),
             wake_at: None,
         }
+    }
+
+    fn ready(&self) -> Option<ReadyEndpoint<'_>> {
+        let subchannel = self.policy.chosen()?;
+        Some(ReadyEndpoint { endpoint: &self.endpoint, subchannel })
     }
 }
 
