@@ -288,7 +288,7 @@ impl AddrConn {
             let settings = &core.settings;
             let outcome = transport::dial(
                 settings.connector.as_ref(),
-                &settings.credentials,
+                &settings.security,
                 &address,
                 &settings.authority,
                 &settings.connection,

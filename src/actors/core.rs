@@ -15,7 +15,7 @@ use crate::policy::backoff::Backoff;
 use crate::policy::lb::{self, DropPicker, Picker};
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
 use crate::transport::resolve::BuildResolver;
-use crate::transport::{Connect, Connection, ConnectionOptions, Credentials};
+use crate::transport::{Connect, Connection, ConnectionOptions, Security};
 use crate::types::{Authority, ConnectivityState, Endpoint, Generation, Status, Target};
 
 /// What the builder decided.
@@ -29,7 +29,7 @@ pub(crate) struct Settings {
     /// How long a channel is kept up that nobody uses; for ever, where there is none.
     pub(crate) idle_timeout: Option<std::time::Duration>,
     pub(crate) connector: Arc<dyn Connect>,
-    pub(crate) credentials: Credentials,
+    pub(crate) security: Security,
     pub(crate) authority: Authority,
     pub(crate) connection: ConnectionOptions,
     pub(crate) seed: u64,

@@ -14,7 +14,9 @@ use crate::policy::backoff::Backoff;
 use crate::policy::lb::{LbPolicyBuilder, LbRegistry};
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
 use crate::transport::resolve::{self, BuildResolver};
-use crate::transport::{Connect, ConnectionOptions, Credentials, SocketConnector};
+use crate::transport::{
+    Connect, ConnectionOptions, Credentials, CredentialsError, SocketConnector,
+};
 use crate::types::{Authority, InvalidAuthority, Target, TargetError};
 
 /// Builds a [`Channel`]. A builder is a template: it can be cloned and built from many times.
@@ -62,7 +64,8 @@ impl ChannelBuilder {
         }
     }
 
-    /// How connections are secured. There is no default: say it.
+    /// How connections are secured. There is no default: say it, with [`Credentials::tls`] unless
+    /// you know better.
     pub fn credentials(mut self, credentials: Credentials) -> Self {
         self.credentials = Some(credentials);
         self
@@ -74,7 +77,8 @@ impl ChannelBuilder {
         self
     }
 
-    /// The name that servers are addressed by, in place of the target's endpoint.
+    /// The name that servers are addressed by, and that their certificates must be for, in place of
+    /// the target's endpoint. Where the credentials give one too, the hosts must be the same.
     pub fn authority(mut self, authority: impl Into<String>) -> Self {
         self.authority = Some(authority.into());
         self
@@ -218,10 +222,11 @@ impl ChannelBuilder {
             Some(json) => ServiceConfig::parse(json, &self.lb_registry)?,
             None => ServiceConfig::default_for(&self.lb_registry),
         };
-        let authority = match &self.authority {
-            Some(text) => Authority::parse(text)?,
+        let authority = match self.authority_to_use(&credentials)? {
+            Some(authority) => authority,
             None => resolver.default_authority(&target),
         };
+        let security = credentials.prepare(&authority)?;
         let mut connection = self.connection.clone();
         connection.user_agent = user_agent(self.user_agent.as_deref())?;
         let core = Core::new(Settings {
@@ -233,7 +238,7 @@ impl ChannelBuilder {
             min_connect_timeout: self.min_connect_timeout,
             idle_timeout: self.idle_timeout.filter(|timeout| !timeout.is_zero()),
             connector: self.connector.clone(),
-            credentials,
+            security,
             authority,
             connection,
             seed: self.seed.unwrap_or_else(fresh_seed),
@@ -241,6 +246,25 @@ impl ChannelBuilder {
             allow_injection: self.allow_injection,
         });
         Ok(Channel::new(core, self.defaults))
+    }
+}
+
+impl ChannelBuilder {
+    /// The authority that the builder says, or else the credentials; both must mean one host.
+    fn authority_to_use(&self, credentials: &Credentials) -> Result<Option<Authority>, BuildError> {
+        let parse = |text: &str| Authority::parse(text);
+        let said = self.authority.as_deref().map(parse).transpose()?;
+        let certified = credentials.authority().map(parse).transpose()?;
+        match (&said, &certified) {
+            (Some(authority), Some(server_name)) if authority.host() != server_name.host() => {
+                Err(CredentialsError::AuthorityMismatch {
+                    authority: authority.to_string(),
+                    server_name: server_name.to_string(),
+                }
+                .into())
+            }
+            _ => Ok(said.or(certified)),
+        }
     }
 }
 
@@ -293,6 +317,8 @@ impl BackoffConfig {
 pub enum BuildError {
     /// No credentials were given.
     NoCredentials,
+    /// The credentials cannot be used.
+    InvalidCredentials(CredentialsError),
     /// The target cannot be understood.
     InvalidTarget(TargetError),
     /// The default service config cannot be used.
@@ -309,9 +335,11 @@ impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoCredentials => f.write_str(
-                "no credentials: say how connections are secured, for plaintext with \
+                "no credentials: say how connections are secured, for TLS with \
+                 .credentials(Credentials::tls()), for plaintext with \
                  .credentials(Credentials::insecure())",
             ),
+            Self::InvalidCredentials(error) => write!(f, "credentials: {error}"),
             Self::InvalidTarget(error) => error.fmt(f),
             Self::InvalidServiceConfig(error) => write!(f, "default service config: {error}"),
             Self::InvalidAuthority(error) => error.fmt(f),
@@ -330,11 +358,18 @@ impl fmt::Display for BuildError {
 impl std::error::Error for BuildError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Self::InvalidCredentials(error) => Some(error),
             Self::InvalidTarget(error) => Some(error),
             Self::InvalidServiceConfig(error) => Some(error),
             Self::InvalidAuthority(error) => Some(error),
             Self::NoCredentials | Self::InvalidUserAgent(_) | Self::InvalidBackoff(_) => None,
         }
+    }
+}
+
+impl From<CredentialsError> for BuildError {
+    fn from(error: CredentialsError) -> Self {
+        Self::InvalidCredentials(error)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::policy::lb::{
     self, LbContext, LbEffect, LbEvent, LbRegistry, LbUpdate, SubchannelState, Subchannels,
 };
 use crate::policy::service_config::ServiceConfig;
-use crate::transport::{Connection, ConnectionOptions, Credentials, dial, memory};
+use crate::transport::{Connection, ConnectionOptions, Security, dial, memory};
 use crate::types::{
     Address, Authority, ConnectivityState, Endpoint, Generation, Metadata, MethodPath, SubchannelId,
 };
@@ -117,7 +117,7 @@ async fn connection() -> io::Result<Connection> {
     });
     let (connection, driver) = dial(
         &connector,
-        &Credentials::insecure(),
+        &Security::Insecure,
         &Address::Name("rig".into()),
         &authority,
         &ConnectionOptions::default(),

@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+#[cfg(feature = "_tls")]
+use tokio_rustls::client::TlsStream;
 
 use crate::types::Address;
 
@@ -122,6 +124,8 @@ enum Repr {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(tokio::net::UnixStream),
+    #[cfg(feature = "_tls")]
+    Tls(Box<TlsStream<Io>>),
     Other(Box<dyn ByteStream>),
 }
 
@@ -134,11 +138,30 @@ impl Io {
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self(Repr::Other(Box::new(stream)))
     }
+
+    /// Whether the other end is known to be on this machine.
+    pub(super) fn is_local(&self) -> bool {
+        match &self.0 {
+            Repr::Tcp(stream) => stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback()),
+            #[cfg(unix)]
+            Repr::Unix(_) => true,
+            #[cfg(feature = "_tls")]
+            Repr::Tls(stream) => stream.get_ref().0.is_local(),
+            Repr::Other(_) => false,
+        }
+    }
 }
 
 impl From<TcpStream> for Io {
     fn from(stream: TcpStream) -> Self {
         Self(Repr::Tcp(stream))
+    }
+}
+
+#[cfg(feature = "_tls")]
+impl From<TlsStream<Self>> for Io {
+    fn from(stream: TlsStream<Self>) -> Self {
+        Self(Repr::Tls(Box::new(stream)))
     }
 }
 
@@ -155,6 +178,8 @@ impl fmt::Debug for Io {
             Repr::Tcp(_) => "Io(tcp)",
             #[cfg(unix)]
             Repr::Unix(_) => "Io(unix)",
+            #[cfg(feature = "_tls")]
+            Repr::Tls(_) => "Io(tls)",
             Repr::Other(_) => "Io(other)",
         })
     }
@@ -170,6 +195,8 @@ impl AsyncRead for Io {
             Repr::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             #[cfg(unix)]
             Repr::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            #[cfg(feature = "_tls")]
+            Repr::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
             Repr::Other(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -185,6 +212,8 @@ impl AsyncWrite for Io {
             Repr::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             #[cfg(unix)]
             Repr::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            #[cfg(feature = "_tls")]
+            Repr::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Repr::Other(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -198,6 +227,8 @@ impl AsyncWrite for Io {
             Repr::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             #[cfg(unix)]
             Repr::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            #[cfg(feature = "_tls")]
+            Repr::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Repr::Other(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
@@ -207,6 +238,8 @@ impl AsyncWrite for Io {
             Repr::Tcp(stream) => stream.is_write_vectored(),
             #[cfg(unix)]
             Repr::Unix(stream) => stream.is_write_vectored(),
+            #[cfg(feature = "_tls")]
+            Repr::Tls(stream) => stream.is_write_vectored(),
             Repr::Other(stream) => stream.is_write_vectored(),
         }
     }
@@ -216,6 +249,8 @@ impl AsyncWrite for Io {
             Repr::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             #[cfg(unix)]
             Repr::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            #[cfg(feature = "_tls")]
+            Repr::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Repr::Other(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -225,6 +260,8 @@ impl AsyncWrite for Io {
             Repr::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             #[cfg(unix)]
             Repr::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            #[cfg(feature = "_tls")]
+            Repr::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Repr::Other(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -1,9 +1,15 @@
 //! What secures a connection: the step between a dialled stream of bytes and HTTP/2.
 
-use crate::types::Authority;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::types::{Address, Authority};
 
 use super::connect::Io;
 use super::error::ConnectFault;
+#[cfg(feature = "_tls")]
+use super::tls::{Tls, TlsConfig};
 
 /// How connections are secured, for all calls of a channel.
 #[derive(Clone, Debug)]
@@ -12,35 +18,191 @@ pub struct Credentials(Kind);
 #[derive(Clone, Debug)]
 enum Kind {
     Insecure,
+    Local,
+    #[cfg(feature = "_tls")]
+    Tls(TlsConfig),
 }
 
 impl Credentials {
+    /// TLS, with the roots that the platform trusts. Servers must prove to be the target's host.
+    #[cfg(feature = "_tls")]
+    pub fn tls() -> Self {
+        Self::tls_with(TlsConfig::new())
+    }
+
+    /// TLS, with roots or a server name of your own.
+    #[cfg(feature = "_tls")]
+    pub fn tls_with(config: TlsConfig) -> Self {
+        Self(Kind::Tls(config))
+    }
+
+    /// No security, on connections that do not leave the machine: to loopback addresses and Unix
+    /// sockets. A connection to anywhere else fails.
+    pub fn local() -> Self {
+        Self(Kind::Local)
+    }
+
     /// No security: whoever sits on the network reads and changes everything.
     pub fn insecure() -> Self {
         Self(Kind::Insecure)
     }
 
-    /// The `:scheme` of requests on such connections.
-    pub(crate) fn scheme(&self) -> http::uri::Scheme {
-        match self.0 {
-            Kind::Insecure => http::uri::Scheme::HTTP,
+    /// The authority that these credentials are for, where they say one.
+    pub(crate) fn authority(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::Insecure | Kind::Local => None,
+            #[cfg(feature = "_tls")]
+            Kind::Tls(config) => config.name(),
         }
     }
 
-    /// Secures `io`, whose other end must prove to be `authority`.
-    ///
-    /// The caller bounds it by the connect deadline.
-    #[expect(
-        clippy::unused_async,
-        reason = "a handshake waits for the peer; the insecure one has nothing to wait for"
+    /// Gets ready to secure connections to `authority`.
+    #[cfg_attr(
+        not(feature = "_tls"),
+        expect(unused_variables, clippy::unnecessary_wraps, reason = "TLS alone has needs")
     )]
-    pub(crate) async fn handshake(
-        &self,
-        io: Io,
-        _authority: &Authority,
-    ) -> Result<Io, ConnectFault> {
-        match self.0 {
-            Kind::Insecure => Ok(io),
+    pub(crate) fn prepare(&self, authority: &Authority) -> Result<Security, CredentialsError> {
+        Ok(match &self.0 {
+            Kind::Insecure => Security::Insecure,
+            Kind::Local => Security::Local,
+            #[cfg(feature = "_tls")]
+            Kind::Tls(config) => Security::Tls(Tls::new(config, authority)?),
+        })
+    }
+}
+
+/// [`Credentials`] that are ready for use, once for all connections of a channel.
+pub(crate) enum Security {
+    Insecure,
+    Local,
+    #[cfg(feature = "_tls")]
+    Tls(Tls),
+}
+
+impl Security {
+    /// The `:scheme` of requests on such connections.
+    pub(crate) fn scheme(&self) -> http::uri::Scheme {
+        match self {
+            Self::Insecure | Self::Local => http::uri::Scheme::HTTP,
+            #[cfg(feature = "_tls")]
+            Self::Tls(_) => http::uri::Scheme::HTTPS,
+        }
+    }
+
+    /// Secures `io`, which was dialled to `address`.
+    ///
+    /// The caller bounds it by the connect deadline. Dropping the future gives it up.
+    #[cfg_attr(
+        not(feature = "_tls"),
+        expect(clippy::unused_async, reason = "a handshake waits for the peer; these have none")
+    )]
+    pub(crate) async fn handshake(&self, io: Io, address: &Address) -> Result<Io, ConnectFault> {
+        match self {
+            Self::Insecure => Ok(io),
+            Self::Local if io.is_local() => Ok(io),
+            Self::Local => Err(ConnectFault::NotSecured(SecurityError::new(format!(
+                "local credentials are for loopback addresses and Unix sockets, and {address} is \
+                 neither"
+            )))),
+            #[cfg(feature = "_tls")]
+            Self::Tls(tls) => tls.handshake(io).await.map_err(ConnectFault::NotSecured),
         }
     }
 }
+
+/// Why a connection could not be secured, as a sentence, and what that came from.
+#[derive(Clone, Debug)]
+pub(crate) struct SecurityError {
+    sentence: String,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl SecurityError {
+    pub(super) fn new(sentence: impl Into<String>) -> Self {
+        Self { sentence: sentence.into(), source: None }
+    }
+
+    #[cfg(feature = "_tls")]
+    pub(super) fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+}
+
+impl fmt::Display for SecurityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+impl Error for SecurityError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// Credentials cannot be used: what is wrong with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CredentialsError {
+    /// A file cannot be read.
+    Unreadable {
+        /// Which.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// Where a certificate was expected, there is none in PEM.
+    NoCertificate {
+        /// What was read: a file's name, or what stands for a text that was given.
+        origin: String,
+    },
+    /// A certificate cannot be used as a root.
+    InvalidCertificate {
+        /// What was read.
+        origin: String,
+        /// Which certificate in it, from 1.
+        number: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The host of the authority is no name that a certificate could be for.
+    InvalidServerName {
+        /// The host.
+        name: String,
+    },
+    /// The builder's authority and the server name of the credentials have different hosts.
+    AuthorityMismatch {
+        /// What the builder says.
+        authority: String,
+        /// What the credentials say.
+        server_name: String,
+    },
+}
+
+impl fmt::Display for CredentialsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { path, reason } => write!(f, "cannot read {path}: {reason}"),
+            Self::NoCertificate { origin } => write!(
+                f,
+                "there is no certificate in {origin}: expected PEM, -----BEGIN CERTIFICATE-----"
+            ),
+            Self::InvalidCertificate { origin, number, reason } => {
+                write!(f, "certificate {number} in {origin} cannot be a root: {reason}")
+            }
+            Self::InvalidServerName { name } => write!(
+                f,
+                "`{name}` is no name that a certificate could be for: expected a DNS name or an \
+                 IP address; give the server's with TlsConfig::server_name"
+            ),
+            Self::AuthorityMismatch { authority, server_name } => write!(
+                f,
+                "the authority is `{authority}` and the server name of the credentials \
+                 `{server_name}`: give one of them, or the same host in both"
+            ),
+        }
+    }
+}
+
+impl Error for CredentialsError {}

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use crate::types::{Address, Seen};
 
+use super::credentials::SecurityError;
+
 /// A connection did not come up: to which address, and whose fault it was.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectError {
@@ -43,6 +45,8 @@ impl Error for ConnectError {
 pub(crate) enum ConnectFault {
     /// The connector failed.
     Dial(Arc<io::Error>),
+    /// The connection could not be secured.
+    NotSecured(SecurityError),
     /// What the server said first is no HTTP/2; the text says what it looks like.
     NotHttp2(String),
     /// The server began HTTP/2 and broke its rules.
@@ -56,7 +60,8 @@ pub(crate) enum ConnectFault {
 impl fmt::Display for ConnectFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Dial(error) => f.write_str(&lower_case(error)),
+            Self::Dial(error) => f.write_str(&in_words(error)),
+            Self::NotSecured(error) => error.fmt(f),
             Self::NotHttp2(what) => write!(f, "the server does not speak HTTP/2: {what}"),
             Self::Protocol(what) => write!(f, "the server broke the HTTP/2 protocol: {what}"),
             Self::Closed(how) => write!(f, "before HTTP/2 was under way, {how}"),
@@ -69,6 +74,7 @@ impl Error for ConnectFault {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Dial(error) => Some(&**error),
+            Self::NotSecured(error) => error.source(),
             Self::NotHttp2(_) | Self::Protocol(_) | Self::Closed(_) | Self::TimedOut(_) => None,
         }
     }
@@ -375,7 +381,11 @@ impl fmt::Display for NotGrpc {
 }
 
 /// `error` as it stands within a sentence: the operating system begins its texts with a capital.
-pub(crate) fn lower_case(error: &io::Error) -> String {
+pub(crate) fn in_words(error: &io::Error) -> String {
+    #[cfg(feature = "_tls")]
+    if let Some(text) = super::tls::of_io_error(error) {
+        return text;
+    }
     let text = error.to_string();
     let mut letters = text.chars();
     match letters.next() {

@@ -14,6 +14,8 @@ pub mod memory;
 mod message;
 pub(crate) mod resolve;
 mod response;
+#[cfg(feature = "_tls")]
+mod tls;
 
 use http::HeaderValue;
 use tokio::time::{Instant, timeout_at};
@@ -21,13 +23,16 @@ use tokio::time::{Instant, timeout_at};
 use crate::types::{Address, Authority};
 
 pub use connect::{BoxFuture, Connect, Io, SocketConnector};
-pub use credentials::Credentials;
+pub use credentials::{Credentials, CredentialsError};
 #[cfg(feature = "dns")]
 pub use resolve::Dns;
 #[cfg(feature = "test-util")]
 pub use resolve::ManualResolver;
 pub use resolve::{BuildResolver, Resolution, Resolve, ResolveError};
+#[cfg(feature = "_tls")]
+pub use tls::TlsConfig;
 
+pub(crate) use credentials::Security;
 pub(crate) use error::{
     ConnectError, ConnectFault, ConnectPhase, Disconnect, ErrorCode, NotGrpc, StreamError,
 };
@@ -42,7 +47,7 @@ pub(crate) use response::{Headers, Trailers};
 /// then. All of it lies under `deadline`. Dropping the future gives the attempt up.
 pub(crate) async fn dial(
     connector: &dyn Connect,
-    credentials: &Credentials,
+    security: &Security,
     address: &Address,
     authority: &Authority,
     options: &ConnectionOptions,
@@ -55,14 +60,14 @@ pub(crate) async fn dial(
         .await
         .map_err(timed_out(ConnectPhase::Connecting))?
         .map_err(|error| fail(ConnectFault::Dial(error.into())))?;
-    let io = timeout_at(deadline, credentials.handshake(io, authority))
+    let io = timeout_at(deadline, security.handshake(io, address))
         .await
         .map_err(timed_out(ConnectPhase::Handshaking))?
         .map_err(fail)?;
     let identity = http2::Identity {
         address: address.clone(),
         authority: authority.clone(),
-        scheme: credentials.scheme(),
+        scheme: security.scheme(),
     };
     timeout_at(deadline, http2::establish(io, identity, options))
         .await

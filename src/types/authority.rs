@@ -43,6 +43,12 @@ impl Authority {
         self.0.as_str()
     }
 
+    /// The host alone; an IPv6 address without its brackets.
+    pub fn host(&self) -> &str {
+        let host = self.0.host();
+        host.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(host)
+    }
+
     pub(crate) fn as_http(&self) -> &http::uri::Authority {
         &self.0
     }

@@ -17,4 +17,5 @@ mod lifecycle;
 mod names;
 mod streaming;
 mod supervision;
+mod tls;
 mod wrong_input;

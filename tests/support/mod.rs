@@ -3,6 +3,7 @@
 pub(crate) mod greeter;
 pub(crate) mod mini;
 pub(crate) mod name_server;
+pub(crate) mod tls;
 
 use std::future::Future;
 use std::time::Duration;

@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::super::connect::Io;
-use super::super::error::lower_case;
+use super::super::error::in_words;
 
 /// What was seen of a connection. Written by its driver, read by anyone.
 #[derive(Debug, Default)]
@@ -80,7 +80,7 @@ impl Watch {
 
     fn record_error(&self, error: &io::Error) {
         self.record_end(|| {
-            let error_text = lower_case(error);
+            let error_text = in_words(error);
             if error.kind() == io::ErrorKind::BrokenPipe {
                 // What writing to a connection gives that the other side has closed.
                 format!("{CLOSED_BY_SERVER} ({error_text})")

@@ -17,7 +17,7 @@ use hickory_resolver::{Hosts, Resolver, TokioResolver};
 use crate::types::{Refresh, Target, TargetError};
 
 use super::super::connect::BoxFuture;
-use super::super::error::lower_case;
+use super::super::error::in_words;
 use super::{
     BuildResolver, DEFAULT_PORT, FixedResolver, REFRESH_INTERVAL, Resolution, Resolve, ResolveError,
 };
@@ -206,7 +206,7 @@ impl DnsResolver {
         if let Some(path) = &self.settings.hosts_file {
             let mut hosts = Hosts::default();
             File::open(path).and_then(|file| hosts.read_hosts_conf(file)).map_err(|error| {
-                let cause = lower_case(&error);
+                let cause = in_words(&error);
                 ResolveError::new(format!("the hosts file {}: {cause}", path.display()))
                     .with_source(error)
             })?;

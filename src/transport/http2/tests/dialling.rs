@@ -48,7 +48,7 @@ async fn a_connector_that_hangs_is_given_up_at_the_deadline() {
     let begin = Instant::now();
     let dialled = dial(
         &Hangs,
-        &Credentials::insecure(),
+        &Security::Insecure,
         &address(),
         &Authority::parse("x").unwrap(),
         &ConnectionOptions::default(),

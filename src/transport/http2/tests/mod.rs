@@ -20,7 +20,7 @@ use crate::transport::error::{ConnectError, Disconnect, StreamError};
 use crate::transport::memory::{self, MemoryListener};
 use crate::transport::message::Message;
 use crate::transport::{
-    Connection, ConnectionOptions, Credentials, Driver, RequestHead, Stream, dial,
+    Connection, ConnectionOptions, Driver, RequestHead, Security, Stream, dial,
 };
 use crate::types::{Address, Authority};
 
@@ -107,7 +107,7 @@ async fn dial_with(
 ) -> Result<(Connection, Driver), ConnectError> {
     let authority = Authority::parse("greeter.example").unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
-    dial(connector, &Credentials::insecure(), &address(), &authority, options, deadline).await
+    dial(connector, &Security::Insecure, &address(), &authority, options, deadline).await
 }
 
 async fn dial_default(

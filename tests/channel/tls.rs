@@ -1,0 +1,302 @@
+//! Channels over TLS, and how they say what is wrong with it.
+
+use std::time::Duration;
+
+use switchboard::{
+    BuildError, CallOptions, Channel, ChannelBuilder, Code, Credentials, CredentialsError, Io,
+    Status, TlsConfig,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use crate::support::greeter::{Greeter, LOTS_OF_REPLIES, SAY_HELLO, ask, hello, target_of};
+use crate::support::plaintext;
+use crate::support::tls::{BOTH, Certificate, Issuer, Manner, ONLY_12, ONLY_13, TlsServer, USUAL};
+
+fn trusting(issuer: &Issuer) -> TlsConfig {
+    TlsConfig::new().roots_pem(issuer.root_pem()).unwrap()
+}
+
+fn secured(target: impl std::fmt::Display, config: TlsConfig) -> ChannelBuilder {
+    Channel::builder(target.to_string()).credentials(Credentials::tls_with(config))
+}
+
+/// What a call on such a channel fails with.
+async fn failure(builder: &ChannelBuilder) -> Status {
+    let channel = builder.build().unwrap();
+    let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    channel.close().await;
+    assert_eq!(status.code(), Code::UNAVAILABLE, "{status}");
+    status
+}
+
+/// What a call to `server` fails with, whose certificate is by `issuer`.
+async fn failure_at(server: &TlsServer, issuer: &Issuer) -> Status {
+    failure(&secured(server.address(), trusting(issuer))).await
+}
+
+#[tokio::test]
+async fn calls_and_streams_go_over_tls() {
+    let (issuer, greeter) = (Issuer::new(), Greeter::start());
+    let certificate = Certificate::of(&["localhost"]);
+    let server = TlsServer::before(&issuer, certificate, greeter.address()).await;
+    let target = format!("localhost:{}", server.address().port());
+    let channel = secured(target, trusting(&issuer)).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    let mut stream = channel.new_stream(&LOTS_OF_REPLIES, CallOptions::default()).await.unwrap();
+    let names = vec!["Ada"; 5_000].join(" ");
+    stream.send(hello(&names)).await.unwrap();
+    let mut replies = 0;
+    while stream.recv().await.unwrap().is_some() {
+        replies += 1;
+    }
+    assert_eq!(replies, 5_000);
+    let [seen] = server.seen().try_into().unwrap();
+    assert_eq!(seen.server_name.as_deref(), Some("localhost"));
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn a_server_is_addressed_by_the_name_that_it_must_prove() {
+    let issuer = Issuer::new();
+    for versions in [BOTH, ONLY_12, ONLY_13] {
+        let certificate = Certificate::of(&["greeter.example", "127.0.0.1"]);
+        let server = TlsServer::start(&issuer, certificate, Manner { versions, ..USUAL }).await;
+        let address = server.address();
+        let rows = [
+            // The target's own, which is an address and as such no name to ask for.
+            (secured(address, trusting(&issuer)), None, address.to_string()),
+            // The credentials'.
+            (
+                secured(address, trusting(&issuer).server_name("greeter.example")),
+                Some("greeter.example"),
+                "greeter.example".to_owned(),
+            ),
+            // The builder's; and the same host in both.
+            (
+                secured(address, trusting(&issuer).server_name("greeter.example"))
+                    .authority("greeter.example:80"),
+                Some("greeter.example"),
+                "greeter.example:80".to_owned(),
+            ),
+        ];
+        for (builder, server_name, authority) in rows {
+            let channel = builder.build().unwrap();
+            channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+            let seen = server.seen().pop().unwrap();
+            assert_eq!(seen.server_name.as_deref(), server_name);
+            assert_eq!(seen.calls, [format!("https {authority}")]);
+            channel.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_of_a_channel_resume_their_session() {
+    let issuer = Issuer::new();
+    let server = TlsServer::start(&issuer, Certificate::of(&["127.0.0.1"]), USUAL).await;
+    let idle = Duration::from_millis(20);
+    let builder = secured(server.address(), trusting(&issuer)).idle_timeout(idle);
+    let channel = builder.build().unwrap();
+    for _ in 0..2 {
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        crate::support::until_state(&channel, switchboard::ConnectivityState::Idle).await;
+    }
+    let resumed: Vec<_> = server.seen().iter().map(|connection| connection.resumed).collect();
+    assert_eq!(resumed, [false, true]);
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_will_not_do_is_described() {
+    let (issuer, stranger) = (Issuer::new(), Issuer::named("Strange Certificates"));
+    let here = || Certificate::of(&["127.0.0.1"]);
+    let other = Certificate::of(&["greeter.example", "*.greeter.example"]);
+    let rows = [
+        (
+            TlsServer::start(&issuer, other, USUAL).await,
+            "the server's certificate is for `greeter.example` and `*.greeter.example`, and not \
+             for `127.0.0.1`",
+        ),
+        (
+            TlsServer::start(&issuer, here().valid(2020, 2024), USUAL).await,
+            "the server's certificate expired on 2024-01-01",
+        ),
+        (
+            TlsServer::start(&issuer, here().valid(2980, 2981), USUAL).await,
+            "the server's certificate is not valid before 2980-01-01",
+        ),
+        (
+            TlsServer::start(&stranger, here(), USUAL).await,
+            "the server's certificate comes from an issuer that is not among the trusted roots",
+        ),
+    ];
+    for (server, sentence) in rows {
+        let status = failure_at(&server, &issuer).await;
+        let expected = format!("{}: TLS handshake: {sentence}", server.address());
+        assert!(status.message().contains(&expected), "{status}");
+        assert!(std::error::Error::source(&status).is_some());
+        assert!(server.seen().is_empty());
+    }
+    // And by the platform's roots.
+    let server = TlsServer::start(&stranger, here(), USUAL).await;
+    let builder = Channel::builder(server.address().to_string()).credentials(Credentials::tls());
+    let status = failure(&builder).await;
+    assert!(status.message().contains(&server.address().to_string()), "{status}");
+    assert!(status.message().contains("platform's"), "{status}");
+}
+
+#[tokio::test]
+async fn a_server_without_http_2_is_refused() {
+    let issuer = Issuer::new();
+    let rows: [(&[&str], &str); 2] = [
+        (&[], "the server does not offer HTTP/2 (ALPN `h2`): it agreed to no protocol"),
+        (&["http/1.1"], "the server does not offer HTTP/2 (ALPN `h2`)"),
+    ];
+    for (protocols, sentence) in rows {
+        let manner = Manner { protocols, ..USUAL };
+        let server = TlsServer::start(&issuer, Certificate::of(&["127.0.0.1"]), manner).await;
+        let status = failure_at(&server, &issuer).await;
+        let expected = format!("{}: TLS handshake: {sentence}", server.address());
+        assert!(status.message().contains(&expected), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_wants_a_client_certificate_is_told_from_one_that_is_down() {
+    let issuer = Issuer::new();
+    for versions in [ONLY_12, ONLY_13] {
+        let manner = Manner { versions, wants_client_certificate: true, ..USUAL };
+        let server = TlsServer::start(&issuer, Certificate::of(&["127.0.0.1"]), manner).await;
+        let status = failure_at(&server, &issuer).await;
+        assert!(status.message().contains(&server.address().to_string()), "{status}");
+        assert!(status.message().contains("wants a client certificate"), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn one_side_with_tls_and_the_other_without_are_told_so() {
+    let (issuer, greeter) = (Issuer::new(), Greeter::start());
+    let status = failure(&secured(greeter.address(), trusting(&issuer))).await;
+    let expected =
+        format!("{}: TLS handshake: what the server answered is no TLS", greeter.address());
+    assert!(status.message().contains(&expected), "{status}");
+
+    let server = TlsServer::start(&issuer, Certificate::of(&["127.0.0.1"]), USUAL).await;
+    let status = failure(&plaintext(server.address().to_string())).await;
+    let expected = format!(
+        "{}: the server does not speak HTTP/2: it answered with a TLS alert",
+        server.address()
+    );
+    assert!(status.message().contains(&expected), "{status}");
+}
+
+#[tokio::test]
+async fn a_server_that_goes_silent_or_away_in_the_middle_is_given_up() {
+    let issuer = Issuer::new();
+    let rows = [
+        (false, "TLS handshake: the server closed the connection in the middle"),
+        (true, "the connect deadline passed while securing the connection"),
+    ];
+    for (stays, sentence) in rows {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // The greeting of the client is read, so that closing is no reset.
+            let mut greeting = [0; 4096];
+            assert!(stream.read(&mut greeting).await.unwrap() > 0);
+            let kept = stays.then_some(stream);
+            std::future::pending::<()>().await;
+            drop(kept);
+        });
+        let builder = secured(address, trusting(&issuer))
+            .min_connect_timeout(Duration::from_millis(100))
+            .backoff(switchboard::BackoffConfig {
+                base_delay: Duration::from_millis(100),
+                ..Default::default()
+            });
+        let status = failure(&builder).await;
+        assert!(status.message().contains(&format!("{address}: {sentence}")), "{status}");
+        server.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_under_tls_says_so_in_plain_words() {
+    let (issuer, greeter) = (Issuer::new(), Greeter::start());
+    greeter.hold();
+    let certificate = Certificate::of(&["127.0.0.1"]);
+    let server = TlsServer::before(&issuer, certificate, greeter.address()).await;
+    let channel = secured(server.address(), trusting(&issuer)).build().unwrap();
+    let call = tokio::spawn({
+        let channel = channel.clone();
+        async move { channel.invoke(&SAY_HELLO, ask("Ada")).await }
+    });
+    crate::support::until("the call is held", async || greeter.open_calls() == 1).await;
+    drop(greeter);
+    let status = call.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::UNAVAILABLE);
+    let expected = format!("{}: the server closed the connection", server.address());
+    assert!(status.message().contains(&expected), "{status}");
+    channel.close().await;
+}
+
+#[test]
+fn roots_and_names_are_checked_where_they_are_given() {
+    let issuer = Issuer::new();
+    let broken = issuer.root_pem().replace('\n', "\n!");
+    let not_der = "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n";
+    let rows = [
+        ("", "there is no certificate in the PEM text: expected PEM"),
+        ("-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n", "there is no certificate"),
+        (broken.as_str(), "certificate 1 in the PEM text cannot be a root"),
+        (not_der, "certificate 1 in the PEM text cannot be a root"),
+    ];
+    for (pem, part) in rows {
+        let error = TlsConfig::new().roots_pem(pem).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    let error = TlsConfig::new().roots_file("no/such/file.pem").unwrap_err().to_string();
+    assert_eq!(error, "cannot read no/such/file.pem: no such file or directory (os error 2)");
+
+    let named = |name: &str| Credentials::tls_with(TlsConfig::new().server_name(name));
+    let builder = Channel::builder("greeter:1");
+    let error = builder.clone().credentials(named("a b")).build().unwrap_err();
+    assert!(matches!(error, BuildError::InvalidAuthority(_)), "{error}");
+    let error = builder.clone().credentials(named("-.-")).build().unwrap_err();
+    let expected = BuildError::InvalidCredentials(CredentialsError::InvalidServerName {
+        name: "-.-".to_owned(),
+    });
+    assert_eq!(error, expected);
+    let error = builder.authority("one:1").credentials(named("two:1")).build().unwrap_err();
+    assert!(error.to_string().contains("`one:1` and the server name of the credentials `two:1`"));
+}
+
+/// Wherever this goes, it may not be here.
+struct Elsewhere;
+impl switchboard::Connect for Elsewhere {
+    fn connect<'a>(
+        &'a self,
+        _: &'a switchboard::Address,
+    ) -> switchboard::BoxFuture<'a, std::io::Result<Io>> {
+        Box::pin(async {
+            let (near, mut far) = tokio::io::duplex(64);
+            tokio::spawn(async move { far.write_all(b"hi").await });
+            Ok(Io::new(near))
+        })
+    }
+}
+
+#[tokio::test]
+async fn local_credentials_do_not_leave_the_machine() {
+    let greeter = [Greeter::start()];
+    let local = |target: String| Channel::builder(target).credentials(Credentials::local());
+    let channel = local(target_of(&greeter)).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    channel.close().await;
+
+    let status = failure(&local("ipv4:10.0.0.7:80".to_owned()).connector(Elsewhere)).await;
+    let expected = "10.0.0.7:80: local credentials are for loopback addresses and Unix sockets";
+    assert!(status.message().contains(expected), "{status}");
+}
