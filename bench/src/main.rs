@@ -1,4 +1,4 @@
-//! Compares switchboard with its peers: the h2 crate used directly, and tonic.
+//! Compares switchboard with its peers: the h2 crate used directly, tonic, and the official grpc crate.
 //!
 //! Every sample is a client process that calls one server process as fast as it can, each pinned to a core of its
 //! own. The clients take turns, in an order that rotates from round to round, so that what disturbs the machine
@@ -255,17 +255,12 @@ fn compare(options: &Options) -> Result<()> {
         measure,
         held: options.held,
     };
-    let (clients, missing): (Vec<_>, Vec<_>) =
-        Kind::ALL.into_iter().partition(|it| it.is_available());
-    for client in missing {
-        note(&format!("warning: {client} is not part of this build"));
-    }
 
     let cores = Cores::choose()?;
     let mut rows = Vec::new();
     for (index, case) in cases.iter().enumerate() {
         note(&format!("[{}/{}] {case}", index + 1, cases.len()));
-        let measured = measure_case(*case, &clients, cores.for_case(*case), settings);
+        let measured = measure_case(*case, &Kind::ALL, cores.for_case(*case), settings);
         let measured = measured.with_context(|| case.to_string())?;
         if let Some(file) = &mut json {
             for row in &measured {

@@ -56,7 +56,7 @@ fn find(rows: &[Row], case: Case, client: Kind) -> Option<&Sample> {
 /// All rows, with the CPU time per call of each client as a ratio to each peer's.
 pub(crate) fn table(rows: &[Row]) -> String {
     let mut out = format!(
-        "{:<32} {:<12}{:>10} {:>9} {:>9} {:>9} {:>8} {:>9}   {:>8} {:>8}\n",
+        "{:<32} {:<12}{:>10} {:>9} {:>9} {:>9} {:>8} {:>9}   {:>8} {:>8} {:>8}\n",
         "case",
         "client",
         "calls/s",
@@ -67,6 +67,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
         "alloc B",
         "x raw-h2",
         "x tonic",
+        "x grpc",
     );
     let mut last = None;
     for row in rows {
@@ -82,7 +83,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(
             out,
-            "{name:<32} {client:<12}{:>10.0} {:>9.3} {:>9.2} {:>9.2} {:>8.1} {:>9.0}   {:>8} {:>8}",
+            "{name:<32} {client:<12}{:>10.0} {:>9.3} {:>9.2} {:>9.2} {:>8.1} {:>9.0}   {:>8} {:>8} {:>8}",
             sample.calls_per_s,
             sample.cpu_us_per_call,
             sample.p50_us,
@@ -91,6 +92,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
             sample.alloc_bytes_per_call,
             ratio(Kind::RawH2),
             ratio(Kind::Tonic),
+            ratio(Kind::Grpc),
         );
     }
     out

@@ -1,5 +1,6 @@
 //! The clients that are compared, behind one trait.
 
+mod grpc;
 mod raw_h2;
 mod switchboard;
 mod tonic;
@@ -25,8 +26,6 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// A client, connected to the server. Each caller has a clone of its own.
 pub(crate) trait Client: Clone + Send + Sync + Sized + 'static {
-    /// Whether there is such a client in this build.
-    const AVAILABLE: bool = true;
     type PingPong: PingPong;
     type Download: Download;
 
@@ -65,25 +64,19 @@ pub(crate) enum Kind {
     Switchboard,
     RawH2,
     Tonic,
+    Grpc,
 }
 
 impl Kind {
     /// In the order of the table.
-    pub(crate) const ALL: [Self; 3] = [Self::Switchboard, Self::RawH2, Self::Tonic];
+    pub(crate) const ALL: [Self; 4] = [Self::Switchboard, Self::RawH2, Self::Tonic, Self::Grpc];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Switchboard => "switchboard",
             Self::RawH2 => "raw-h2",
             Self::Tonic => "tonic",
-        }
-    }
-
-    pub(crate) const fn is_available(self) -> bool {
-        match self {
-            Self::Switchboard => switchboard::Switchboard::AVAILABLE,
-            Self::RawH2 => raw_h2::RawH2::AVAILABLE,
-            Self::Tonic => tonic::Tonic::AVAILABLE,
+            Self::Grpc => "grpc",
         }
     }
 
@@ -93,6 +86,7 @@ impl Kind {
             Self::Switchboard => measure::<switchboard::Switchboard>(server, plan).await,
             Self::RawH2 => measure::<raw_h2::RawH2>(server, plan).await,
             Self::Tonic => measure::<tonic::Tonic>(server, plan).await,
+            Self::Grpc => measure::<grpc::Grpc>(server, plan).await,
         }
     }
 }
