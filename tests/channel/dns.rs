@@ -180,13 +180,13 @@ async fn a_slow_name_server_is_waited_for_and_a_silent_one_is_named() {
 async fn a_short_name_is_looked_for_in_the_search_domains() {
     let names = NameServer::start().await;
     let greeter = Greeter::start();
-    names.set("greeter.prod.example.", Answer::Addresses(ips(&[&greeter])));
+    names.set("the_greeter.prod.example.", Answer::Addresses(ips(&[&greeter])));
     let dns = Dns::new().search_domains(["test.example", "prod.example"]);
-    let target = format!("dns://{}/greeter:{}", names.address(), greeter.address().port());
+    let target = format!("dns://{}/the_greeter:{}", names.address(), greeter.address().port());
     let channel = plaintext(target).resolver("dns", dns).build().unwrap();
     channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
     let asked = names.questions();
-    assert!(asked.iter().any(|question| question.name == "greeter.test.example."), "{asked:?}");
+    assert!(asked.iter().any(|question| question.name == "the_greeter.test.example."), "{asked:?}");
     channel.close().await;
 }
 

@@ -118,7 +118,7 @@ impl RequestHandler for Zone {
             }
             None => (ResponseCode::NXDomain, Vec::new(), 0),
         };
-        let name = Name::from_utf8(&name).unwrap();
+        let name = Name::from_ascii(&name).unwrap();
         let records: Vec<_> = addresses
             .into_iter()
             .filter_map(|ip| match (ip, kind) {

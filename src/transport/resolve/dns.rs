@@ -105,8 +105,8 @@ impl Dns {
 
     fn search(&self, target: &Target) -> Result<Option<Vec<Name>>, TargetError> {
         let parse = |text: &String| {
-            Name::from_utf8(text)
-                .map_err(|_| target.invalid(format!("the search domain `{text}` is no name")))
+            dns_name(text)
+                .ok_or_else(|| target.invalid(format!("the search domain `{text}` is no name")))
         };
         self.search_domains.as_ref().map(|all| all.iter().map(parse).collect()).transpose()
     }
@@ -133,8 +133,14 @@ impl BuildResolver for Dns {
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(FixedResolver::boxed(vec![SocketAddr::new(ip, port).into()]));
         }
+        let name = dns_name(host).ok_or_else(|| {
+            target.invalid(format!(
+                "`{host}` is no DNS name: expected labels of at most 63 characters"
+            ))
+        })?;
         Ok(Box::new(DnsResolver {
             host: host.to_owned(),
+            name,
             port,
             servers: server.map_or_else(|| self.name_servers.clone(), |server| vec![server]),
             search,
@@ -145,7 +151,9 @@ impl BuildResolver for Dns {
 
 /// Looks one host up.
 struct DnsResolver {
+    /// As the target has it.
     host: String,
+    name: Name,
     port: u16,
     /// Who is asked; nobody here means whom the system asks.
     servers: Vec<SocketAddr>,
@@ -166,7 +174,7 @@ impl Resolve for DnsResolver {
 impl DnsResolver {
     async fn look_up(&self) -> Result<Resolution, ResolveError> {
         let resolver = self.resolver()?;
-        let found = resolver.lookup_ip(self.host.as_str()).await;
+        let found = resolver.lookup_ip(self.name.clone()).await;
         let found = found.map_err(|error| self.error(error))?;
         let endpoints = found.iter().map(|ip| SocketAddr::new(ip, self.port).into());
         let ttl = found.as_lookup().answers().iter().map(|record| record.ttl).min();
@@ -224,6 +232,16 @@ impl DnsResolver {
         };
         ResolveError::new(message).with_source(error)
     }
+}
+
+/// The name that `text` is: an internationalised one, or one of ASCII, where any characters will do
+/// that stand for themselves. Names of services have underscores.
+fn dns_name(text: &str) -> Option<Name> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text.chars().all(plain) {
+        return Name::from_ascii(text).ok();
+    }
+    Name::from_utf8(text).ok()
 }
 
 fn name_server(address: SocketAddr) -> NameServerConfig {
@@ -353,6 +371,8 @@ mod tests {
             ("dns:[::1", "`[::1` is not an IPv6 address"),
             ("dns:[greeter]:1", "expected [a::b]"),
             ("dns:[::1]x", "`x` follows the address"),
+            ("dns:a/b", "`a/b` is no DNS name"),
+            ("dns:a..b", "`a..b` is no DNS name"),
             ("dns:a:b:1", "port `b:1` is not"),
             ("dns://ns.example/greeter", "name server `ns.example` is not an IP address"),
             ("dns://1.2.3.4:x/greeter", "`1.2.3.4:x`"),
@@ -360,6 +380,9 @@ mod tests {
         for (text, part) in rows {
             let error = build(text).err().unwrap().to_string();
             assert!(error.contains(part) && error.contains(text), "{error}");
+        }
+        for text in ["my_service:80", "grüße.example", "_a.b-c.d.", "x"] {
+            build(text).unwrap();
         }
         for text in ["dns://8.8.8.8/a", "dns://8.8.8.8:53/a", "dns://[::1]/a", "dns://[::1]:53/a"] {
             build(text).unwrap();
