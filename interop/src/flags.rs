@@ -165,3 +165,55 @@ fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
 
 /// What a server can be asked for is an `int32`, and no test needs more than this.
 const PAYLOAD_BYTES_MAX: i64 = 1 << 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_taken_in_both_forms() {
+        let rows: [&[&str]; 2] = [
+            &["--server_port=7", "--use_tls=false", "--test_case=ping_pong"],
+            &["--server_port", "7", "--use_tls", "false", "--test_case", "ping_pong"],
+        ];
+        for row in rows {
+            let flags = parse(row).unwrap();
+            assert_eq!(flags.target(), "dns:///localhost:7");
+            assert_eq!(flags.test_case, Case::PingPong);
+            assert!(flags.is_plaintext());
+            assert_eq!(flags.check(), Ok(()));
+        }
+        assert!(!parse(&["--use_tls"]).unwrap().is_plaintext());
+        assert!(!parse(&["--use_tls", "--server_port=7"]).unwrap().is_plaintext());
+    }
+
+    #[test]
+    fn an_ipv6_address_is_put_in_brackets() {
+        let flags = parse(&["--server_host=::1", "--server_port=7"]).unwrap();
+        assert_eq!(flags.target(), "dns:///[::1]:7");
+        assert_eq!(flags.check(), Ok(()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let rows: [(&[&str], &str); 5] = [
+            (&[], "--server_port"),
+            (&["--server_port=7", "--use_test_ca"], "--ca_file"),
+            (&["--server_port=7", "--soak_num_threads=3"], "--soak_num_threads 3"),
+            (&["--server_port=7", "--service_config_json={"], "--service_config_json"),
+            (&["--server_port=7", "--server_host_override=a@b"], "--server_host_override"),
+        ];
+        for (row, named) in rows {
+            let error = parse(row).unwrap().check().unwrap_err();
+            assert!(error.contains(named), "{row:?}: {error}");
+            assert!(!error.contains('\n'), "{row:?}: {error}");
+        }
+        for row in [["--server_port=0"], ["--test_case=none"], ["--unknown=1"], ["--use_tls=2"]] {
+            assert!(parse(&row).is_err(), "{row:?}");
+        }
+    }
+
+    fn parse(flags: &[&str]) -> Result<Flags, clap::Error> {
+        Flags::try_parse_from(["client"].iter().chain(flags))
+    }
+}
