@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
-use switchboard::{BuildError, Channel, ChannelBuilder, Credentials};
+use switchboard::{BuildError, Channel, ChannelBuilder, Credentials, TlsConfig};
 
 use crate::cases::Case;
 
@@ -114,6 +114,7 @@ impl Flags {
         let flag = |error: &BuildError| match error {
             BuildError::InvalidTarget(_) => "--server_host",
             BuildError::InvalidAuthority(_) => "--server_host_override",
+            BuildError::InvalidCredentials(_) => "--use_tls",
             BuildError::InvalidServiceConfig(_) => "--service_config_json",
             _ => "a channel cannot be built",
         };
@@ -133,7 +134,8 @@ impl Flags {
     /// A channel to the server, ready to be built.
     pub(crate) fn channel_builder(&self) -> Result<ChannelBuilder, String> {
         let mut builder = Channel::builder(self.target()).credentials(self.credentials()?);
-        if let Some(host) = &self.server_host_override {
+        // With TLS the credentials say it, and it becomes the authority.
+        if let Some(host) = self.server_host_override.as_ref().filter(|_| !self.use_tls) {
             builder = builder.authority(host);
         }
         if let Some(json) = &self.service_config_json {
@@ -148,10 +150,17 @@ impl Flags {
     }
 
     fn credentials(&self) -> Result<Credentials, String> {
-        if self.use_tls {
-            return Err("--use_tls: switchboard has no TLS yet".to_owned());
+        if !self.use_tls {
+            return Ok(Credentials::insecure());
         }
-        Ok(Credentials::insecure())
+        let mut config = TlsConfig::new();
+        if let Some(file) = &self.ca_file {
+            config = config.roots_file(file).map_err(|error| format!("--ca_file: {error}"))?;
+        }
+        if let Some(host) = &self.server_host_override {
+            config = config.server_name(host);
+        }
+        Ok(Credentials::tls_with(config))
     }
 }
 
@@ -196,9 +205,10 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let rows: [(&[&str], &str); 5] = [
+        let rows: [(&[&str], &str); 6] = [
             (&[], "--server_port"),
             (&["--server_port=7", "--use_test_ca"], "--ca_file"),
+            (&["--server_port=7", "--use_tls", "--ca_file=none.pem"], "--ca_file: cannot read"),
             (&["--server_port=7", "--soak_num_threads=3"], "--soak_num_threads 3"),
             (&["--server_port=7", "--service_config_json={"], "--service_config_json"),
             (&["--server_port=7", "--server_host_override=a@b"], "--server_host_override"),
