@@ -80,10 +80,11 @@ fn of_certificate(error: &CertificateError) -> String {
     }
 }
 
-/// How webpki writes the names of a certificate: `DnsName("greeter.example")`.
+/// The names of a certificate without what webpki writes around them: `DnsName("greeter.example")`
+/// and `IpAddress(10.0.0.7)`.
 fn quoted(name: &str) -> String {
-    let inner = name.split_once("(\"").and_then(|(_, rest)| rest.strip_suffix("\")"));
-    format!("`{}`", inner.unwrap_or(name))
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    format!("`{}`", inner.unwrap_or(name).trim_matches('"'))
 }
 
 fn of_alert(alert: AlertDescription) -> String {
@@ -149,6 +150,19 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn names_of_a_certificate_stand_alone() {
+        let rows = [
+            ("DnsName(\"*.greeter.example\")", "`*.greeter.example`"),
+            ("IpAddress(10.0.0.7)", "`10.0.0.7`"),
+            ("IpAddress(fe80::1)", "`fe80::1`"),
+            ("DirectoryName", "`DirectoryName`"),
+        ];
+        for (name, expected) in rows {
+            assert_eq!(quoted(name), expected);
+        }
+    }
 
     #[test]
     fn a_moment_falls_on_its_day() {

@@ -1,0 +1,30 @@
+// Command churn is an interop server that ends every connection soon after it was made: a GOAWAY
+// after 200 ms, and what is still open 5 s later is cut off. It listens on loopback alone and prints
+// its port on the first line.
+package main
+
+import (
+	"fmt"
+	"log"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/interop"
+	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/keepalive"
+)
+
+func main() {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatalf("cannot listen: %v", err)
+	}
+	server := grpc.NewServer(grpc.KeepaliveParams(keepalive.ServerParameters{
+		MaxConnectionAge:      200 * time.Millisecond,
+		MaxConnectionAgeGrace: 5 * time.Second,
+	}))
+	testgrpc.RegisterTestServiceServer(server, interop.NewTestServer())
+	fmt.Println(listener.Addr().(*net.TCPAddr).Port)
+	log.Fatal(server.Serve(listener))
+}
