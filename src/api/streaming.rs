@@ -16,8 +16,9 @@ use crate::types::{Address, Metadata, Status};
 
 /// A call that takes or gives several messages.
 ///
-/// Dropping it cancels the call, unless the server has ended it. It can be
-/// [split](Self::split) to be sent on and received from in different tasks.
+/// Dropping it cancels the call, unless the server has ended it; so does
+/// [`cancel`](Self::cancel). It can be [split](Self::split) to be sent on and received from in
+/// different tasks.
 pub struct Streaming<Req, Resp> {
     sender: Sender<Req, Resp>,
     receiver: Receiver<Req, Resp>,
@@ -92,6 +93,11 @@ impl<Req, Resp> Streaming<Req, Resp> {
         self.receiver.peer()
     }
 
+    /// As [`Sender::cancel`].
+    pub fn cancel(&self) {
+        self.sender.cancel();
+    }
+
     /// The two halves. The call is cancelled when both are gone and the server has not ended it.
     pub fn split(self) -> (Sender<Req, Resp>, Receiver<Req, Resp>) {
         (self.sender, self.receiver)
@@ -126,6 +132,12 @@ impl<Req, Resp> Sender<Req, Resp> {
     pub fn close_send(&mut self) {
         self.call.close_send();
     }
+
+    /// Cancels the call: the server is told, and whoever waits for it here gets CANCELLED, from
+    /// both halves. Nothing happens where the call is over.
+    pub fn cancel(&self) {
+        self.call.cancel();
+    }
 }
 
 impl<Req, Resp> Receiver<Req, Resp> {
@@ -151,9 +163,14 @@ impl<Req, Resp> Receiver<Req, Resp> {
         self.call.trailers()
     }
 
-    /// The server that the call is with, while it lasts.
+    /// The server that the call is with, or was with at last.
     pub fn peer(&self) -> Option<Address> {
         self.call.peer()
+    }
+
+    /// As [`Sender::cancel`].
+    pub fn cancel(&self) {
+        self.call.cancel();
     }
 }
 

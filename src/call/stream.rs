@@ -74,6 +74,7 @@ enum Phase {
 struct Outcome {
     result: Result<(), Status>,
     trailers: Metadata,
+    peer: Option<Address>,
 }
 
 /// An attempt that failed, and how.
@@ -210,12 +211,14 @@ impl StreamCall {
         }
     }
 
-    /// The server that the call is with.
+    /// The server that the call is with, or was with at last.
     pub(crate) fn peer(&self) -> Option<Address> {
-        match &self.lock().phase {
-            Phase::Live { attempt, .. } => Some(attempt.peer.clone()),
-            Phase::Ended(_) => None,
-        }
+        self.lock().peer()
+    }
+
+    /// Ends the call from this side, unless it is over.
+    pub(crate) fn cancel(&self) {
+        self.lock().abort(Status::cancelled("the application cancelled the call"));
     }
 
     fn poll_receive_on(
@@ -400,7 +403,15 @@ impl State {
                 (Err(status), trailers)
             }
         };
-        self.phase = Phase::Ended(Outcome { result, trailers });
+        let peer = self.peer();
+        self.phase = Phase::Ended(Outcome { result, trailers, peer });
+    }
+
+    fn peer(&self) -> Option<Address> {
+        match &self.phase {
+            Phase::Live { attempt, .. } => Some(attempt.peer.clone()),
+            Phase::Ended(outcome) => outcome.peer.clone(),
+        }
     }
 
     /// Puts `next` in the place of an attempt that failed, unless this side has ended the call

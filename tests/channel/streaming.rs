@@ -26,6 +26,9 @@ async fn one_request_brings_many_responses() {
     assert_eq!(names, ["Hello Ada", "Hello Grace", "Hello Edsger"]);
     assert!(stream.trailer().is_some());
     assert!(stream.recv().await.unwrap().is_none(), "the end stays the end");
+    stream.cancel();
+    assert!(stream.recv().await.unwrap().is_none(), "what is over cannot be cancelled");
+    assert_eq!(stream.peer().unwrap().to_string(), greeter[0].address().to_string());
     drop(stream);
     close_without_leaks(channel, &greeter).await;
 }
@@ -74,6 +77,40 @@ async fn headers_come_before_the_first_message() {
     stream.send(hello("Ada")).await.unwrap();
     assert!(stream.recv().await.unwrap().is_some());
     drop(stream);
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn either_half_cancels_the_call_for_both_and_the_server_is_told() {
+    let (channel, greeter) = greeted();
+    greeter[0].hold();
+    for by_sender in [true, false] {
+        let stream = channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap();
+        let (mut requests, mut replies) = stream.split();
+        until("the call is there", async || greeter[0].open_calls() == 1).await;
+        let status = if by_sender {
+            let receiving = tokio::spawn(async move { replies.recv().await.unwrap_err() });
+            tokio::task::yield_now().await;
+            requests.cancel();
+            receiving.await.unwrap()
+        } else {
+            // The server takes nothing, so that the sender comes to wait for room.
+            let (told, mut sent) = tokio::sync::watch::channel(0);
+            let sending = tokio::spawn(async move {
+                loop {
+                    told.send_modify(|sent| *sent += 1);
+                    if let Err(status) = requests.send(hello(&"x".repeat(100_000))).await {
+                        return status;
+                    }
+                }
+            });
+            sent.wait_for(|sent| *sent > 1).await.unwrap();
+            replies.cancel();
+            sending.await.unwrap()
+        };
+        assert_eq!(status.code(), Code::CANCELLED, "{status}");
+        until("the server has heard", async || greeter[0].open_calls() == 0).await;
+    }
     close_without_leaks(channel, &greeter).await;
 }
 
