@@ -157,12 +157,19 @@ pub enum CredentialsError {
         /// What was read: a file's name, or what stands for a text that was given.
         origin: String,
     },
-    /// A certificate cannot be used as a root.
+    /// A certificate cannot be used.
     InvalidCertificate {
         /// What was read.
         origin: String,
         /// Which certificate in it, from 1.
         number: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The private key of a client certificate cannot be used.
+    InvalidKey {
+        /// What was read.
+        origin: String,
         /// Why.
         reason: String,
     },
@@ -189,7 +196,10 @@ impl fmt::Display for CredentialsError {
                 "there is no certificate in {origin}: expected PEM, -----BEGIN CERTIFICATE-----"
             ),
             Self::InvalidCertificate { origin, number, reason } => {
-                write!(f, "certificate {number} in {origin} cannot be a root: {reason}")
+                write!(f, "certificate {number} in {origin} cannot be used: {reason}")
+            }
+            Self::InvalidKey { origin, reason } => {
+                write!(f, "the private key in {origin} cannot be used: {reason}")
             }
             Self::InvalidServerName { name } => write!(
                 f,

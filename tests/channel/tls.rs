@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::support::greeter::{Greeter, LOTS_OF_REPLIES, SAY_HELLO, ask, hello, target_of};
-use crate::support::plaintext;
 use crate::support::tls::{BOTH, Certificate, Issuer, Manner, ONLY_12, ONLY_13, TlsServer, USUAL};
+use crate::support::{Load, plaintext};
 
 fn trusting(issuer: &Issuer) -> TlsConfig {
     TlsConfig::new().roots_pem(issuer.root_pem()).unwrap()
@@ -39,7 +39,7 @@ async fn failure_at(server: &TlsServer, issuer: &Issuer) -> Status {
 async fn calls_and_streams_go_over_tls() {
     let (issuer, greeter) = (Issuer::new(), Greeter::start());
     let certificate = Certificate::of(&["localhost"]);
-    let server = TlsServer::before(&issuer, certificate, greeter.address()).await;
+    let server = TlsServer::before(&issuer, certificate, USUAL, greeter.address()).await;
     let target = format!("localhost:{}", server.address().port());
     let channel = secured(target, trusting(&issuer)).build().unwrap();
     channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
@@ -175,6 +175,173 @@ async fn a_server_that_wants_a_client_certificate_is_told_from_one_that_is_down(
 }
 
 #[tokio::test]
+async fn a_client_certificate_opens_the_door_that_is_closed_without() {
+    let issuer = Issuer::new();
+    for versions in [ONLY_12, ONLY_13] {
+        let manner = Manner { versions, wants_client_certificate: true, ..USUAL };
+        let server = TlsServer::start(&issuer, Certificate::of(&["127.0.0.1"]), manner).await;
+        let (chain, key) = issuer.issue(&Certificate::of(&["client.example"]));
+        let config = trusting(&issuer).client_certificate_pem(chain, key).unwrap();
+        let channel = secured(server.address(), config).build().unwrap();
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        channel.close().await;
+
+        let stranger = Issuer::named("Strange Certificates");
+        let (chain, key) = stranger.issue(&Certificate::of(&["client.example"]));
+        let config = trusting(&issuer).client_certificate_pem(chain, key).unwrap();
+        let status = failure(&secured(server.address(), config)).await;
+        assert!(status.message().contains("the server refuses"), "{status}");
+    }
+}
+
+/// A folder for files of one test.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder =
+            std::env::temp_dir().join(format!("switchboard-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    /// As rotation does it: never a file that is half of each.
+    fn write(&self, name: &str, text: &str) -> std::path::PathBuf {
+        let (path, fresh) = (self.0.join(name), self.0.join("fresh"));
+        std::fs::write(&fresh, text).unwrap();
+        std::fs::rename(fresh, &path).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn certificates_rotated_on_disk_cost_no_call_and_serve_new_connections() {
+    let (old, new) = (Issuer::named("Old Certificates"), Issuer::named("New Certificates"));
+    let greeter = Greeter::start();
+    let certificate = || Certificate::of(&["greeter.example"]);
+    let manner = || Manner { wants_client_certificate: true, ..USUAL };
+    let before = TlsServer::before(&old, certificate(), manner(), greeter.address()).await;
+    let after = TlsServer::before(&new, certificate(), manner(), greeter.address()).await;
+
+    let folder = Folder::new("rotation");
+    let write = |issuer: &Issuer| {
+        let (chain, key) = issuer.issue(&Certificate::of(&["client.example"]));
+        (
+            folder.write("roots.pem", &issuer.root_pem()),
+            folder.write("client.pem", &chain),
+            folder.write("client.key", &key),
+        )
+    };
+    let (roots, chain, key) = write(&old);
+    let config = TlsConfig::new().roots_file(roots).unwrap();
+    let config = config.client_certificate_files(chain, key).unwrap();
+    let names = switchboard::ManualResolver::new();
+    names.set([before.address().into()]);
+    let channel = secured("manual:greeter", config.server_name("greeter.example"))
+        .resolver("manual", names.clone())
+        .default_service_config(crate::support::ROUND_ROBIN)
+        .build()
+        .unwrap();
+    let load = Load::start(&channel, false);
+    load.more_calls(500).await;
+    write(&new);
+    load.more_calls(500).await;
+    assert!(after.seen().is_empty());
+    names.set([after.address().into()]);
+    crate::support::until("the new server is used", async || !after.seen().is_empty()).await;
+    load.more_calls(500).await;
+    let failures = load.stop().await;
+    assert!(failures.is_empty(), "{}: {}", failures.len(), failures[0]);
+    assert_eq!((before.seen().len(), after.seen().len()), (1, 1));
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn files_that_have_become_unusable_do_not_stop_new_connections() {
+    let issuer = Issuer::new();
+    let server = TlsServer::start(&issuer, Certificate::of(&["127.0.0.1"]), USUAL).await;
+    let folder = Folder::new("unusable");
+    let roots = folder.write("roots.pem", &issuer.root_pem());
+    let channel = secured(server.address(), TlsConfig::new().roots_file(&roots).unwrap())
+        .idle_timeout(Duration::from_millis(20))
+        .build()
+        .unwrap();
+    for damage in ["", "not PEM"] {
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        crate::support::until_state(&channel, switchboard::ConnectivityState::Idle).await;
+        folder.write("roots.pem", damage);
+    }
+    std::fs::remove_file(&roots).unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    assert_eq!(server.seen().len(), 3);
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn a_verifier_of_ones_own_has_the_last_word() {
+    use tokio_rustls::rustls;
+    use tokio_rustls::rustls::client::danger::{
+        HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+    };
+    use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+
+    /// Trusts whoever shows one certificate.
+    #[derive(Debug)]
+    struct Pinned(Vec<u8>);
+    impl ServerCertVerifier for Pinned {
+        fn verify_server_cert(
+            &self,
+            shown: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, rustls::Error> {
+            if shown.as_ref() == self.0 {
+                return Ok(ServerCertVerified::assertion());
+            }
+            Err(rustls::Error::General("it is not the pinned certificate".to_owned()))
+        }
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+        fn verify_tls13_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &rustls::DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Ok(HandshakeSignatureValid::assertion())
+        }
+        fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+            let provider = rustls::crypto::aws_lc_rs::default_provider();
+            provider.signature_verification_algorithms.supported_schemes()
+        }
+    }
+
+    let issuer = Issuer::new();
+    let server = TlsServer::start(&issuer, Certificate::of(&["elsewhere.example"]), USUAL).await;
+    let pinned =
+        |der: Vec<u8>| TlsConfig::new().dangerous_verifier(std::sync::Arc::new(Pinned(der)));
+    let channel = secured(server.address(), pinned(server.certificate().to_vec())).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    channel.close().await;
+    let status = failure(&secured(server.address(), pinned(Vec::new()))).await;
+    assert!(status.message().contains("it is not the pinned certificate"), "{status}");
+}
+
+#[tokio::test]
 async fn one_side_with_tls_and_the_other_without_are_told_so() {
     let (issuer, greeter) = (Issuer::new(), Greeter::start());
     let status = failure(&secured(greeter.address(), trusting(&issuer))).await;
@@ -227,7 +394,7 @@ async fn a_connection_that_breaks_under_tls_says_so_in_plain_words() {
     let (issuer, greeter) = (Issuer::new(), Greeter::start());
     greeter.hold();
     let certificate = Certificate::of(&["127.0.0.1"]);
-    let server = TlsServer::before(&issuer, certificate, greeter.address()).await;
+    let server = TlsServer::before(&issuer, certificate, USUAL, greeter.address()).await;
     let channel = secured(server.address(), trusting(&issuer)).build().unwrap();
     let call = tokio::spawn({
         let channel = channel.clone();
@@ -250,11 +417,22 @@ fn roots_and_names_are_checked_where_they_are_given() {
     let rows = [
         ("", "there is no certificate in the PEM text: expected PEM"),
         ("-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n", "there is no certificate"),
-        (broken.as_str(), "certificate 1 in the PEM text cannot be a root"),
-        (not_der, "certificate 1 in the PEM text cannot be a root"),
+        (broken.as_str(), "certificate 1 in the PEM text cannot be used"),
+        (not_der, "certificate 1 in the PEM text cannot be used"),
     ];
     for (pem, part) in rows {
         let error = TlsConfig::new().roots_pem(pem).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    let (chain, key) = issuer.issue(&Certificate::of(&["client.example"]));
+    let (_, other_key) = issuer.issue(&Certificate::of(&["client.example"]));
+    let rows = [
+        ("", key.as_str(), "there is no certificate in the PEM text"),
+        (chain.as_str(), "", "the private key in the PEM text cannot be used: there is none"),
+        (chain.as_str(), other_key.as_str(), "it does not belong to the certificate in the PEM"),
+    ];
+    for (chain, key, part) in rows {
+        let error = TlsConfig::new().client_certificate_pem(chain, key).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
     let error = TlsConfig::new().roots_file("no/such/file.pem").unwrap_err().to_string();

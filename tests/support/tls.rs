@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{HandshakeKind, RootCertStore, ServerConfig, SupportedProtocolVersion};
@@ -40,6 +40,13 @@ impl Issuer {
     /// What those need who trust it.
     pub(crate) fn root_pem(&self) -> String {
         self.0.pem()
+    }
+
+    /// A certificate and its key, as PEM texts.
+    pub(crate) fn issue(&self, certificate: &Certificate) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let chain = certificate.params.signed_by(&key, &self.0).unwrap();
+        (chain.pem(), key.serialize_pem())
     }
 }
 
@@ -75,6 +82,7 @@ pub(crate) const ONLY_13: &[&SupportedProtocolVersion] = &[&TLS13];
 /// A server of TLS, which answers every call itself or passes what it decrypts on.
 pub(crate) struct TlsServer {
     address: SocketAddr,
+    certificate: CertificateDer<'static>,
     seen: Arc<Mutex<Vec<Seen>>>,
     task: AbortHandle,
 }
@@ -97,9 +105,10 @@ impl TlsServer {
     pub(crate) async fn before(
         issuer: &Issuer,
         certificate: Certificate,
+        manner: Manner,
         server: SocketAddr,
     ) -> Self {
-        Self::run(issuer, certificate, USUAL, Some(server)).await
+        Self::run(issuer, certificate, manner, Some(server)).await
     }
 
     async fn run(
@@ -108,7 +117,8 @@ impl TlsServer {
         manner: Manner,
         behind: Option<SocketAddr>,
     ) -> Self {
-        let acceptor = TlsAcceptor::from(Arc::new(config(issuer, &certificate, &manner)));
+        let (certificate, config) = config(issuer, &certificate, &manner);
+        let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
@@ -121,11 +131,16 @@ impl TlsServer {
                 }
             }
         });
-        Self { address, seen, task: task.abort_handle() }
+        Self { address, certificate, seen, task: task.abort_handle() }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The certificate that it shows.
+    pub(crate) fn certificate(&self) -> &[u8] {
+        &self.certificate
     }
 
     /// The connections so far whose handshake was done.
@@ -173,9 +188,13 @@ async fn serve(
     }
 }
 
-fn config(issuer: &Issuer, certificate: &Certificate, manner: &Manner) -> ServerConfig {
+fn config(
+    issuer: &Issuer,
+    certificate: &Certificate,
+    manner: &Manner,
+) -> (CertificateDer<'static>, ServerConfig) {
     let key = KeyPair::generate().unwrap();
-    let chain = vec![certificate.params.signed_by(&key, &issuer.0).unwrap().der().clone()];
+    let certificate = certificate.params.signed_by(&key, &issuer.0).unwrap().der().clone();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let provider = Arc::new(default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -189,7 +208,7 @@ fn config(issuer: &Issuer, certificate: &Certificate, manner: &Manner) -> Server
     } else {
         builder.with_no_client_auth()
     };
-    let mut config = builder.with_single_cert(chain, key).unwrap();
+    let mut config = builder.with_single_cert(vec![certificate.clone()], key).unwrap();
     config.alpn_protocols = manner.protocols.iter().map(|it| it.as_bytes().to_vec()).collect();
-    config
+    (certificate, config)
 }

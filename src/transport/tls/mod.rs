@@ -1,19 +1,17 @@
 //! TLS, over rustls.
 
+mod material;
 mod sentence;
 
 use std::fmt;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::client::WebPkiServerVerifier;
+use rustls::ClientConfig;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_platform_verifier::BuilderVerifierExt as _;
-use tokio::sync::OnceCell;
+use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use crate::types::Authority;
@@ -22,17 +20,32 @@ use super::connect::Io;
 use super::credentials::{CredentialsError, SecurityError};
 use super::error::in_words;
 
+use material::{Identity, Material, Roots};
 pub(super) use sentence::of_io_error;
 
-/// What TLS goes by: whom it trusts, and who the server must prove to be.
+/// What TLS goes by: whom it trusts, who the server must prove to be, and who this client is.
 ///
 /// TLS 1.3 and 1.2 are spoken; HTTP/2 must be agreed on (ALPN `h2`). Sessions are resumed between
 /// the connections of a channel.
+///
+/// What comes from files is read when it is given, so that a mistake shows at once, and again for
+/// each new connection: certificates can be rotated under a channel that runs. Connections that are
+/// open stay as they are. Where the files are unreadable, or do not fit each other, at such a
+/// moment, the last ones that did are used on, and a warning is logged.
 #[derive(Clone, Default)]
 pub struct TlsConfig {
-    /// The platform's, where there are none.
-    roots: Option<Arc<RootCertStore>>,
+    trust: Trust,
+    identity: Option<Identity>,
     server_name: Option<String>,
+}
+
+/// Who judges the certificates of servers.
+#[derive(Clone, Default)]
+enum Trust {
+    #[default]
+    Platform,
+    Roots(Roots),
+    Verifier(Arc<dyn ServerCertVerifier>),
 }
 
 impl TlsConfig {
@@ -45,18 +58,34 @@ impl TlsConfig {
     /// Trusts the certificates in this PEM text, and no others. Other sections are passed over.
     ///
     /// Fails if there is none in it, or one that cannot be a root.
-    pub fn roots_pem(self, pem: impl AsRef<[u8]>) -> Result<Self, CredentialsError> {
-        self.roots_from(pem.as_ref(), "the PEM text")
+    pub fn roots_pem(self, pem: impl Into<Vec<u8>>) -> Result<Self, CredentialsError> {
+        self.roots(Roots(Material::given(pem)))
     }
 
-    /// As [`roots_pem`](Self::roots_pem), from a file, which is read now.
+    /// As [`roots_pem`](Self::roots_pem), from a file.
     pub fn roots_file(self, path: impl AsRef<Path>) -> Result<Self, CredentialsError> {
-        let path = path.as_ref();
-        let pem = std::fs::read(path).map_err(|error| CredentialsError::Unreadable {
-            path: path.display().to_string(),
-            reason: in_words(&error),
-        })?;
-        self.roots_from(&pem, &path.display().to_string())
+        self.roots(Roots(Material::file(path)))
+    }
+
+    /// Shows servers that ask for one this certificate: PEM texts of the certificate with those
+    /// between it and the root, and of its private key (PKCS #8, PKCS #1 or SEC 1).
+    ///
+    /// Fails if either cannot be read, or they do not belong together.
+    pub fn client_certificate_pem(
+        self,
+        chain: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Result<Self, CredentialsError> {
+        self.identity(Identity { chain: Material::given(chain), key: Material::given(key) })
+    }
+
+    /// As [`client_certificate_pem`](Self::client_certificate_pem), from files.
+    pub fn client_certificate_files(
+        self,
+        chain: impl AsRef<Path>,
+        key: impl AsRef<Path>,
+    ) -> Result<Self, CredentialsError> {
+        self.identity(Identity { chain: Material::file(chain), key: Material::file(key) })
     }
 
     /// The name, `host` or `host:port`, that servers are addressed by and that their certificates
@@ -66,37 +95,42 @@ impl TlsConfig {
         self
     }
 
+    /// Lets a verifier of your own judge servers, in place of any roots. Dangerous: one that does
+    /// less than it should lets anybody pose as the server. The trait is that of rustls 0.23.
+    pub fn dangerous_verifier(mut self, verifier: Arc<dyn ServerCertVerifier>) -> Self {
+        self.trust = Trust::Verifier(verifier);
+        self
+    }
+
     pub(super) fn name(&self) -> Option<&str> {
         self.server_name.as_deref()
     }
 
-    fn roots_from(mut self, pem: &[u8], origin: &str) -> Result<Self, CredentialsError> {
-        let mut roots = RootCertStore::empty();
-        for (nth, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
-            let invalid = |reason| CredentialsError::InvalidCertificate {
-                origin: origin.to_owned(),
-                number: nth + 1,
-                reason,
-            };
-            let certificate = certificate.map_err(|error| invalid(error.to_string()))?;
-            roots.add(certificate).map_err(|error| invalid(sentence::of_error(&error)))?;
-        }
-        if roots.is_empty() {
-            return Err(CredentialsError::NoCertificate { origin: origin.to_owned() });
-        }
-        self.roots = Some(Arc::new(roots));
+    fn roots(mut self, roots: Roots) -> Result<Self, CredentialsError> {
+        roots.0.read().and_then(|pem| roots.parse(&pem))?;
+        self.trust = Trust::Roots(roots);
+        Ok(self)
+    }
+
+    fn identity(mut self, identity: Identity) -> Result<Self, CredentialsError> {
+        let (chain, key) = (identity.chain.read()?, identity.key.read()?);
+        identity.parse(&chain, &key, &provider())?;
+        self.identity = Some(identity);
         Ok(self)
     }
 }
 
 impl fmt::Debug for TlsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let roots = match &self.roots {
-            Some(roots) => format!("{} given", roots.len()),
-            None => "the platform's".to_owned(),
+        let trust = match &self.trust {
+            Trust::Platform => "the platform's roots".to_owned(),
+            Trust::Roots(roots) => format!("the roots in {}", roots.0),
+            Trust::Verifier(_) => "a verifier of its own".to_owned(),
         };
+        let identity = self.identity.as_ref().map(|identity| identity.chain.to_string());
         f.debug_struct("TlsConfig")
-            .field("roots", &roots)
+            .field("trust", &trust)
+            .field("client_certificate", &identity)
             .field("server_name", &self.server_name)
             .finish()
     }
@@ -104,11 +138,25 @@ impl fmt::Debug for TlsConfig {
 
 /// TLS to servers of one name.
 pub(crate) struct Tls {
-    roots: Option<Arc<RootCertStore>>,
+    sources: Arc<TlsConfig>,
     server_name: ServerName<'static>,
-    /// Made for the first connection: the platform's roots are files. Shared by all connections,
-    /// so that they resume each other's sessions.
-    config: OnceCell<Arc<ClientConfig>>,
+    /// Made for the first connection. Shared by all connections, so that they resume each other's
+    /// sessions, until a file has changed.
+    current: Mutex<Option<Current>>,
+}
+
+/// What rustls goes by, and what that was made of.
+#[derive(Clone)]
+struct Current {
+    contents: Contents,
+    config: Arc<ClientConfig>,
+}
+
+/// The texts that a configuration is made of, as they were read.
+#[derive(Clone, PartialEq, Eq)]
+struct Contents {
+    roots: Option<Vec<u8>>,
+    identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Tls {
@@ -116,54 +164,102 @@ impl Tls {
         let host = authority.host();
         let server_name = ServerName::try_from(host.to_owned())
             .map_err(|_| CredentialsError::InvalidServerName { name: host.to_owned() })?;
-        Ok(Self { roots: config.roots.clone(), server_name, config: OnceCell::new() })
+        Ok(Self { sources: Arc::new(config.clone()), server_name, current: Mutex::default() })
     }
 
     pub(super) async fn handshake(&self, io: Io) -> Result<Io, SecurityError> {
-        let config = self.config.get_or_try_init(|| client_config(self.roots.clone())).await?;
-        let connecting =
-            TlsConnector::from(Arc::clone(config)).connect(self.server_name.clone(), io);
+        let connector = TlsConnector::from(self.config().await?);
+        let connecting = connector.connect(self.server_name.clone(), io);
         let stream = connecting.await.map_err(handshake_failed)?;
         match stream.get_ref().1.alpn_protocol() {
             Some(HTTP_2) => Ok(Io::from(stream)),
             other => Err(no_http_2(other)),
         }
     }
-}
 
-async fn client_config(
-    roots: Option<Arc<RootCertStore>>,
-) -> Result<Arc<ClientConfig>, SecurityError> {
-    let Some(roots) = roots else {
-        let making = tokio::task::spawn_blocking(|| make_config(None));
-        return making.await.map_err(|_| SecurityError::new("TLS setup was stopped"))?;
-    };
-    make_config(Some(roots))
-}
-
-fn make_config(roots: Option<Arc<RootCertStore>>) -> Result<Arc<ClientConfig>, SecurityError> {
-    let failed = |error: rustls::Error| {
-        SecurityError::new(format!("TLS cannot be set up: {error}")).with_source(error)
-    };
-    let provider = Arc::new(provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(failed)?;
-    let builder = match roots {
-        Some(roots) => {
-            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider)
-                .build()
-                .map_err(|error| failed(rustls::Error::General(error.to_string())))?;
-            builder.with_webpki_verifier(verifier)
+    /// The configuration for a new connection: a new one if a file has changed.
+    async fn config(&self) -> Result<Arc<ClientConfig>, SecurityError> {
+        let current = self.current();
+        if let Some(current) = &current
+            && !self.sources.has_files()
+        {
+            return Ok(current.config.clone());
         }
-        None => builder.with_platform_verifier().map_err(|error| {
-            let text = format!("the platform's root certificates cannot be used: {error}");
-            SecurityError::new(text).with_source(error)
-        })?,
-    };
-    let mut config = builder.with_no_client_auth();
-    config.alpn_protocols = vec![HTTP_2.to_vec()];
-    Ok(Arc::new(config))
+        let sources = self.sources.clone();
+        let last = current.clone();
+        let making = tokio::task::spawn_blocking(move || sources.refresh(last));
+        let made = making.await.map_err(|_| SecurityError::new("TLS setup was stopped"))?;
+        let next = match (made, current) {
+            (Ok(next), _) => next,
+            (Err(error), Some(current)) => {
+                tracing::warn!(target: "switchboard", %error, "TLS files cannot be used; the last ones are");
+                current
+            }
+            (Err(error), None) => return Err(error),
+        };
+        let config = next.config.clone();
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
+        Ok(config)
+    }
+
+    fn current(&self) -> Option<Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl TlsConfig {
+    fn has_files(&self) -> bool {
+        let roots = matches!(&self.trust, Trust::Roots(roots) if roots.0.is_file());
+        let is_file = |identity: &Identity| identity.chain.is_file() || identity.key.is_file();
+        roots || self.identity.as_ref().is_some_and(is_file)
+    }
+
+    /// Reads what there is to read; `last` if nothing of it has changed. Blocks.
+    fn refresh(&self, last: Option<Current>) -> Result<Current, SecurityError> {
+        let contents = self.read().map_err(cannot_be_set_up)?;
+        match last {
+            Some(last) if last.contents == contents => Ok(last),
+            _ => Ok(Current { config: Arc::new(self.make(&contents)?), contents }),
+        }
+    }
+
+    fn read(&self) -> Result<Contents, CredentialsError> {
+        let roots = match &self.trust {
+            Trust::Roots(roots) => Some(roots.0.read()?),
+            Trust::Platform | Trust::Verifier(_) => None,
+        };
+        let identity = match &self.identity {
+            Some(identity) => Some((identity.chain.read()?, identity.key.read()?)),
+            None => None,
+        };
+        Ok(Contents { roots, identity })
+    }
+
+    fn make(&self, contents: &Contents) -> Result<ClientConfig, SecurityError> {
+        let provider = Arc::new(provider());
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(cannot_be_set_up)?;
+        let verifier = match (&self.trust, &contents.roots) {
+            (Trust::Verifier(verifier), _) => verifier.clone(),
+            (Trust::Roots(roots), Some(pem)) => roots.verifier(pem, provider.clone())?,
+            (Trust::Platform | Trust::Roots(_), _) => material::platform(provider.clone())?,
+        };
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+        let mut config = match (&self.identity, &contents.identity) {
+            (Some(identity), Some((chain, key))) => {
+                let certified = identity.parse(chain, key, &provider).map_err(cannot_be_set_up)?;
+                builder.with_client_cert_resolver(Arc::new(certified))
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![HTTP_2.to_vec()];
+        Ok(config)
+    }
+}
+
+fn cannot_be_set_up(error: impl std::error::Error + Send + Sync + 'static) -> SecurityError {
+    SecurityError::new(format!("TLS cannot be set up: {error}")).with_source(error)
 }
 
 #[cfg(feature = "tls")]

@@ -1,0 +1,150 @@
+//! Certificates and keys: where they come from, and what is wrong with them.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls_platform_verifier::Verifier;
+
+use super::super::credentials::{CredentialsError, SecurityError};
+use super::super::error::in_words;
+use super::{cannot_be_set_up, sentence};
+
+/// A PEM text.
+#[derive(Clone)]
+pub(super) enum Material {
+    Given(Arc<[u8]>),
+    File(PathBuf),
+}
+
+impl Material {
+    pub(super) fn given(pem: impl Into<Vec<u8>>) -> Self {
+        Self::Given(pem.into().into())
+    }
+
+    pub(super) fn file(path: impl AsRef<Path>) -> Self {
+        Self::File(path.as_ref().to_owned())
+    }
+
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
+    pub(super) fn read(&self) -> Result<Vec<u8>, CredentialsError> {
+        match self {
+            Self::Given(pem) => Ok(pem.to_vec()),
+            Self::File(path) => std::fs::read(path).map_err(|error| CredentialsError::Unreadable {
+                path: path.display().to_string(),
+                reason: in_words(&error),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Material {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(_) => f.write_str("the PEM text"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Certificates of those who may issue servers' certificates.
+#[derive(Clone)]
+pub(super) struct Roots(pub(super) Material);
+
+impl Roots {
+    pub(super) fn parse(&self, pem: &[u8]) -> Result<RootCertStore, CredentialsError> {
+        let mut roots = RootCertStore::empty();
+        for (nth, certificate) in certificates(pem, &self.0)?.into_iter().enumerate() {
+            roots.add(certificate).map_err(|error| CredentialsError::InvalidCertificate {
+                origin: self.0.to_string(),
+                number: nth + 1,
+                reason: sentence::of_error(&error),
+            })?;
+        }
+        Ok(roots)
+    }
+
+    pub(super) fn verifier(
+        &self,
+        pem: &[u8],
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Arc<dyn ServerCertVerifier>, SecurityError> {
+        let roots = self.parse(pem).map_err(cannot_be_set_up)?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider);
+        Ok(verifier.build().map_err(cannot_be_set_up)?)
+    }
+}
+
+/// The platform's judgement. Reads files on most systems.
+pub(super) fn platform(
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, SecurityError> {
+    let verifier = Verifier::new(provider).map_err(|error| {
+        let text = format!("the platform's root certificates cannot be used: {error}");
+        SecurityError::new(text).with_source(error)
+    })?;
+    Ok(Arc::new(verifier))
+}
+
+/// What a client shows of itself.
+#[derive(Clone)]
+pub(super) struct Identity {
+    pub(super) chain: Material,
+    pub(super) key: Material,
+}
+
+impl Identity {
+    pub(super) fn parse(
+        &self,
+        chain: &[u8],
+        key: &[u8],
+        provider: &CryptoProvider,
+    ) -> Result<SingleCertAndKey, CredentialsError> {
+        let chain = certificates(chain, &self.chain)?;
+        let invalid_key =
+            |reason: String| CredentialsError::InvalidKey { origin: self.key.to_string(), reason };
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+            pem::Error::NoItemsFound => {
+                invalid_key("there is none in it: expected PEM, -----BEGIN PRIVATE KEY-----".into())
+            }
+            other => invalid_key(other.to_string()),
+        })?;
+        let certified = CertifiedKey::from_der(chain, key, provider);
+        let certified = certified.map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                invalid_key(format!("it does not belong to the certificate in {}", self.chain))
+            }
+            other => invalid_key(sentence::of_error(&other)),
+        })?;
+        Ok(SingleCertAndKey::from(certified))
+    }
+}
+
+/// The certificates in a PEM text, of which there must be one at least.
+fn certificates(
+    pem: &[u8],
+    origin: &Material,
+) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+    let mut found = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        found.push(certificate.map_err(|error| CredentialsError::InvalidCertificate {
+            origin: origin.to_string(),
+            number: found.len() + 1,
+            reason: error.to_string(),
+        })?);
+    }
+    if found.is_empty() {
+        return Err(CredentialsError::NoCertificate { origin: origin.to_string() });
+    }
+    Ok(found)
+}
