@@ -21,7 +21,7 @@ use super::{Core, balancer, resolver};
 use crate::observe::{ActorKind, ActorReport};
 use crate::policy::chance::Dice;
 use crate::policy::connection::{Effect, Event, State, Timing};
-use crate::transport::{self, ConnectError, Connection, Disconnect, Driver};
+use crate::transport::{self, ConnectError, Connection, ConnectionOptions, Disconnect, Driver};
 use crate::types::{ConnectivityState, Status};
 
 /// What an `AddrConn` is told.
@@ -190,6 +190,7 @@ impl AddrConn {
         life.vitals.count("lost connections");
         tracing::info!(target: "switchboard", %cause, "connection takes no more calls");
         life.vitals.fail(cause.clone());
+        self.core.memory().disconnect = Some((Instant::now(), cause.clone()));
         // News of an older connection says nothing of the one that serves now.
         if self.subchannel.slot.connection().is_none() {
             self.advance(me, life, Event::Lost, None);
@@ -210,6 +211,9 @@ impl AddrConn {
                 ("bytes sent", traffic.bytes_written),
                 ("bytes received", traffic.bytes_read),
             ]);
+            if let Some(round_trip) = connection.round_trip() {
+                report.facts.insert("round trip", format!("{round_trip:.1?}"));
+            }
             let allowed = connection.max_concurrent_streams();
             if allowed < NO_LIMIT {
                 report.counters.insert("streams allowed", allowed as u64);
@@ -286,12 +290,14 @@ impl AddrConn {
         let address = self.subchannel.address.clone();
         let task = self.core.tasks.spawn(async move {
             let settings = &core.settings;
+            let options =
+                ConnectionOptions { keepalive: core.keepalive(), ..settings.connection.clone() };
             let outcome = transport::dial(
                 settings.connector.as_ref(),
                 &settings.security,
                 &address,
                 &settings.authority,
-                &settings.connection,
+                &options,
                 deadline,
             )
             .await;
@@ -317,9 +323,13 @@ async fn drive(
     connection: Connection,
     driver: Driver,
 ) {
+    let keepalive_time = connection.keepalive_time();
     let key = core.connections().insert(connection);
     driver
         .run(|cause| {
+            if let (true, Some(time)) = (cause.is_too_many_pings(), keepalive_time) {
+                core.ask_less_often(time);
+            }
             // Calls stop picking it at once; the actors hear of it when they come to it.
             subchannel.slot.empty_if_unusable();
             subchannel.mailbox.tell(Msg::Lost(cause.clone()));

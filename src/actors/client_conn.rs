@@ -195,6 +195,9 @@ impl ClientConn {
         // What was said before the channel went idle says nothing of what was built since.
         if era == self.core.memory().era {
             self.advance(life, Event::Published { connectivity, picker });
+            if connectivity == ConnectivityState::Idle && self.core.settings.keep_connected {
+                self.advance(life, Event::Demand);
+            }
         }
     }
 

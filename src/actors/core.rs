@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::mailbox::Mailbox;
@@ -15,7 +17,9 @@ use crate::policy::backoff::Backoff;
 use crate::policy::lb::{self, DropPicker, Picker};
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
 use crate::transport::resolve::BuildResolver;
-use crate::transport::{Connect, Connection, ConnectionOptions, Security};
+use crate::transport::{
+    Connect, Connection, ConnectionOptions, Disconnect, KeepaliveConfig, Security,
+};
 use crate::types::{Authority, ConnectivityState, Endpoint, Generation, Status, Target};
 
 /// What the builder decided.
@@ -25,9 +29,11 @@ pub(crate) struct Settings {
     pub(crate) lb_registry: lb::LbRegistry,
     pub(crate) default_config: Arc<ServiceConfig>,
     pub(crate) backoff: Backoff,
-    pub(crate) min_connect_timeout: std::time::Duration,
+    pub(crate) min_connect_timeout: Duration,
     /// How long a channel is kept up that nobody uses; for ever, where there is none.
-    pub(crate) idle_timeout: Option<std::time::Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    /// Whether a lost connection is made again without a call that wants it.
+    pub(crate) keep_connected: bool,
     pub(crate) connector: Arc<dyn Connect>,
     pub(crate) security: Security,
     pub(crate) authority: Authority,
@@ -115,7 +121,7 @@ pub(super) enum Ending {
     /// The last handle is gone: open streams go on to their ends.
     Dropped,
     /// `close`: open streams have this long.
-    Closed { grace: std::time::Duration },
+    Closed { grace: Duration },
 }
 
 /// The last word of each actor to the next, so that a new life can be told it again.
@@ -135,13 +141,20 @@ pub(super) struct Memory {
     pub(super) published: Option<client_conn::Published>,
     /// How often the channel has gone idle.
     pub(super) era: u64,
+    /// After how much silence new connections are asked whether they live, where a server has said
+    /// that what the builder wants is too often.
+    keepalive_time: Option<Duration>,
+    /// When the last connection ended, and why.
+    pub(super) disconnect: Option<(Instant, Disconnect)>,
 }
 
 impl Memory {
-    /// Keeps what a channel knows that goes idle: the config that applied.
+    /// Keeps what a channel knows that goes idle: the config that applied, and what servers put up
+    /// with.
     pub(super) fn go_idle(&mut self) {
-        let (config, era) = (self.config.take(), self.era + 1);
-        *self = Self { config, era, ..Self::default() };
+        let (config, disconnect) = (self.config.take(), self.disconnect.take());
+        let (keepalive_time, era) = (self.keepalive_time, self.era + 1);
+        *self = Self { config, era, keepalive_time, disconnect, ..Self::default() };
     }
 }
 
@@ -223,6 +236,25 @@ impl Core {
     /// From now on every call ends with `status`.
     pub(super) fn publish_end(&self, status: Status) {
         self.publish(ConnectivityState::Shutdown, Arc::new(DropPicker(status)));
+    }
+
+    /// How a new connection is kept alive.
+    pub(super) fn keepalive(&self) -> Option<KeepaliveConfig> {
+        let keepalive = self.settings.connection.keepalive?;
+        let time = self.memory().keepalive_time.unwrap_or(keepalive.time);
+        Some(KeepaliveConfig { time, ..keepalive })
+    }
+
+    /// A server finds it too much to be asked after so much silence: later connections are asked
+    /// half as often (A8).
+    pub(super) fn ask_less_often(&self, time: Duration) {
+        let mut memory = self.memory();
+        let doubled = time.saturating_mul(2);
+        if memory.keepalive_time.is_none_or(|time| time < doubled) {
+            memory.keepalive_time = Some(doubled);
+        }
+        let channel = &self.settings.target;
+        tracing::error!(target: "switchboard", %channel, ?time, "a server says too_many_pings: its keepalive allows fewer than this channel sends; the time is doubled");
     }
 
     /// Whether the channel has left IDLE and resolves its target.

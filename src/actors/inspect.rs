@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Core, addr_conn, balancer, client_conn, resolver, supervisor};
-use crate::observe::{ActorAnswer, ActorKind, ActorReport, Inspection};
+use crate::observe::{ActorAnswer, ActorKind, ActorReport, ErrorReport, Inspection};
 
 impl Core {
     /// Asks all actors at once and waits for the answers, but not long: who does not answer is
@@ -49,6 +49,11 @@ impl Core {
             configured_policy: snapshot.config.lb().name().to_owned(),
             policy,
             actors,
+            last_disconnect: self
+                .memory()
+                .disconnect
+                .as_ref()
+                .map(|(at, cause)| ErrorReport::new(at.elapsed(), cause)),
             connections: self.connections().len(),
         }
     }

@@ -15,7 +15,7 @@ use crate::policy::lb::{LbPolicyBuilder, LbRegistry};
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
 use crate::transport::resolve::{self, BuildResolver};
 use crate::transport::{
-    Connect, ConnectionOptions, Credentials, CredentialsError, SocketConnector,
+    Connect, ConnectionOptions, Credentials, CredentialsError, KeepaliveConfig, SocketConnector,
 };
 use crate::types::{Authority, InvalidAuthority, Target, TargetError};
 
@@ -35,6 +35,7 @@ pub struct ChannelBuilder {
     backoff: BackoffConfig,
     min_connect_timeout: Duration,
     idle_timeout: Option<Duration>,
+    keep_connected: bool,
     connection: ConnectionOptions,
     runtime: Option<Handle>,
     seed: Option<u64>,
@@ -56,6 +57,7 @@ impl ChannelBuilder {
             backoff: BackoffConfig::default(),
             min_connect_timeout: MIN_CONNECT_TIMEOUT,
             idle_timeout: Some(IDLE_TIMEOUT),
+            keep_connected: false,
             connection: ConnectionOptions::default(),
             runtime: None,
             seed: None,
@@ -136,6 +138,14 @@ impl ChannelBuilder {
         self
     }
 
+    /// Keeps the channel connected once it was used: it never goes idle, and a connection that is
+    /// lost is made again without waiting for a call. For the first, see
+    /// [`Channel::connect`]. Default: off.
+    pub fn keep_connected(mut self, keep: bool) -> Self {
+        self.keep_connected = keep;
+        self
+    }
+
     /// How many calls may wait on one connection that has as many streams open as the server
     /// allows; one more ends at once with `RESOURCE_EXHAUSTED`. Default: 10,000.
     pub fn max_queued_streams(mut self, streams: usize) -> Self {
@@ -150,10 +160,20 @@ impl ChannelBuilder {
     }
 
     /// How much a server may send before it is read, for each stream and for each connection, in
-    /// bytes. Default: 2 MiB and 8 MiB.
+    /// bytes, for good. Default: 2 MiB and 8 MiB, from which they grow, up to 16 MiB and 32 MiB, on
+    /// connections where the product of bandwidth and delay is larger.
     pub fn receive_windows(mut self, stream: u32, connection: u32) -> Self {
         self.connection.initial_stream_window = stream;
         self.connection.initial_connection_window = connection;
+        self.connection.adaptive_windows = false;
+        self
+    }
+
+    /// Asks connections that have been silent whether they still live, and gives up those that do
+    /// not answer (A8). Default: off. A server that finds it too much says `too_many_pings`; then
+    /// the time doubles for the channel's later connections.
+    pub fn keepalive(mut self, keepalive: KeepaliveConfig) -> Self {
+        self.connection.keepalive = Some(keepalive);
         self
     }
 
@@ -236,7 +256,10 @@ impl ChannelBuilder {
             default_config: Arc::new(default_config),
             backoff: self.backoff.schedule()?,
             min_connect_timeout: self.min_connect_timeout,
-            idle_timeout: self.idle_timeout.filter(|timeout| !timeout.is_zero()),
+            idle_timeout: self
+                .idle_timeout
+                .filter(|timeout| !timeout.is_zero() && !self.keep_connected),
+            keep_connected: self.keep_connected,
             connector: self.connector.clone(),
             security,
             authority,

@@ -52,6 +52,8 @@ pub struct Inspection {
     /// What the actors answered: Supervisor, `ClientConn`, Resolver, Balancer, then one `AddrConn`
     /// for each address. Empty before the channel's first use and after its end.
     pub actors: Vec<ActorAnswer>,
+    /// Why the last connection ended that did, whichever it was.
+    pub last_disconnect: Option<ErrorReport>,
     /// Connections that are open, those that only finish their streams included.
     pub connections: usize,
 }
@@ -95,8 +97,8 @@ pub struct ActorReport {
     pub restarts: u64,
     /// What it has counted.
     pub counters: BTreeMap<&'static str, u64>,
-    /// What else it knows, by name: for the Resolver how many endpoints it found last, and for how
-    /// long that is said to be true.
+    /// What else it knows, by name: the Resolver how many endpoints it found last, and for how long
+    /// that is said to be true; an `AddrConn` how long the last PING took.
     pub facts: BTreeMap<&'static str, String>,
 }
 
@@ -159,6 +161,14 @@ impl fmt::Display for Inspection {
             self.generation,
             Counted(self.connections, "connection"),
         )?;
+        if let Some(error) = &self.last_disconnect {
+            write!(
+                f,
+                "\n   last lost, {} ago: {}",
+                Short(error.ago),
+                error.chain.join(", because ")
+            )?;
+        }
         let last = self.actors.len().saturating_sub(1);
         for (nth, answer) in self.actors.iter().enumerate() {
             let (branch, trunk) = if nth == last { ("└─", "  ") } else { ("├─", "│ ") };

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -137,6 +138,20 @@ impl Io {
     /// Wraps any stream of bytes. For a TCP or Unix socket use `Io::from`, which costs less.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self(Repr::Other(Box::new(stream)))
+    }
+
+    /// Has the kernel end a TCP connection whose data is not acknowledged for so long, where it can
+    /// (A18).
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(unused_variables, clippy::unnecessary_wraps, reason = "Linux alone has it")
+    )]
+    pub(super) fn set_user_timeout(&self, timeout: Duration) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        if let Repr::Tcp(stream) = &self.0 {
+            socket2::SockRef::from(stream).set_tcp_user_timeout(Some(timeout))?;
+        }
+        Ok(())
     }
 
     /// Whether the other end is known to be on this machine.

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::types::{Address, Seen};
 
@@ -125,6 +126,15 @@ impl Disconnect {
         self
     }
 
+    /// Whether the server says that it is asked too often whether it lives (A8).
+    pub(crate) fn is_too_many_pings(&self) -> bool {
+        matches!(
+            &self.cause,
+            DisconnectCause::Goaway(Goaway { code: ErrorCode::ENHANCE_YOUR_CALM, debug_data })
+                if debug_data == "too_many_pings"
+        )
+    }
+
     /// The cause alone.
     pub(crate) fn cause(&self) -> &DisconnectCause {
         &self.cause
@@ -152,6 +162,11 @@ pub(crate) enum DisconnectCause {
     Lost(String),
     /// The server broke the rules of HTTP/2; the text says which.
     Protocol(String),
+    /// The server was asked whether it lives, and nothing arrived for so long.
+    NoSignOfLife {
+        /// How long.
+        timeout: Duration,
+    },
     /// All stream ids of the connection are used up.
     StreamIdsUsedUp,
     /// This side wanted it.
@@ -166,6 +181,9 @@ impl fmt::Display for DisconnectCause {
             Self::Goaway(goaway) => goaway.fmt(f),
             Self::Lost(how) => f.write_str(how),
             Self::Protocol(what) => write!(f, "the server broke the HTTP/2 protocol: {what}"),
+            Self::NoSignOfLife { timeout } => {
+                write!(f, "keepalive: the server has not answered a PING within {timeout:?}")
+            }
             Self::StreamIdsUsedUp => f.write_str("the stream ids of the connection are used up"),
             Self::Local => f.write_str("closed by this side"),
             Self::Abandoned => f.write_str("the task that drives the connection is gone"),

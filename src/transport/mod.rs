@@ -24,6 +24,7 @@ use crate::types::{Address, Authority};
 
 pub use connect::{BoxFuture, Connect, Io, SocketConnector};
 pub use credentials::{Credentials, CredentialsError};
+pub use http2::KeepaliveConfig;
 #[cfg(feature = "dns")]
 pub use resolve::Dns;
 #[cfg(feature = "test-util")]
@@ -60,6 +61,10 @@ pub(crate) async fn dial(
         .await
         .map_err(timed_out(ConnectPhase::Connecting))?
         .map_err(|error| fail(ConnectFault::Dial(error.into())))?;
+    if let Some(keepalive) = &options.keepalive {
+        let set = io.set_user_timeout(keepalive.timeout);
+        set.map_err(|error| fail(ConnectFault::Dial(error.into())))?;
+    }
     let io = timeout_at(deadline, security.handshake(io, address))
         .await
         .map_err(timed_out(ConnectPhase::Handshaking))?
@@ -84,6 +89,10 @@ pub(crate) struct ConnectionOptions {
     pub(crate) initial_stream_window: u32,
     /// Bytes that the server may send ahead on all streams together.
     pub(crate) initial_connection_window: u32,
+    /// Whether the windows grow where that would make transfers faster.
+    pub(crate) adaptive_windows: bool,
+    /// When a silent connection is asked whether it lives.
+    pub(crate) keepalive: Option<KeepaliveConfig>,
     /// Bytes of header fields that a response may have, each counted with 32 for its overhead.
     pub(crate) max_header_list_size: u32,
     /// Calls that may wait for the server to take more streams, per connection.
@@ -96,6 +105,8 @@ impl Default for ConnectionOptions {
             user_agent: HeaderValue::from_static(USER_AGENT),
             initial_stream_window: INITIAL_STREAM_WINDOW,
             initial_connection_window: INITIAL_CONNECTION_WINDOW,
+            adaptive_windows: true,
+            keepalive: None,
             max_header_list_size: MAX_HEADER_LIST_SIZE,
             queued_streams_max: QUEUED_STREAMS_MAX,
         }

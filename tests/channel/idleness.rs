@@ -147,6 +147,27 @@ async fn without_an_idle_timeout_a_channel_stays_up() {
     }
 }
 
+#[tokio::test]
+async fn a_channel_that_is_kept_connected_connects_again_without_a_call() {
+    let mut greeter = [Greeter::start()];
+    let channel = plaintext(target_of(&greeter))
+        .keep_connected(true)
+        .idle_timeout(Duration::from_millis(1))
+        .build()
+        .unwrap();
+    channel.connect();
+    for accepted in 1..=3 {
+        crate::support::until("connected", async || {
+            greeter[0].accepted() == accepted && channel.state() == Ready
+        })
+        .await;
+        greeter[0].stop_gracefully().await;
+        greeter[0].start_again();
+    }
+    assert_eq!(greeter[0].received(), 0);
+    close_without_leaks(channel, &greeter).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_channel_survives_the_crash_of_any_actor() {
     let (server, builder) = Server::start();

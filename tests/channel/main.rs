@@ -13,6 +13,7 @@ mod dial;
 mod dns;
 mod failures;
 mod idleness;
+mod keepalive;
 mod lifecycle;
 mod names;
 mod streaming;

@@ -102,6 +102,17 @@ impl Connection {
         self.0.table().quota.limit()
     }
 
+    /// How long the last PING took to be answered, if there was one.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        let nanos = self.0.round_trip.load(Ordering::Relaxed);
+        (nanos > 0).then(|| Duration::from_nanos(nanos))
+    }
+
+    /// After how much silence it is asked whether it lives, if it is.
+    pub(crate) fn keepalive_time(&self) -> Option<Duration> {
+        self.0.keepalive_time
+    }
+
     /// Whether new streams can be opened, as far as is known.
     pub(crate) fn is_usable(&self) -> bool {
         self.0.stopped.get().is_none()
@@ -173,8 +184,10 @@ pub(super) fn new(
         stopped: OnceLock::new(),
         ended: OnceLock::new(),
         messages_received: AtomicU64::new(0),
+        round_trip: AtomicU64::new(0),
+        keepalive_time: options.keepalive.map(|keepalive| keepalive.time()),
     });
-    let driver = Driver::new(engine, Arc::clone(&shared));
+    let driver = Driver::new(engine, Arc::clone(&shared), options);
     (Connection(shared), driver)
 }
 
@@ -194,6 +207,9 @@ pub(super) struct Shared {
     ended: OnceLock<Arc<Disconnect>>,
     /// Whole messages that were read.
     pub(super) messages_received: AtomicU64,
+    /// In nanoseconds; 0 while none was measured.
+    round_trip: AtomicU64,
+    keepalive_time: Option<Duration>,
 }
 
 /// The part of a connection under its lock.
@@ -367,6 +383,11 @@ impl Shared {
                 })
             }
         }
+    }
+
+    pub(super) fn set_round_trip(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.round_trip.store(nanos.max(1), Ordering::Relaxed);
     }
 
     /// Whether no more streams can be opened, and why.

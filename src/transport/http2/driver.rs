@@ -9,10 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::super::ConnectionOptions;
 use super::super::error::{Disconnect, DisconnectCause};
 use super::connection::Shared;
 use super::fault;
 use super::observed::Observed;
+use super::pings::Pings;
 
 /// Drives one connection. Spawn [`Driver::run`]: without it nothing moves.
 ///
@@ -21,16 +23,19 @@ pub(crate) struct Driver {
     engine: h2::client::Connection<Observed, Bytes>,
     shared: Arc<Shared>,
     deadlines: Deadlines,
+    pings: Pings,
     /// Since when only bytes that the peer does not take keep the connection from closing.
     farewell: Option<Pin<Box<Sleep>>>,
 }
 
 impl Driver {
     pub(super) fn new(
-        engine: h2::client::Connection<Observed, Bytes>,
+        mut engine: h2::client::Connection<Observed, Bytes>,
         shared: Arc<Shared>,
+        options: &ConnectionOptions,
     ) -> Self {
-        Self { engine, shared, deadlines: Deadlines::default(), farewell: None }
+        let pings = Pings::new(&mut engine, options);
+        Self { engine, shared, deadlines: Deadlines::default(), pings, farewell: None }
     }
 
     /// Drives the connection to its end, and says what that was.
@@ -69,6 +74,10 @@ impl Driver {
             }
             Poll::Pending => {
                 self.shared.look_at_peer();
+                if let Poll::Ready(timeout) = self.pings.poll(cx, &self.shared, &mut self.engine) {
+                    let cause = || DisconnectCause::NoSignOfLife { timeout };
+                    return Poll::Ready(self.shared.end(cause));
+                }
                 ready!(self.poll_farewell(cx));
                 Poll::Ready(self.end(None))
             }

@@ -6,10 +6,13 @@
 //! first-in-first-out queue before they enter the engine.
 
 mod admission;
+mod bdp;
 mod connection;
 mod driver;
 mod fault;
+mod keepalive;
 mod observed;
+mod pings;
 mod request;
 mod stream;
 #[cfg(test)]
@@ -29,6 +32,7 @@ use observed::{FirstFrame, Observed, Watch};
 
 pub(crate) use connection::Connection;
 pub(crate) use driver::Driver;
+pub use keepalive::KeepaliveConfig;
 pub(crate) use request::RequestHead;
 pub(crate) use stream::{RecvHalf, Stream, StreamHandle};
 

@@ -4,6 +4,7 @@
 mod dialling;
 mod ending;
 mod peer;
+mod pings;
 mod queueing;
 mod streams;
 
@@ -20,7 +21,7 @@ use crate::transport::error::{ConnectError, Disconnect, StreamError};
 use crate::transport::memory::{self, MemoryListener};
 use crate::transport::message::Message;
 use crate::transport::{
-    Connection, ConnectionOptions, Driver, RequestHead, Security, Stream, dial,
+    Connection, ConnectionOptions, Driver, KeepaliveConfig, RequestHead, Security, Stream, dial,
 };
 use crate::types::{Address, Authority};
 

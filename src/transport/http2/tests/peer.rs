@@ -129,13 +129,28 @@ impl Peer {
         }
     }
 
-    async fn next_of_all(&mut self) -> Option<Frame> {
+    pub(super) async fn next_of_all(&mut self) -> Option<Frame> {
         let mut header = [0; 9];
         self.io.read_exact(&mut header).await.ok()?;
         let [l2, l1, l0, kind, flags, s3, s2, s1, s0] = header;
         let mut payload = vec![0; u32::from_be_bytes([0, l2, l1, l0]) as usize];
         self.io.read_exact(&mut payload).await.ok()?;
         Some(Frame { kind, flags, stream: u32::from_be_bytes([s3, s2, s1, s0]), payload })
+    }
+
+    /// The next frame of this kind; others are passed over.
+    pub(super) async fn next_of(&mut self, kind: u8) -> Option<Frame> {
+        loop {
+            let frame = self.next_of_all().await?;
+            if frame.kind == kind {
+                return Some(frame);
+            }
+        }
+    }
+
+    /// Answers a PING.
+    pub(super) async fn pong(&mut self, ping: &Frame) {
+        self.send(PING, 1, 0, &ping.payload).await;
     }
 
     /// The next frame, which must be of this kind.
