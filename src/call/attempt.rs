@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::time::Instant;
 
-use super::pick::{Picked, pick};
+use super::pick::{Picked, let_others_run, pick};
 use super::{CallHead, Shared, status};
 use crate::policy::retry::{Verdict, verdict};
 use crate::transport::{Headers, Received, RecvHalf, Stream, StreamError, StreamHandle, Trailers};
@@ -40,7 +40,10 @@ pub(super) async fn begin(
         let Picked { connection, .. } = pick(shared, head).await?;
         let request = head.request(Instant::now());
         let failure = match connection.open(&request, None, head.deadline).await {
-            Ok(stream) => return Ok(Attempt::new(number, connection.address().clone(), stream)),
+            Ok(stream) => {
+                let_others_run().await;
+                return Ok(Attempt::new(number, connection.address().clone(), stream));
+            }
             Err(failure) => failure,
         };
         match verdict(failure.seen(), *refused, false) {

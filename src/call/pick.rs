@@ -11,16 +11,22 @@ use crate::types::{ConnectivityState, Generation, Status};
 ///
 /// Each generation is used at most once. Cancel-safe.
 pub(crate) async fn pick(shared: &Shared, call: &CallHead) -> Result<Picked, Status> {
-    // Whoever calls in a loop and never has to wait must let the actors run all the same: they may
-    // share its thread.
-    tokio::task::consume_budget().await;
     let step = step(&shared.cell.load(), call);
     match step {
         Step::Go(connection) => Ok(Picked { connection, waited: false }),
-        Step::End(status) => Err(status),
+        Step::End(status) => {
+            let_others_run().await;
+            Err(status)
+        }
         // In a box: most calls never wait, and their futures need no room for it.
         Step::Wait(wait) => Box::pin(pick_later(shared, call, wait)).await,
     }
+}
+
+/// Whoever calls in a loop and never has to wait must let the actors run all the same: they may
+/// share its thread. For calls, and parts of calls, that end without having waited.
+pub(super) async fn let_others_run() {
+    Box::pin(tokio::task::consume_budget()).await;
 }
 
 async fn pick_later(shared: &Shared, call: &CallHead, first: Wait) -> Result<Picked, Status> {
