@@ -1,8 +1,9 @@
-//! `AddrConn`: one address, at most one connection that takes calls.
+//! `AddrConn`: one address, and the connections to it: one, or as many as calls need.
 //!
 //! When to dial, wait and report is [`policy::connection`](crate::policy::connection)'s decision,
 //! and its state lies in [`Core`], so that a new life goes on in the middle of a backoff or with
-//! the connection that is serving. The dial is a task of its own; so is the connection's driver,
+//! the connection that is serving. Whether there are to be more connections than that one is
+//! [`policy::scaling`](crate::policy::scaling)'s decision; they show to nobody else. The dial is a task of its own; so is the connection's driver,
 //! which outlives the `AddrConn` for as long as calls are on it.
 
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use super::{Core, balancer, resolver};
 use crate::observe::{ActorKind, ActorReport};
 use crate::policy::chance::Dice;
 use crate::policy::connection::{Effect, Event, State, Timing};
+use crate::policy::scaling;
 use crate::transport::{self, ConnectError, Connection, ConnectionOptions, Disconnect, Driver};
 use crate::types::{ConnectivityState, Status};
 
@@ -34,6 +36,8 @@ pub(crate) enum Msg {
     ResetBackoff,
     /// A connection takes no more calls.
     Lost(Disconnect),
+    /// Calls wait for room.
+    Crowded,
     /// Tell how you stand.
     Inspect(oneshot::Sender<ActorReport>),
     /// Suffer this.
@@ -47,9 +51,20 @@ pub(crate) enum Msg {
 pub(crate) struct Own(Completion);
 
 enum Completion {
-    Dialed { dial: u64, outcome: Box<Result<(Connection, Driver), ConnectError>> },
+    Dialed {
+        dial: u64,
+        outcome: Box<Dialled>,
+    },
     Wake(u64),
+    /// A dial for a further connection.
+    Grown {
+        dial: u64,
+        outcome: Box<Dialled>,
+    },
+    GrowthWake(u64),
 }
+
+type Dialled = Result<(Connection, Driver), ConnectError>;
 
 pub(super) struct AddrConn {
     pub(super) core: Arc<Core>,
@@ -61,6 +76,9 @@ pub(super) struct Life {
     dice: Dice,
     dial: Option<Dial>,
     dials: u64,
+    scaling: scaling::State,
+    growth_timer: Timer,
+    growth: Option<Dial>,
     vitals: Vitals,
 }
 
@@ -93,6 +111,9 @@ impl Actor for AddrConn {
             ),
             dial: None,
             dials: 0,
+            scaling: scaling::State::default(),
+            growth_timer: Timer::new(self.core.tasks.clone()),
+            growth: None,
             vitals: Vitals::new(ActorKind::AddrConn, Some(self.subchannel.name()), restarts),
         };
         self.resume(&me, &mut life);
@@ -113,6 +134,10 @@ impl Actor for AddrConn {
             Msg::Retire => self.advance(&me, life, Event::Retire, None),
             Msg::ResetBackoff => self.advance(&me, life, Event::ResetBackoff, None),
             Msg::Lost(cause) => self.lost(&me, life, &cause),
+            Msg::Crowded => {
+                self.subchannel.look();
+                self.scale(&me, life, scaling::Event::Looked);
+            }
             Msg::Inspect(reply) => self.inspect(life, reply),
             #[cfg(feature = "test-util")]
             Msg::Inject(fault) => fault.suffer().await,
@@ -132,7 +157,9 @@ impl AddrConn {
             State::Ready if self.subchannel.slot.connection().is_none() => {
                 self.advance(me, life, Event::Lost, None);
             }
-            State::Connecting { deadline, .. } => self.dial(me, life, Instant::from_std(deadline)),
+            State::Connecting { deadline, .. } => {
+                self.dial_first(me, life, Instant::from_std(deadline));
+            }
             State::Idle { .. } | State::Ready | State::Backoff { .. } | State::Retired => {}
         }
         if self.subchannel.is_retired() {
@@ -157,8 +184,17 @@ impl AddrConn {
                     Err(error) => self.dial_failed(me, life, error),
                 }
             }
+            Completion::Grown { dial, outcome } if dial == life.dials && life.growth.is_some() => {
+                life.growth = None;
+                self.grown(me, life, *outcome);
+            }
             // The connection of this news has been replaced, or this dial given up.
-            Completion::Dialed { .. } => {}
+            Completion::Dialed { .. } | Completion::Grown { .. } => {}
+            Completion::GrowthWake(epoch) => {
+                if life.growth_timer.is_current(epoch) {
+                    self.scale(me, life, scaling::Event::Wake);
+                }
+            }
             Completion::Wake(epoch) => {
                 if life.timer.is_current(epoch) {
                     self.advance(me, life, Event::Wake, None);
@@ -169,14 +205,72 @@ impl AddrConn {
 
     fn dialed(&self, me: &ActorRef<Msg>, life: &mut Life, connection: Connection, driver: Driver) {
         life.vitals.count("connections");
+        // Weak: the connection lies in the subchannel's slot.
+        let subchannel = Arc::downgrade(&self.subchannel);
+        connection.on_crowded(move || {
+            if let Some(subchannel) = subchannel.upgrade() {
+                subchannel.is_crowded();
+            }
+        });
         self.subchannel.slot.fill(connection.clone());
-        self.core.tasks.spawn(drive(
-            self.core.clone(),
-            self.subchannel.clone(),
-            connection,
-            driver,
-        ));
+        self.start_driving(connection, driver);
         self.advance(me, life, Event::Dialed, None);
+        self.scale(me, life, scaling::Event::Looked);
+    }
+
+    /// A dial for a further connection has ended.
+    fn grown(&self, me: &ActorRef<Msg>, life: &mut Life, outcome: Dialled) {
+        match outcome {
+            Ok((connection, driver)) => {
+                life.vitals.count("connections");
+                // All others may have been lost meanwhile: then nobody would find this one.
+                if self.subchannel.slot.connection().is_none() {
+                    connection.drain();
+                }
+                self.start_driving(connection, driver);
+                self.scale(me, life, scaling::Event::Dialed);
+            }
+            Err(error) => {
+                life.vitals.count("failed dials");
+                life.vitals.fail(error);
+                self.scale(me, life, scaling::Event::Failed);
+            }
+        }
+    }
+
+    fn start_driving(&self, connection: Connection, driver: Driver) {
+        let (core, subchannel) = (self.core.clone(), self.subchannel.clone());
+        self.core.tasks.spawn(drive(core, subchannel, connection, driver));
+    }
+
+    /// Looks whether the address needs a further connection.
+    fn scale(&self, me: &ActorRef<Msg>, life: &mut Life, event: scaling::Event) {
+        let live = self.subchannel.slot.connection();
+        let view = scaling::View {
+            open: live.as_ref().map_or(0, |connection| connection.siblings().len()),
+            waiting: live.as_ref().map_or(0, Connection::queued_streams),
+        };
+        let mut effects = Vec::new();
+        let mut timing = scaling::Timing {
+            backoff: &self.core.settings.backoff,
+            min_connect_timeout: self.core.settings.min_connect_timeout,
+            dice: &mut life.dice,
+        };
+        let goal = self.core.connections_goal();
+        let now = Instant::now().into_std();
+        life.scaling = life.scaling.step(now, event, view, goal, &mut timing, &mut effects);
+        let wake_at = life.scaling.wake_at().map(Instant::from_std);
+        life.growth_timer.arm(wake_at, me, |epoch| Msg::Own(Own(Completion::GrowthWake(epoch))));
+        for effect in effects {
+            match effect {
+                scaling::Effect::Dial { deadline } => {
+                    let deadline = Instant::from_std(deadline);
+                    let grown = |dial, outcome| Completion::Grown { dial, outcome };
+                    life.growth = Some(self.dial(me, life, live.clone(), deadline, grown));
+                }
+                scaling::Effect::AbandonDial => life.growth = None,
+            }
+        }
     }
 
     fn dial_failed(&self, me: &ActorRef<Msg>, life: &mut Life, error: ConnectError) {
@@ -195,22 +289,29 @@ impl AddrConn {
         if self.subchannel.slot.connection().is_none() {
             self.advance(me, life, Event::Lost, None);
         }
+        self.scale(me, life, scaling::Event::Looked);
     }
 
     fn inspect(&self, life: &Life, reply: oneshot::Sender<ActorReport>) {
         let timer = life.timer.fires_at().map(|at| ("end of backoff", at));
         let mut report = life.vitals.report(self.subchannel.mailbox.depth(), timer);
         if let Some(connection) = self.subchannel.slot.connection() {
-            let traffic = connection.traffic();
-            report.counters.extend([
-                ("open streams", connection.open_streams() as u64),
-                ("queued streams", connection.queued_streams() as u64),
-                ("streams", traffic.streams_started),
-                ("messages sent", traffic.messages_sent),
-                ("messages received", traffic.messages_received),
-                ("bytes sent", traffic.bytes_written),
-                ("bytes received", traffic.bytes_read),
-            ]);
+            report.counters.insert("queued streams", connection.queued_streams() as u64);
+            let siblings = connection.siblings();
+            report.counters.insert("open connections", siblings.len() as u64);
+            for connection in siblings.iter() {
+                let traffic = connection.traffic();
+                for (name, count) in [
+                    ("open streams", connection.open_streams() as u64),
+                    ("streams", traffic.streams_started),
+                    ("messages sent", traffic.messages_sent),
+                    ("messages received", traffic.messages_received),
+                    ("bytes sent", traffic.bytes_written),
+                    ("bytes received", traffic.bytes_read),
+                ] {
+                    *report.counters.entry(name).or_default() += count;
+                }
+            }
             if let Some(round_trip) = connection.round_trip() {
                 report.facts.insert("round trip", format!("{round_trip:.1?}"));
             }
@@ -242,15 +343,16 @@ impl AddrConn {
 
     fn perform(&self, me: &ActorRef<Msg>, life: &mut Life, effect: Effect, error: Option<&Status>) {
         match effect {
-            Effect::Dial { deadline } => self.dial(me, life, Instant::from_std(deadline)),
+            Effect::Dial { deadline } => self.dial_first(me, life, Instant::from_std(deadline)),
             Effect::AbandonDial => life.dial = None,
             Effect::ResolveNow => {
                 self.core.resolver.tell(resolver::Msg::ResolveNow);
             }
             Effect::Report(connectivity) => self.report(me, life, connectivity, error),
             Effect::Drain => {
+                life.growth = None;
                 if let Some(connection) = self.subchannel.slot.empty() {
-                    connection.drain();
+                    connection.siblings().iter().for_each(Connection::drain);
                 }
             }
         }
@@ -283,7 +385,20 @@ impl AddrConn {
         self.core.balancer.tell(balancer::Msg::SubchannelChanged { id, state });
     }
 
-    fn dial(&self, me: &ActorRef<Msg>, life: &mut Life, deadline: Instant) {
+    fn dial_first(&self, me: &ActorRef<Msg>, life: &mut Life, deadline: Instant) {
+        let dialed = |dial, outcome| Completion::Dialed { dial, outcome };
+        life.dial = Some(self.dial(me, life, None, deadline, dialed));
+    }
+
+    /// Dials, for a connection that shares the calls with `beside` if there is one.
+    fn dial(
+        &self,
+        me: &ActorRef<Msg>,
+        life: &mut Life,
+        beside: Option<Connection>,
+        deadline: Instant,
+        completion: impl FnOnce(u64, Box<Dialled>) -> Completion + Send + 'static,
+    ) -> Dial {
         life.dials += 1;
         life.vitals.count("dials");
         let (core, me, dial) = (self.core.clone(), me.clone(), life.dials);
@@ -298,14 +413,14 @@ impl AddrConn {
                 &address,
                 &settings.authority,
                 &options,
+                beside.as_ref(),
                 deadline,
             )
             .await;
             // If the actor is gone nobody wants the connection, and dropping it closes it.
-            let outcome = Box::new(outcome);
-            let _ = me.cast(Msg::Own(Own(Completion::Dialed { dial, outcome })));
+            let _ = me.cast(Msg::Own(Own(completion(dial, Box::new(outcome)))));
         });
-        life.dial = Some(Dial(task.abort_handle()));
+        Dial(task.abort_handle())
     }
 }
 

@@ -15,6 +15,7 @@ use super::{balancer, client_conn, resolver, root, supervisor};
 use crate::call::{NoRuntime, Shared, Snapshot};
 use crate::policy::backoff::Backoff;
 use crate::policy::lb::{self, DropPicker, Picker};
+use crate::policy::scaling;
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
 use crate::transport::resolve::BuildResolver;
 use crate::transport::{
@@ -32,6 +33,10 @@ pub(crate) struct Settings {
     pub(crate) min_connect_timeout: Duration,
     /// How long a channel is kept up that nobody uses; for ever, where there is none.
     pub(crate) idle_timeout: Option<Duration>,
+    /// How many connections a subchannel may have where the service config does not say.
+    pub(crate) max_connections: usize,
+    /// How many it may have whatever anybody says.
+    pub(crate) connections_cap: usize,
     /// Whether a lost connection is made again without a call that wants it.
     pub(crate) keep_connected: bool,
     pub(crate) connector: Arc<dyn Connect>,
@@ -236,6 +241,17 @@ impl Core {
     /// From now on every call ends with `status`.
     pub(super) fn publish_end(&self, status: Status) {
         self.publish(ConnectivityState::Shutdown, Arc::new(DropPicker(status)));
+    }
+
+    /// How many connections a subchannel is to have.
+    pub(super) fn connections_goal(&self) -> scaling::Goal {
+        let config = self.memory().config.clone();
+        let said = config.and_then(|config| config.max_connections_per_subchannel());
+        let cap = self.settings.connections_cap.max(1);
+        scaling::Goal {
+            warm: self.settings.connection.connections_per_address.min(cap),
+            max: said.unwrap_or(self.settings.max_connections).min(cap),
+        }
     }
 
     /// How a new connection is kept alive.

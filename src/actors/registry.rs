@@ -36,6 +36,8 @@ pub(super) struct Subchannel {
     pub(super) lives: Record,
     /// Whether its policy wants it connected and its `AddrConn` has not begun to.
     wanted: AtomicBool,
+    /// Whether its `AddrConn` has been told that calls wait and has not looked.
+    crowded: AtomicBool,
     /// Whether its policy has given it up.
     retired: AtomicBool,
     standing: Mutex<Standing>,
@@ -74,6 +76,7 @@ impl Registry {
             mailbox: Mailbox::new(),
             lives: Record::default(),
             wanted: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             standing: Mutex::default(),
         });
@@ -144,6 +147,18 @@ impl Subchannel {
     pub(super) fn connect(&self) {
         self.wanted.store(true, Ordering::Release);
         self.mailbox.tell(addr_conn::Msg::Connect);
+    }
+
+    /// Tells its `AddrConn` that calls wait for room; once until it has looked.
+    pub(super) fn is_crowded(&self) {
+        if !self.crowded.swap(true, Ordering::AcqRel) {
+            self.mailbox.tell(addr_conn::Msg::Crowded);
+        }
+    }
+
+    /// From now on that can be told again.
+    pub(super) fn look(&self) {
+        self.crowded.store(false, Ordering::Release);
     }
 
     /// Its number and address, for people.

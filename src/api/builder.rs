@@ -36,6 +36,8 @@ pub struct ChannelBuilder {
     min_connect_timeout: Duration,
     idle_timeout: Option<Duration>,
     keep_connected: bool,
+    max_connections: usize,
+    connections_cap: usize,
     connection: ConnectionOptions,
     runtime: Option<Handle>,
     seed: Option<u64>,
@@ -58,6 +60,8 @@ impl ChannelBuilder {
             min_connect_timeout: MIN_CONNECT_TIMEOUT,
             idle_timeout: Some(IDLE_TIMEOUT),
             keep_connected: false,
+            max_connections: 1,
+            connections_cap: CONNECTIONS_CAP,
             connection: ConnectionOptions::default(),
             runtime: None,
             seed: None,
@@ -146,8 +150,30 @@ impl ChannelBuilder {
         self
     }
 
-    /// How many calls may wait on one connection that has as many streams open as the server
-    /// allows; one more ends at once with `RESOURCE_EXHAUSTED`. Default: 10,000.
+    /// How many connections to each address are kept open from the start, so that many threads do
+    /// not wait for one; a call goes to the one with fewest streams. Default: 1.
+    pub fn connections_per_address(mut self, connections: usize) -> Self {
+        self.connection.connections_per_address = connections.max(1);
+        self
+    }
+
+    /// How many connections an address may get when the server takes no more streams on those that
+    /// are open, unless the service config says (`connectionScaling`, A105). A call goes to the
+    /// oldest that has room. Default: 1.
+    pub fn max_connections_per_subchannel(mut self, connections: usize) -> Self {
+        self.max_connections = connections.max(1);
+        self
+    }
+
+    /// How many connections an address may have, whatever the service config and
+    /// [`connections_per_address`](Self::connections_per_address) say. Default: 10.
+    pub fn connections_cap(mut self, connections: usize) -> Self {
+        self.connections_cap = connections;
+        self
+    }
+
+    /// How many calls may wait for an address whose connections have as many streams open as the
+    /// server allows; one more ends at once with `RESOURCE_EXHAUSTED`. Default: 10,000.
     pub fn max_queued_streams(mut self, streams: usize) -> Self {
         self.connection.queued_streams_max = streams;
         self
@@ -259,6 +285,8 @@ impl ChannelBuilder {
             idle_timeout: self
                 .idle_timeout
                 .filter(|timeout| !timeout.is_zero() && !self.keep_connected),
+            max_connections: self.max_connections,
+            connections_cap: self.connections_cap,
             keep_connected: self.keep_connected,
             connector: self.connector.clone(),
             security,
@@ -441,5 +469,8 @@ const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// As gRPC has it for every client (A62).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// As A105 has it.
+const CONNECTIONS_CAP: usize = 10;
 
 const USER_AGENT: &str = concat!("grpc-rust-switchboard/", env!("CARGO_PKG_VERSION"));

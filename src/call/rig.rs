@@ -121,6 +121,7 @@ async fn connection() -> io::Result<Connection> {
         &Address::Name("rig".into()),
         &authority,
         &ConnectionOptions::default(),
+        None,
         Instant::now() + Duration::from_secs(10),
     )
     .await

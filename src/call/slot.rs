@@ -27,7 +27,7 @@ impl SubchannelSlot {
         live.as_deref().filter(|connection| connection.is_usable()).cloned()
     }
 
-    /// Puts a connection in.
+    /// Puts a connection in. Its siblings, if there are some, are reached through it.
     pub(crate) fn fill(&self, connection: Connection) {
         self.live.store(Some(Arc::new(connection)));
     }
@@ -37,9 +37,16 @@ impl SubchannelSlot {
         self.live.swap(None).map(|connection| (*connection).clone())
     }
 
-    /// Takes the connection out if it is no longer usable; a newer one stays.
+    /// Takes the connection out if it is no longer usable; its oldest sibling takes its place, if
+    /// there is one. A newer one stays.
     pub(crate) fn empty_if_unusable(&self) {
-        self.live.rcu(|live| live.as_ref().filter(|connection| connection.is_usable()).cloned());
+        self.live.rcu(|live| {
+            let live = live.as_ref()?;
+            if live.is_usable() {
+                return Some(live.clone());
+            }
+            live.siblings().iter().find(|it| it.is_usable()).cloned().map(Arc::new)
+        });
     }
 }
 

@@ -32,6 +32,7 @@ pub(crate) mod idle;
 pub(crate) mod lb;
 pub(crate) mod resolution;
 pub(crate) mod retry;
+pub(crate) mod scaling;
 pub(crate) mod service_config;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -44,6 +44,8 @@ pub(crate) use response::{Headers, Trailers};
 /// Connects to `address`: dials it, secures the connection for `authority` and exchanges the
 /// prefaces of HTTP/2.
 ///
+/// With `beside`, a connection to the same address, the two share the calls from then on.
+///
 /// Returns once the server's SETTINGS have arrived as its first frame: the connection is READY
 /// then. All of it lies under `deadline`. Dropping the future gives the attempt up.
 pub(crate) async fn dial(
@@ -52,6 +54,7 @@ pub(crate) async fn dial(
     address: &Address,
     authority: &Authority,
     options: &ConnectionOptions,
+    beside: Option<&Connection>,
     deadline: Instant,
 ) -> Result<(Connection, Driver), ConnectError> {
     let fail = |fault| ConnectError::new(address.clone(), fault);
@@ -74,7 +77,7 @@ pub(crate) async fn dial(
         authority: authority.clone(),
         scheme: security.scheme(),
     };
-    timeout_at(deadline, http2::establish(io, identity, options))
+    timeout_at(deadline, http2::establish(io, identity, options, beside))
         .await
         .map_err(timed_out(ConnectPhase::AwaitingSettings))?
         .map_err(fail)
@@ -95,7 +98,10 @@ pub(crate) struct ConnectionOptions {
     pub(crate) keepalive: Option<KeepaliveConfig>,
     /// Bytes of header fields that a response may have, each counted with 32 for its overhead.
     pub(crate) max_header_list_size: u32,
-    /// Calls that may wait for the server to take more streams, per connection.
+    /// How many connections there are to be to each address; where it is more than one, a call goes
+    /// to the one with fewest streams.
+    pub(crate) connections_per_address: usize,
+    /// Calls that may wait for the server to take more streams, per address.
     pub(crate) queued_streams_max: usize,
 }
 
@@ -108,6 +114,7 @@ impl Default for ConnectionOptions {
             adaptive_windows: true,
             keepalive: None,
             max_header_list_size: MAX_HEADER_LIST_SIZE,
+            connections_per_address: 1,
             queued_streams_max: QUEUED_STREAMS_MAX,
         }
     }

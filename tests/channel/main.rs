@@ -16,6 +16,7 @@ mod idleness;
 mod keepalive;
 mod lifecycle;
 mod names;
+mod scaling;
 mod streaming;
 mod supervision;
 mod tls;

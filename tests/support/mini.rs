@@ -1,31 +1,62 @@
 //! The least that a gRPC server can be, over any stream of bytes.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::greeter::HelloReply;
 
+/// How such a server serves.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Manner {
+    /// How many streams it takes at a time; any number, where there is none.
+    pub(crate) max_streams: Option<u32>,
+    /// How long each answer takes it.
+    pub(crate) service_time: Duration,
+}
+
 /// Answers every call with one greeting once the caller has said all; shows `seen` its head first.
 /// Returns when the connection has ended.
 pub(crate) async fn answer_all(
     stream: impl AsyncRead + AsyncWrite + Unpin,
+    seen: impl FnMut(&http::request::Parts),
+) -> Result<(), h2::Error> {
+    answer_all_in(Manner::default(), stream, seen).await
+}
+
+/// As [`answer_all`], in another manner.
+pub(crate) async fn answer_all_in(
+    manner: Manner,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     mut seen: impl FnMut(&http::request::Parts),
 ) -> Result<(), h2::Error> {
-    let mut connection = h2::server::handshake(stream).await?;
+    let mut builder = h2::server::Builder::new();
+    if let Some(max_streams) = manner.max_streams {
+        builder.max_concurrent_streams(max_streams);
+    }
+    let mut connection = builder.handshake(stream).await?;
     while let Some(call) = connection.accept().await {
         let (request, respond) = call?;
         let (head, body) = request.into_parts();
         seen(&head);
-        tokio::spawn(answer(body, respond));
+        tokio::spawn(answer(manner, body, respond));
     }
     Ok(())
 }
 
 /// The caller may be gone at any of these steps, which is its affair.
-async fn answer(mut body: h2::RecvStream, mut respond: h2::server::SendResponse<Bytes>) {
+async fn answer(
+    manner: Manner,
+    mut body: h2::RecvStream,
+    mut respond: h2::server::SendResponse<Bytes>,
+) {
     while let Some(Ok(data)) = body.data().await {
         let _ = body.flow_control().release_capacity(data.len());
+    }
+    if !manner.service_time.is_zero() {
+        tokio::time::sleep(manner.service_time).await;
     }
     let response = http::Response::builder().header("content-type", "application/grpc");
     let Ok(mut body) = respond.send_response(response.body(()).unwrap(), false) else { return };

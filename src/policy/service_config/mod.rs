@@ -8,7 +8,7 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::lb::{LbPolicyBuilder, LbPolicyConfig, LbRegistry, pick_first};
 
@@ -18,6 +18,7 @@ pub(crate) use json::optional_bool;
 #[derive(Clone, Debug)]
 pub(crate) struct ServiceConfig {
     lb: LbConfig,
+    max_connections_per_subchannel: Option<usize>,
 }
 
 impl ServiceConfig {
@@ -29,18 +30,37 @@ impl ServiceConfig {
             Some(list) => LbConfig::parse(list, registry)?,
             None => LbConfig::pick_first(registry),
         };
-        Ok(Self { lb })
+        let max_connections_per_subchannel = max_connections_per_subchannel(&config)?;
+        Ok(Self { lb, max_connections_per_subchannel })
     }
 
     /// The config of a channel that was given none.
     pub(crate) fn default_for(registry: &LbRegistry) -> Self {
-        Self { lb: LbConfig::pick_first(registry) }
+        Self { lb: LbConfig::pick_first(registry), max_connections_per_subchannel: None }
     }
 
     /// Which load-balancing policy, and its config.
     pub(crate) fn lb(&self) -> &LbConfig {
         &self.lb
     }
+
+    /// How many connections a subchannel may have, where the config says so (A105).
+    pub(crate) fn max_connections_per_subchannel(&self) -> Option<usize> {
+        self.max_connections_per_subchannel
+    }
+}
+
+fn max_connections_per_subchannel(
+    config: &Map<String, Value>,
+) -> Result<Option<usize>, ServiceConfigError> {
+    let Some(scaling) = json::present(config, SCALING) else { return Ok(None) };
+    let fields =
+        scaling.as_object().ok_or_else(|| ServiceConfigError::new(SCALING, "must be an object"))?;
+    let Some(max) = json::present(fields, "maxConnectionsPerSubchannel") else { return Ok(None) };
+    let max = max.as_u64().filter(|max| (1..=u64::from(u32::MAX)).contains(max));
+    let path = format!("{SCALING}.maxConnectionsPerSubchannel");
+    let max = max.ok_or_else(|| ServiceConfigError::new(path, "must be a number of at least 1"))?;
+    Ok(usize::try_from(max).ok())
 }
 
 /// A load-balancing policy and its config.
@@ -105,7 +125,7 @@ impl LbConfig {
         // Someone may have registered another policy by this name, which then is the default; one
         // that refuses an empty config leaves no choice but ours.
         let registered = registry.get(pick_first::NAME).and_then(|builder| {
-            let config = builder.parse_config(&Value::Object(serde_json::Map::new()));
+            let config = builder.parse_config(&Value::Object(Map::new()));
             Some(Self::new(Arc::clone(builder), config.ok()?))
         });
         registered.unwrap_or_else(|| {
@@ -130,6 +150,7 @@ fn only_key(entry: &Value) -> Option<(&str, &Value)> {
 }
 
 const FIELD: &str = "loadBalancingConfig";
+const SCALING: &str = "connectionScaling";
 
 /// A service config that cannot be used: which field, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]

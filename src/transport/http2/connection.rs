@@ -19,7 +19,7 @@ use crate::types::Address;
 use super::super::ConnectionOptions;
 use super::super::error::{Disconnect, DisconnectCause, StreamError};
 use super::super::message::{Message, SEND_LEN_MAX};
-use super::admission::{Admission, Quota, Refusal};
+use super::admission::{Admission, Place, Places, Quota, Refusal};
 use super::driver::Driver;
 use super::observed::{Observed, Watch};
 use super::request::Template;
@@ -34,11 +34,11 @@ use super::{Identity, RequestHead, fault};
 pub(crate) struct Connection(Arc<Shared>);
 
 impl Connection {
-    /// Opens a stream: sends `head` and, where `first` gives one, the first message in the same
+    /// Opens a stream, on this connection or a sibling that has room: sends `head` and, where `first` gives one, the first message in the same
     /// flush; its flag says whether it is also the last.
     ///
-    /// Where the server takes no more streams, this waits in a fair queue until it does, the
-    /// connection takes no more ([`StreamError::Unsent`]) or `deadline` passes; where too many
+    /// Where the server takes no more streams, this waits in the fair queue of all siblings until it
+    /// does, none takes any more ([`StreamError::Unsent`]) or `deadline` passes; where too many
     /// wait already, it fails at once. The stream itself is reset at `deadline`, polled or not.
     /// Cancel-safe: a dropped future has sent nothing.
     pub(crate) async fn open(
@@ -48,21 +48,40 @@ impl Connection {
         deadline: Option<Instant>,
     ) -> Result<Stream, StreamError> {
         let admission = &self.0.admission;
-        let waited = match admission.admit_now() {
-            Ok(true) => Ok(Duration::ZERO),
-            // Boxed so that calls which need not wait, nearly all, have a small future.
-            Ok(false) => Box::pin(admission.admit_later(deadline)).await,
-            Err(refusal) => Err(refusal),
-        };
-        let waited = waited.map_err(|refusal| match refusal {
-            Refusal::Stopped => self.0.unsent(),
-            Refusal::Failed(error) => error,
-        })?;
-        let admitted = Admitted(&self.0);
-        let stream = start(&self.0, head, first, deadline, waited)?;
-        // The stream gives it back.
-        mem::forget(admitted);
-        Ok(stream)
+        let mut waited = Duration::ZERO;
+        loop {
+            let admitted = match admission.admit_now() {
+                Ok(true) => Ok(Duration::ZERO),
+                // Boxed so that calls which need not wait, nearly all, have a small future.
+                Ok(false) => Box::pin(admission.admit_later(deadline)).await,
+                Err(refusal) => Err(refusal),
+            };
+            waited += admitted.map_err(|refusal| match refusal {
+                Refusal::Stopped => self.0.unsent(),
+                Refusal::Failed(error) => error,
+            })?;
+            return match admission.place(self) {
+                Place::Own => start_admitted(&self.0, head, first, deadline, waited),
+                Place::Other(other) => start_admitted(&other.0, head, first, deadline, waited),
+                Place::Gone => continue,
+            };
+        }
+    }
+
+    /// The connections to the same address that take streams, oldest first; without this one if it
+    /// does not.
+    pub(crate) fn siblings(&self) -> Arc<[Self]> {
+        self.0.admission.members()
+    }
+
+    /// Calls `crowded` whenever a call comes to wait for room on any of the siblings. The first to
+    /// say so counts.
+    pub(crate) fn on_crowded(&self, crowded: impl Fn() + Send + Sync + 'static) {
+        self.0.admission.on_crowded(crowded);
+    }
+
+    pub(super) fn places(&self) -> &Places {
+        &self.0.places
     }
 
     /// No new streams; the connection closes when the open ones have ended. Idempotent.
@@ -99,7 +118,7 @@ impl Connection {
 
     /// How many streams the server takes at a time.
     pub(crate) fn max_concurrent_streams(&self) -> usize {
-        self.0.table().quota.limit()
+        self.0.places.limit()
     }
 
     /// How long the last PING took to be answered, if there was one.
@@ -156,30 +175,40 @@ pub(crate) struct Traffic {
     pub(crate) bytes_written: u64,
 }
 
-/// A connection whose prefaces have been exchanged, and what drives it.
+/// A connection whose prefaces have been exchanged, and what drives it. `beside` is a connection to
+/// the same address that it shares the calls with.
 pub(super) fn new(
     engine: h2::client::Connection<Observed, Bytes>,
     send_request: SendRequest<Bytes>,
     watch: Arc<Watch>,
     identity: Identity,
     options: &ConnectionOptions,
+    beside: Option<&Connection>,
 ) -> (Connection, Driver) {
     let limit = send_request.current_max_send_streams();
-    let (admission, quota) = Admission::new(limit, options.queued_streams_max);
+    let table = Table {
+        probe: Some(send_request.clone()),
+        send_request: Some(send_request),
+        streams: Slab::new(),
+        streams_started: 0,
+        messages_sent: 0,
+        wake_at: None,
+        quota: Quota::default(),
+    };
+    let new_admission = Admission::new(options);
+    // One that joins others must find them alive until it is among them.
+    let (admission, mut members) =
+        match beside.map(|beside| (beside, beside.0.admission.members_mut())) {
+            Some((beside, members)) if !members.is_empty() => (&beside.0.admission, members),
+            _ => (&new_admission, new_admission.members_mut()),
+        };
     let shared = Arc::new(Shared {
         identity,
         template: Template::new(options.user_agent.clone()),
         watch,
-        table: Mutex::new(Table {
-            probe: Some(send_request.clone()),
-            send_request: Some(send_request),
-            streams: Slab::new(),
-            streams_started: 0,
-            messages_sent: 0,
-            wake_at: None,
-            quota,
-        }),
-        admission,
+        table: Mutex::new(table),
+        admission: admission.clone(),
+        places: Places::none(),
         driver: AtomicWaker::new(),
         stopped: OnceLock::new(),
         ended: OnceLock::new(),
@@ -187,8 +216,12 @@ pub(super) fn new(
         round_trip: AtomicU64::new(0),
         keepalive_time: options.keepalive.map(|keepalive| keepalive.time()),
     });
-    let driver = Driver::new(engine, Arc::clone(&shared), options);
-    (Connection(shared), driver)
+    let connection = Connection(shared.clone());
+    *members = members.iter().cloned().chain([connection.clone()]).collect();
+    drop(members);
+    shared.admission.set_limit(&shared.places, &mut shared.table().quota, limit);
+    let driver = Driver::new(engine, shared, options);
+    (connection, driver)
 }
 
 /// What the handles of a connection, its streams and its driver share.
@@ -198,7 +231,8 @@ pub(super) struct Shared {
     pub(super) watch: Arc<Watch>,
     /// Held only for a few calls into the engine, never across an await.
     table: Mutex<Table>,
-    admission: Admission,
+    admission: Arc<Admission>,
+    places: Places,
     /// Wakes the driver.
     pub(super) driver: AtomicWaker,
     /// Why no more streams can be opened; set before `admission` is closed.
@@ -274,8 +308,22 @@ struct Admitted<'a>(&'a Shared);
 
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
-        self.0.admission.give_back(&mut self.0.table().quota);
+        self.0.admission.give_back(&self.0.places, &mut self.0.table().quota);
     }
+}
+
+fn start_admitted(
+    shared: &Arc<Shared>,
+    head: &RequestHead<'_>,
+    first: Option<(Message, bool)>,
+    deadline: Option<Instant>,
+    waited: Duration,
+) -> Result<Stream, StreamError> {
+    let admitted = Admitted(shared);
+    let stream = start(shared, head, first, deadline, waited)?;
+    // The stream gives it back.
+    mem::forget(admitted);
+    Ok(stream)
 }
 
 fn start(
@@ -401,7 +449,7 @@ impl Shared {
             .get_or_init(|| Arc::new(Disconnect::new(self.identity.address.clone(), cause())));
         table.send_request = None;
         table.probe = None;
-        self.admission.close();
+        self.admission.leave(&self.places, &mut table.quota);
         self.driver.wake();
     }
 
@@ -427,7 +475,7 @@ impl Shared {
             return;
         }
         let limit = probe.current_max_send_streams();
-        self.admission.set_limit(&mut table.quota, limit);
+        self.admission.set_limit(&self.places, &mut table.quota, limit);
     }
 
     /// Resets the streams whose deadline has passed at `now`, and finds the next deadline.
@@ -464,7 +512,7 @@ impl Shared {
             Reset::SendHalf if !entry.is_send_closed => entry.send.send_reset(Reason::NO_ERROR),
             Reset::SendHalf | Reset::Nothing => {}
         }
-        self.admission.give_back(&mut table.quota);
+        self.admission.give_back(&self.places, &mut table.quota);
         drop(table);
         drop(entry);
         self.wake_if_stopped();

@@ -51,6 +51,7 @@ pub(super) async fn establish(
     io: Io,
     identity: Identity,
     options: &ConnectionOptions,
+    beside: Option<&Connection>,
 ) -> Result<(Connection, Driver), ConnectFault> {
     let watch = Arc::new(Watch::default());
     let observed = Observed::new(io, Arc::clone(&watch));
@@ -83,7 +84,7 @@ pub(super) async fn establish(
     })
     .await?;
 
-    Ok(connection::new(engine, send_request, watch, identity, options))
+    Ok(connection::new(engine, send_request, watch, identity, options, beside))
 }
 
 fn fault_before_settings(watch: &Watch, error: &h2::Error) -> ConnectFault {

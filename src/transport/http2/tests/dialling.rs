@@ -52,6 +52,7 @@ async fn a_connector_that_hangs_is_given_up_at_the_deadline() {
         &address(),
         &Authority::parse("x").unwrap(),
         &ConnectionOptions::default(),
+        None,
         begin + Duration::from_millis(1500),
     )
     .await;

@@ -108,7 +108,7 @@ async fn dial_with(
 ) -> Result<(Connection, Driver), ConnectError> {
     let authority = Authority::parse("greeter.example").unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
-    dial(connector, &Security::Insecure, &address(), &authority, options, deadline).await
+    dial(connector, &Security::Insecure, &address(), &authority, options, None, deadline).await
 }
 
 async fn dial_default(

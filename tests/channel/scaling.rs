@@ -1,0 +1,158 @@
+//! Addresses with more than one connection.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use switchboard::memory::pipe;
+use switchboard::{Channel, ChannelBuilder, Code};
+use tokio::time::Instant;
+
+use crate::support::greeter::{Greeter, SAY_HELLO, ask, target_of};
+use crate::support::mini::{Manner, answer_all_in};
+use crate::support::{close_without_leaks, no_leaks, plaintext, report_of, reports, until};
+
+/// A server in memory that takes `max_streams` on a connection and needs 20 ms for an answer, and a
+/// channel to it; the connections that it has accepted.
+fn slow_server(
+    max_streams: u32,
+    configure: impl FnOnce(ChannelBuilder) -> ChannelBuilder,
+) -> (Channel, Arc<AtomicUsize>) {
+    let (connector, mut listener) = pipe();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = accepted.clone();
+    tokio::spawn(async move {
+        let manner =
+            Manner { max_streams: Some(max_streams), service_time: Duration::from_millis(20) };
+        while let Some(stream) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(answer_all_in(manner, stream, |_| ()));
+        }
+    });
+    let builder = configure(plaintext("passthrough:server").connector(connector));
+    (builder.build().unwrap(), accepted)
+}
+
+async fn end(channel: Channel) {
+    channel.close().await;
+    drop(channel);
+    no_leaks(&[]).await;
+}
+
+/// How long `callers` need for ten calls each.
+async fn load(channel: &Channel, callers: usize) -> Duration {
+    let since = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..callers {
+        let channel = channel.clone();
+        tasks.spawn(async move {
+            for _ in 0..10 {
+                let request = ask("Ada").timeout(Duration::from_secs(60));
+                channel.invoke(&SAY_HELLO, request).await.unwrap();
+            }
+        });
+    }
+    while let Some(task) = tasks.join_next().await {
+        task.unwrap();
+    }
+    since.elapsed()
+}
+
+// spec: A105/throughput
+#[tokio::test(start_paused = true)]
+async fn four_connections_carry_four_times_what_the_stream_limit_of_one_allows() {
+    let (channel, accepted) = slow_server(100, |builder| builder);
+    let alone = load(&channel, 1_000).await;
+    assert_eq!(accepted.load(Ordering::SeqCst), 1);
+    end(channel).await;
+
+    let config = r#"{"connectionScaling":{"maxConnectionsPerSubchannel":4}}"#;
+    let (channel, accepted) = slow_server(100, |it| it.default_service_config(config));
+    let scaled = load(&channel, 1_000).await;
+    assert_eq!(accepted.load(Ordering::SeqCst), 4);
+    assert!(alone > 3 * scaled, "{alone:?} and {scaled:?}");
+    end(channel).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_are_kept_share_the_calls_evenly() {
+    let (channel, accepted) = slow_server(1_000, |it| it.connections_per_address(4));
+    channel.connect();
+    while accepted.load(Ordering::SeqCst) < 4 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    load(&channel, 8).await;
+    let report = reports(&channel).await.into_iter().find(|it| it.id.is_some()).unwrap();
+    assert_eq!((report.counters["open connections"], report.counters["streams"]), (4, 80));
+    end(channel).await;
+}
+
+#[tokio::test]
+async fn the_oldest_connection_with_room_is_used_and_more_only_when_it_is_full() {
+    let greeter = [Greeter::start_with_max_streams(2)];
+    let channel = plaintext(target_of(&greeter)).max_connections_per_subchannel(3).build().unwrap();
+    // One after the other, they fit on one connection.
+    for _ in 0..10 {
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    }
+    assert_eq!(greeter[0].accepted(), 1);
+    greeter[0].hold();
+    let mut calls: Vec<_> = (0..9)
+        .map(|_| {
+            let channel = channel.clone();
+            tokio::spawn(async move { channel.invoke(&SAY_HELLO, ask("Ada")).await })
+        })
+        .collect();
+    // Three connections of two streams; the others wait.
+    until("six calls are there", async || greeter[0].open_calls() == 6).await;
+    let report = report_of(&channel, &greeter[0]).await.unwrap();
+    assert_eq!((report.counters["open connections"], report.counters["queued streams"]), (3, 3));
+    greeter[0].release();
+    for call in calls.drain(..) {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(greeter[0].accepted(), 3);
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn a_call_that_waits_survives_the_loss_of_every_connection() {
+    let mut greeter = [Greeter::start_with_max_streams(1)];
+    let channel = plaintext(target_of(&greeter)).max_connections_per_subchannel(2).build().unwrap();
+    greeter[0].hold();
+    let call = |wait_for_ready: bool| {
+        let channel = channel.clone();
+        let request = ask("Ada").wait_for_ready(wait_for_ready).timeout(Duration::from_secs(20));
+        tokio::spawn(async move { channel.invoke(&SAY_HELLO, request).await })
+    };
+    let taken = [call(false), call(false)];
+    until("two calls are there", async || greeter[0].open_calls() == 2).await;
+    let waiting = [call(true), call(true), call(true)];
+    until("three calls wait", async || {
+        let report = report_of(&channel, &greeter[0]).await;
+        report.is_some_and(|it| it.counters["queued streams"] == 3)
+    })
+    .await;
+    greeter[0].kill();
+    for call in taken {
+        assert_eq!(call.await.unwrap().unwrap_err().code(), Code::UNAVAILABLE);
+    }
+    greeter[0].release();
+    greeter[0].start_again();
+    for call in waiting {
+        call.await.unwrap().unwrap();
+    }
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[test]
+fn the_limit_in_a_service_config_is_checked() {
+    for (json, part) in [
+        (r#"{"connectionScaling":7}"#, "connectionScaling: must be an object"),
+        (r#"{"connectionScaling":{"maxConnectionsPerSubchannel":0}}"#, "at least 1"),
+        (r#"{"connectionScaling":{"maxConnectionsPerSubchannel":"4"}}"#, "at least 1"),
+    ] {
+        let error = plaintext("greeter:1").default_service_config(json).build().unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
