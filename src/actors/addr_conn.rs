@@ -245,10 +245,10 @@ impl AddrConn {
 
     /// Looks whether the address needs a further connection.
     fn scale(&self, me: &ActorRef<Msg>, life: &mut Life, event: scaling::Event) {
-        let live = self.subchannel.slot.connection();
+        let oldest = self.subchannel.slot.connection();
         let view = scaling::View {
-            open: live.as_ref().map_or(0, |connection| connection.siblings().len()),
-            waiting: live.as_ref().map_or(0, Connection::queued_streams),
+            open: oldest.as_ref().map_or(0, |connection| connection.siblings().len()),
+            waiting: oldest.as_ref().map_or(0, Connection::queued_streams),
         };
         let mut effects = Vec::new();
         let mut timing = scaling::Timing {
@@ -266,7 +266,7 @@ impl AddrConn {
                 scaling::Effect::Dial { deadline } => {
                     let deadline = Instant::from_std(deadline);
                     let grown = |dial, outcome| Completion::Grown { dial, outcome };
-                    life.growth = Some(self.dial(me, life, live.clone(), deadline, grown));
+                    life.growth = Some(self.dial(me, life, oldest.clone(), deadline, grown));
                 }
                 scaling::Effect::AbandonDial => life.growth = None,
             }

@@ -1,33 +1,32 @@
 //! Which streams may open now, and which wait: first in, first out, within what the server takes.
 //!
-//! The connections of one address share an admission. A permit of it is a place on one of them.
+//! The connections of one address share an admission: a call that finds no place waits for one on
+//! any of them. As long as nobody waits, taking a place and giving it back touch one counter each.
 
-use std::hint;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, TryAcquireError};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use super::super::ConnectionOptions;
 use super::super::error::StreamError;
-use super::connection::Connection;
+use super::connection::{Admitted, Connection};
 
 /// Admits streams to the connections of one address.
 pub(super) struct Admission {
-    /// A permit for each free place. Closed when the last connection takes no more streams.
-    permits: Semaphore,
-    /// Permits that are out for places of connections that are gone.
-    ghosts: AtomicUsize,
-    /// Calls that wait for a permit.
+    /// Calls that wait for a place. Nobody takes one past them.
     queued: AtomicUsize,
     /// How many may.
     queued_max: usize,
+    /// Those calls, the first one first. Some may have gone.
+    queue: Mutex<VecDeque<oneshot::Sender<Admitted>>>,
     /// Whether streams go to the connection that has fewest, and not to the oldest with room.
     spread: bool,
-    /// The connections that take streams, oldest first.
+    /// The connections that take streams, oldest first. Once it is empty again, it stays so.
     members: RwLock<Arc<[Connection]>>,
     /// Told when a call comes to wait.
     crowded: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -35,8 +34,8 @@ pub(super) struct Admission {
     runtime: Handle,
 }
 
-/// The free places of one connection. Changed under the lock of the connection, but for being
-/// taken.
+/// The places of one connection. All but taking happens under the lock of the connection.
+#[derive(Default)]
 pub(super) struct Places {
     free: AtomicUsize,
     limit: AtomicUsize,
@@ -59,21 +58,7 @@ pub(super) enum Refusal {
     Failed(StreamError),
 }
 
-/// Where a permit leads.
-pub(super) enum Place {
-    /// To the connection that was asked.
-    Own,
-    /// To another one of the same address.
-    Other(Connection),
-    /// Nowhere: the connection is gone that it was for.
-    Gone,
-}
-
 impl Places {
-    pub(super) const fn none() -> Self {
-        Self { free: AtomicUsize::new(0), limit: AtomicUsize::new(0) }
-    }
-
     pub(super) fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
@@ -85,7 +70,14 @@ impl Places {
 
     fn take(&self) -> bool {
         let less = |free: usize| free.checked_sub(1);
-        self.free.fetch_update(Ordering::AcqRel, Ordering::Relaxed, less).is_ok()
+        self.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
+    }
+
+    fn take_all(&self, count: usize) -> usize {
+        let left = |free: usize| Some(free.saturating_sub(count));
+        // The closure always gives a value.
+        let before = self.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
+        before.unwrap_or_default().min(count)
     }
 }
 
@@ -93,10 +85,9 @@ impl Admission {
     /// One without connections. Must be called on a tokio runtime.
     pub(super) fn new(options: &ConnectionOptions) -> Arc<Self> {
         Arc::new(Self {
-            permits: Semaphore::new(0),
-            ghosts: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
             queued_max: options.queued_streams_max,
+            queue: Mutex::default(),
             spread: options.connections_per_address > 1,
             members: RwLock::new(Arc::new([])),
             crowded: OnceLock::new(),
@@ -120,33 +111,40 @@ impl Admission {
         self.crowded.get_or_init(|| Box::new(crowded));
     }
 
-    /// Whether a stream is admitted without waiting. One that is must be given back.
-    pub(super) fn admit_now(&self) -> Result<bool, Refusal> {
-        match self.permits.try_acquire() {
-            Ok(permit) => {
-                permit.forget();
-                Ok(true)
-            }
-            Err(TryAcquireError::NoPermits) => Ok(false),
-            Err(TryAcquireError::Closed) => Err(Refusal::Stopped),
+    /// A place, if there is one and nobody waits for it; on `asked` if that is as good as any.
+    pub(super) fn admit_now(&self, asked: &Connection) -> Option<Admitted> {
+        if self.queued.load(Ordering::SeqCst) > 0 {
+            return None;
         }
+        if !self.spread && asked.places().take() {
+            return Some(Admitted::new(asked));
+        }
+        self.any_place()
     }
 
-    /// Waits for admission; says how long that took. Cancel-safe, at the price of the place in the
+    /// Waits for a place; says how long that took. Cancel-safe, at the price of the place in the
     /// queue.
-    pub(super) async fn admit_later(&self, deadline: Option<Instant>) -> Result<Duration, Refusal> {
-        let before = self.queued.fetch_add(1, Ordering::Relaxed);
-        let _queued = Queued(&self.queued);
+    pub(super) async fn admit_later(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Result<(Admitted, Duration), Refusal> {
+        let before = self.queued.fetch_add(1, Ordering::SeqCst);
+        let _queued = Queued(self);
         if before >= self.queued_max {
             let limit = self.queued_max;
             return Err(Refusal::Failed(StreamError::QueueFull { limit }));
         }
+        let (sender, granted) = oneshot::channel();
+        self.queue().push_back(sender);
+        // A place may have become free before this call was seen to wait, or the last connection
+        // may have gone.
+        self.serve();
         if let Some(crowded) = self.crowded.get() {
             crowded();
         }
         let since = Instant::now();
-        let permit = match deadline {
-            None => self.permits.acquire().await,
+        let granted = match deadline {
+            None => granted.await,
             Some(deadline) => {
                 let expired = {
                     // The caller may run outside of any runtime.
@@ -155,84 +153,66 @@ impl Admission {
                 };
                 tokio::select! {
                     biased;
-                    permit = self.permits.acquire() => permit,
+                    granted = granted => granted,
                     () = expired => return Err(Refusal::Failed(StreamError::DeadlineExceeded)),
                 }
             }
         };
-        permit.map_err(|_closed| Refusal::Stopped)?.forget();
-        Ok(since.elapsed())
+        granted.map(|place| (place, since.elapsed())).map_err(|_gone| Refusal::Stopped)
     }
 
-    /// The place that a permit is for, now taken; on `asked` if that is as good as any.
-    pub(super) fn place(&self, asked: &Connection) -> Place {
-        if !self.spread && asked.places().take() {
-            return Place::Own;
-        }
-        loop {
-            let members = self.members();
-            let found = if self.spread {
-                let mut by_load: Vec<_> = members.iter().collect();
-                by_load.sort_by_key(|connection| connection.places().taken());
-                by_load.into_iter().find(|connection| connection.places().take())
-            } else {
-                members.iter().find(|connection| connection.places().take())
-            };
-            if let Some(connection) = found {
-                return Place::Other(connection.clone());
-            }
-            let less = |ghosts: usize| ghosts.checked_sub(1);
-            let is_ghost =
-                self.ghosts.fetch_update(Ordering::AcqRel, Ordering::Relaxed, less).is_ok();
-            if is_ghost || members.is_empty() {
-                return Place::Gone;
-            }
-            // There are as many places as permits: while this was looking, one was freed on a
-            // connection that it had looked at before.
-            hint::spin_loop();
-        }
-    }
-
-    /// Takes the place of a stream that has ended back.
-    pub(super) fn give_back(&self, places: &Places, quota: &mut Quota) {
+    /// Takes the place of a stream that has ended back. What waits is served by
+    /// [`serve_if_queued`](Self::serve_if_queued), without the lock of the connection.
+    pub(super) fn give_back(places: &Places, quota: &mut Quota) {
         if quota.is_over {
             return;
         }
         if quota.deficit > 0 {
             quota.deficit -= 1;
         } else {
-            self.add(places, 1);
+            places.free.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    /// Takes on what the peer says of its limit.
-    pub(super) fn set_limit(&self, places: &Places, quota: &mut Quota, limit: usize) {
-        if quota.is_over {
-            return;
+    /// Gives free places to those who wait.
+    pub(super) fn serve_if_queued(&self) {
+        if self.queued.load(Ordering::SeqCst) > 0 {
+            self.serve();
         }
-        let limit = limit.min(LIMIT_MAX);
+    }
+
+    /// Takes on what the peer says of its limit. Says whether there is more room now.
+    pub(super) fn set_limit(places: &Places, quota: &mut Quota, limit: usize) -> bool {
+        if quota.is_over {
+            return false;
+        }
         let before = places.limit.swap(limit, Ordering::Relaxed);
         let raised = limit.saturating_sub(before);
         let lowered = before.saturating_sub(limit);
         let swallowed = raised.min(quota.deficit);
         quota.deficit -= swallowed;
-        self.add(places, raised - swallowed);
-        quota.deficit += lowered - self.remove(places, lowered);
+        places.free.fetch_add(raised - swallowed, Ordering::SeqCst);
+        quota.deficit += lowered - places.take_all(lowered);
+        raised > swallowed
     }
 
-    /// Takes `connection` out, which takes no more streams; wakes who waits if it was the last.
-    pub(super) fn leave(&self, connection: &Places, quota: &mut Quota) {
+    /// Takes a connection out that takes no more streams; wakes who waits if it was the last.
+    pub(super) fn leave(&self, places: &Places, quota: &mut Quota) {
         if quota.is_over {
             return;
         }
         quota.is_over = true;
+        places.take_all(usize::MAX);
         let mut members = self.members_mut();
-        let is_other = |member: &&Connection| !std::ptr::eq(member.places(), connection);
+        let is_other = |member: &&Connection| !std::ptr::eq(member.places(), places);
         *members = members.iter().filter(is_other).cloned().collect();
-        if members.is_empty() {
-            self.permits.close();
+        let is_last = members.is_empty();
+        drop(members);
+        if is_last {
+            // Dropped, they tell those who wait.
+            let waiting = std::mem::take(&mut *self.queue());
+            drop(waiting);
         }
-        self.remove(connection, usize::MAX);
     }
 
     /// How many calls wait.
@@ -240,34 +220,58 @@ impl Admission {
         self.queued.load(Ordering::Relaxed)
     }
 
-    fn add(&self, places: &Places, count: usize) {
-        if count > 0 {
-            // Places first: whoever gets a permit must find one.
-            places.free.fetch_add(count, Ordering::AcqRel);
-            self.permits.add_permits(count);
+    /// Hands places out in the order of the queue, as long as there are both.
+    fn serve(&self) {
+        let mut unwanted = Vec::new();
+        let mut queue = self.queue();
+        if self.members().is_empty() {
+            queue.clear();
         }
+        while let Some(first) = queue.pop_front() {
+            if first.is_closed() {
+                continue;
+            }
+            let Some(place) = self.any_place() else {
+                queue.push_front(first);
+                break;
+            };
+            if let Err(place) = first.send(place) {
+                // Dropped after the lock: that gives it back, which serves again.
+                unwanted.push(place);
+            }
+        }
+        drop(queue);
+        drop(unwanted);
     }
 
-    /// Takes up to `count` free places away; says how many there were.
-    fn remove(&self, places: &Places, count: usize) -> usize {
-        let left = |free: usize| Some(free.saturating_sub(count));
-        let before = places.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, left);
-        // The closure always gives a value.
-        let removed = before.unwrap_or_default().min(count);
-        let ghosts = removed - self.permits.forget_permits(removed);
-        self.ghosts.fetch_add(ghosts, Ordering::AcqRel);
-        removed
+    fn any_place(&self) -> Option<Admitted> {
+        let members = self.members();
+        let idlest = || members.iter().min_by_key(|connection| connection.places().taken());
+        let found = match self.spread.then(idlest).flatten() {
+            Some(idlest) if idlest.places().take() => Some(idlest),
+            _ => members.iter().find(|connection| connection.places().take()),
+        };
+        found.map(Admitted::new)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, VecDeque<oneshot::Sender<Admitted>>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A place in the queue.
-struct Queued<'a>(&'a AtomicUsize);
+struct Queued<'a>(&'a Admission);
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let left = self.0.queued.fetch_sub(1, Ordering::SeqCst) - 1;
+        let mut queue = self.0.queue();
+        // Those who have gone must not pile up while nobody is served.
+        if queue.len() > 2 * left + GONE_MAX {
+            queue.retain(|waiting| !waiting.is_closed());
+        }
     }
 }
 
-/// More streams than any server takes; those of many connections still add up.
-const LIMIT_MAX: usize = Semaphore::MAX_PERMITS / 1024;
+/// So many that have gone may lie in a queue before it is tidied.
+const GONE_MAX: usize = 32;

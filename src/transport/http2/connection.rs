@@ -1,7 +1,6 @@
 //! One connection, as calls use it.
 
 use std::fmt;
-use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -19,7 +18,7 @@ use crate::types::Address;
 use super::super::ConnectionOptions;
 use super::super::error::{Disconnect, DisconnectCause, StreamError};
 use super::super::message::{Message, SEND_LEN_MAX};
-use super::admission::{Admission, Place, Places, Quota, Refusal};
+use super::admission::{Admission, Places, Quota, Refusal};
 use super::driver::Driver;
 use super::observed::{Observed, Watch};
 use super::request::Template;
@@ -48,24 +47,16 @@ impl Connection {
         deadline: Option<Instant>,
     ) -> Result<Stream, StreamError> {
         let admission = &self.0.admission;
-        let mut waited = Duration::ZERO;
-        loop {
-            let admitted = match admission.admit_now() {
-                Ok(true) => Ok(Duration::ZERO),
-                // Boxed so that calls which need not wait, nearly all, have a small future.
-                Ok(false) => Box::pin(admission.admit_later(deadline)).await,
-                Err(refusal) => Err(refusal),
-            };
-            waited += admitted.map_err(|refusal| match refusal {
-                Refusal::Stopped => self.0.unsent(),
-                Refusal::Failed(error) => error,
-            })?;
-            return match admission.place(self) {
-                Place::Own => start_admitted(&self.0, head, first, deadline, waited),
-                Place::Other(other) => start_admitted(&other.0, head, first, deadline, waited),
-                Place::Gone => continue,
-            };
+        if let Some(admitted) = admission.admit_now(self) {
+            return start(admitted, head, first, deadline, Duration::ZERO);
         }
+        // Boxed so that calls which need not wait, nearly all, have a small future.
+        let waiting = Box::pin(admission.admit_later(deadline));
+        let (admitted, waited) = waiting.await.map_err(|refusal| match refusal {
+            Refusal::Stopped => self.0.unsent(),
+            Refusal::Failed(error) => error,
+        })?;
+        start(admitted, head, first, deadline, waited)
     }
 
     /// The connections to the same address that take streams, oldest first; without this one if it
@@ -208,7 +199,7 @@ pub(super) fn new(
         watch,
         table: Mutex::new(table),
         admission: admission.clone(),
-        places: Places::none(),
+        places: Places::default(),
         driver: AtomicWaker::new(),
         stopped: OnceLock::new(),
         ended: OnceLock::new(),
@@ -219,7 +210,8 @@ pub(super) fn new(
     let connection = Connection(shared.clone());
     *members = members.iter().cloned().chain([connection.clone()]).collect();
     drop(members);
-    shared.admission.set_limit(&shared.places, &mut shared.table().quota, limit);
+    Admission::set_limit(&shared.places, &mut shared.table().quota, limit);
+    shared.admission.serve_if_queued();
     let driver = Driver::new(engine, shared, options);
     (connection, driver)
 }
@@ -303,31 +295,27 @@ impl Table {
     }
 }
 
-/// A stream's admission until the stream has it.
-struct Admitted<'a>(&'a Shared);
+/// A stream's place on a connection. `None` once the stream has it, which then gives it back.
+pub(super) struct Admitted(Option<Arc<Shared>>);
 
-impl Drop for Admitted<'_> {
-    fn drop(&mut self) {
-        self.0.admission.give_back(&self.0.places, &mut self.0.table().quota);
+impl Admitted {
+    /// The place that was taken on `connection`.
+    pub(super) fn new(connection: &Connection) -> Self {
+        Self(Some(connection.0.clone()))
     }
 }
 
-fn start_admitted(
-    shared: &Arc<Shared>,
-    head: &RequestHead<'_>,
-    first: Option<(Message, bool)>,
-    deadline: Option<Instant>,
-    waited: Duration,
-) -> Result<Stream, StreamError> {
-    let admitted = Admitted(shared);
-    let stream = start(shared, head, first, deadline, waited)?;
-    // The stream gives it back.
-    mem::forget(admitted);
-    Ok(stream)
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.0 {
+            Admission::give_back(&shared.places, &mut shared.table().quota);
+            shared.admission.serve_if_queued();
+        }
+    }
 }
 
 fn start(
-    shared: &Arc<Shared>,
+    mut admitted: Admitted,
     head: &RequestHead<'_>,
     first: Option<(Message, bool)>,
     deadline: Option<Instant>,
@@ -336,6 +324,7 @@ fn start(
     if let Some((message, _)) = &first {
         check_len(message)?;
     }
+    let Some(shared) = &admitted.0 else { return Err(StreamError::Ended) };
     let request = || head.to_request(&shared.identity, &shared.template, waited);
     let prepared = request()?;
 
@@ -386,7 +375,8 @@ fn start(
     if is_earliest {
         shared.driver.wake();
     }
-    Ok(Stream::new(Arc::clone(shared), key, id, response))
+    let shared = admitted.0.take().ok_or(StreamError::Ended)?;
+    Ok(Stream::new(shared, key, id, response))
 }
 
 /// Refuses what the engine would: a message that its flow control cannot count.
@@ -475,7 +465,11 @@ impl Shared {
             return;
         }
         let limit = probe.current_max_send_streams();
-        self.admission.set_limit(&self.places, &mut table.quota, limit);
+        let has_more_room = Admission::set_limit(&self.places, &mut table.quota, limit);
+        drop(guard);
+        if has_more_room {
+            self.admission.serve_if_queued();
+        }
     }
 
     /// Resets the streams whose deadline has passed at `now`, and finds the next deadline.
@@ -512,9 +506,10 @@ impl Shared {
             Reset::SendHalf if !entry.is_send_closed => entry.send.send_reset(Reason::NO_ERROR),
             Reset::SendHalf | Reset::Nothing => {}
         }
-        self.admission.give_back(&self.places, &mut table.quota);
+        Admission::give_back(&self.places, &mut table.quota);
         drop(table);
         drop(entry);
+        self.admission.serve_if_queued();
         self.wake_if_stopped();
     }
 
