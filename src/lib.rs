@@ -33,8 +33,8 @@ pub use transport::Dns;
 #[cfg(feature = "_tls")]
 pub use transport::TlsConfig;
 pub use transport::{
-    BoxFuture, BuildResolver, Connect, Credentials, CredentialsError, Io, KeepaliveConfig,
-    Resolution, Resolve, ResolveError, SocketConnector,
+    BearerToken, BoxFuture, BuildResolver, CallContext, CallCredentials, Connect, Credentials,
+    CredentialsError, Io, KeepaliveConfig, Resolution, Resolve, ResolveError, SocketConnector,
 };
 #[cfg(feature = "test-util")]
 pub use transport::{ManualResolver, memory};

@@ -312,6 +312,7 @@ impl AddrConn {
                     *report.counters.entry(name).or_default() += count;
                 }
             }
+            report.facts.insert("security", connection.security_level().to_string());
             if let Some(round_trip) = connection.round_trip() {
                 report.facts.insert("round trip", format!("{round_trip:.1?}"));
             }

@@ -19,7 +19,8 @@ use crate::policy::scaling;
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
 use crate::transport::resolve::BuildResolver;
 use crate::transport::{
-    Connect, Connection, ConnectionOptions, Disconnect, KeepaliveConfig, Security,
+    AllCallCredentials, Connect, Connection, ConnectionOptions, Disconnect, KeepaliveConfig,
+    Security,
 };
 use crate::types::{Authority, ConnectivityState, Endpoint, Generation, Status, Target};
 
@@ -41,6 +42,7 @@ pub(crate) struct Settings {
     pub(crate) keep_connected: bool,
     pub(crate) connector: Arc<dyn Connect>,
     pub(crate) security: Security,
+    pub(crate) call_credentials: AllCallCredentials,
     pub(crate) authority: Authority,
     pub(crate) connection: ConnectionOptions,
     pub(crate) seed: u64,
@@ -186,7 +188,7 @@ impl Core {
             let core = core.clone();
             let demand = move || core.upgrade().map_or(Ok(()), |core| core.demand());
             Self {
-                shared: Arc::new(Shared::new(first, demand)),
+                shared: Arc::new(Shared::new(first, settings.call_credentials.clone(), demand)),
                 settings,
                 life: watch::Sender::new(Life::New),
                 demanded: AtomicBool::new(false),

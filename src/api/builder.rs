@@ -290,6 +290,7 @@ impl ChannelBuilder {
             keep_connected: self.keep_connected,
             connector: self.connector.clone(),
             security,
+            call_credentials: credentials.call_credentials().clone(),
             authority,
             connection,
             seed: self.seed.unwrap_or_else(fresh_seed),

@@ -105,7 +105,8 @@ impl Channel {
         let call = self.call_head(path, options);
         let reply = call::unary(&self.handle.core.shared, &call, message).await?;
         let message = decode(&vtable, reply.message)?;
-        Ok(Response::new(message, reply.headers, reply.trailers, reply.peer))
+        let call::Reply { headers, trailers, peer, security, .. } = reply;
+        Ok(Response::new(message, headers, trailers, peer, security))
     }
 
     /// Opens a stream to a method of any kind.
@@ -222,6 +223,7 @@ impl Channel {
             receive_bytes_max: options.receive_bytes_max.unwrap_or(defaults.receive_bytes_max),
             metadata: options.metadata,
             authority: options.authority,
+            credentials: options.credentials,
         }
     }
 

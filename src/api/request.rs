@@ -1,8 +1,10 @@
 //! Requests, responses and the options of a call.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::types::{Address, Authority, Deadline, InvalidAuthority, Metadata};
+use crate::transport::{AllCallCredentials, CallCredentials};
+use crate::types::{Address, Authority, Deadline, InvalidAuthority, Metadata, SecurityLevel};
 
 /// What one call is to do differently from the channel's defaults.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +15,7 @@ pub struct CallOptions {
     pub(super) receive_bytes_max: Option<usize>,
     pub(super) send_bytes_max: Option<usize>,
     pub(super) authority: Option<Authority>,
+    pub(super) credentials: AllCallCredentials,
 }
 
 /// When a call ends at the latest.
@@ -70,6 +73,13 @@ impl CallOptions {
     pub fn authority(mut self, authority: &str) -> Result<Self, InvalidAuthority> {
         self.authority = Some(Authority::parse(authority)?);
         Ok(self)
+    }
+
+    /// Proves to the server who calls, beside the channel's own credentials and those that were
+    /// given here before.
+    pub fn credentials(mut self, credentials: impl CallCredentials) -> Self {
+        self.credentials = self.credentials.with(Arc::new(credentials));
+        self
     }
 
     /// What is sent along with the call.
@@ -135,6 +145,11 @@ impl<M> Request<M> {
         Ok(Self { message, options: options.authority(authority)? })
     }
 
+    /// As [`CallOptions::credentials`].
+    pub fn credentials(self, credentials: impl CallCredentials) -> Self {
+        self.with(|options| options.credentials(credentials))
+    }
+
     /// Replaces all options.
     pub fn options(mut self, options: CallOptions) -> Self {
         self.options = options;
@@ -173,11 +188,18 @@ pub struct Response<M> {
     metadata: Metadata,
     trailers: Metadata,
     peer: Address,
+    security: SecurityLevel,
 }
 
 impl<M> Response<M> {
-    pub(super) fn new(message: M, metadata: Metadata, trailers: Metadata, peer: Address) -> Self {
-        Self { message, metadata, trailers, peer }
+    pub(super) fn new(
+        message: M,
+        metadata: Metadata,
+        trailers: Metadata,
+        peer: Address,
+        security: SecurityLevel,
+    ) -> Self {
+        Self { message, metadata, trailers, peer, security }
     }
 
     /// The message.
@@ -203,5 +225,10 @@ impl<M> Response<M> {
     /// The server that answered.
     pub fn peer(&self) -> &Address {
         &self.peer
+    }
+
+    /// How the connection to it is protected.
+    pub fn security_level(&self) -> SecurityLevel {
+        self.security
     }
 }

@@ -12,7 +12,7 @@ use super::channel::{decode, encode};
 use super::method::Vtable;
 use crate::call::StreamCall;
 use crate::transport::BoxFuture;
-use crate::types::{Address, Metadata, Status};
+use crate::types::{Address, Metadata, SecurityLevel, Status};
 
 /// A call that takes or gives several messages.
 ///
@@ -93,6 +93,11 @@ impl<Req, Resp> Streaming<Req, Resp> {
         self.receiver.peer()
     }
 
+    /// As [`Receiver::security_level`].
+    pub fn security_level(&self) -> Option<SecurityLevel> {
+        self.receiver.security_level()
+    }
+
     /// As [`Sender::cancel`].
     pub fn cancel(&self) {
         self.sender.cancel();
@@ -166,6 +171,11 @@ impl<Req, Resp> Receiver<Req, Resp> {
     /// The server that the call is with, or was with at last.
     pub fn peer(&self) -> Option<Address> {
         self.call.peer()
+    }
+
+    /// How the connection to that server is protected.
+    pub fn security_level(&self) -> Option<SecurityLevel> {
+        self.call.security_level()
     }
 
     /// As [`Sender::cancel`].

@@ -6,18 +6,28 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::time::Instant;
 
+use super::credentials::prove;
 use super::pick::{Picked, let_others_run, pick};
 use super::{CallHead, Shared, status};
 use crate::policy::retry::{Verdict, verdict};
-use crate::transport::{Headers, Received, RecvHalf, Stream, StreamError, StreamHandle, Trailers};
-use crate::types::{Address, Seen, Status};
+use crate::transport::{
+    Connection, Headers, Received, RecvHalf, Stream, StreamError, StreamHandle, Trailers,
+};
+use crate::types::{Address, SecurityLevel, Seen, Status};
 
 /// One stream that the call runs on.
 pub(super) struct Attempt {
     pub(super) number: u32,
-    pub(super) peer: Address,
+    pub(super) peer: Peer,
     pub(super) sending: StreamHandle,
     receiving: Mutex<Receiving>,
+}
+
+/// The server that an attempt is with.
+#[derive(Clone)]
+pub(super) struct Peer {
+    pub(super) address: Address,
+    pub(super) security: SecurityLevel,
 }
 
 struct Receiving {
@@ -38,11 +48,12 @@ pub(super) async fn begin(
 ) -> Result<Attempt, Status> {
     loop {
         let Picked { connection, .. } = pick(shared, head).await?;
-        let request = head.request(Instant::now());
+        let proof = prove(shared, head, &connection).await?;
+        let request = head.request(Instant::now(), proof.as_ref());
         let failure = match connection.open(&request, None, head.deadline).await {
             Ok(stream) => {
                 let_others_run().await;
-                return Ok(Attempt::new(number, connection.address().clone(), stream));
+                return Ok(Attempt::new(number, &connection, stream));
             }
             Err(failure) => failure,
         };
@@ -56,9 +67,11 @@ pub(super) async fn begin(
 }
 
 impl Attempt {
-    fn new(number: u32, peer: Address, stream: Stream) -> Self {
+    fn new(number: u32, connection: &Connection, stream: Stream) -> Self {
         let receiving =
             Receiving { half: stream.recv, headers_read: false, ahead: VecDeque::new(), end: None };
+        let peer =
+            Peer { address: connection.address().clone(), security: connection.security_level() };
         Self { number, peer, sending: stream.handle, receiving: Mutex::new(receiving) }
     }
 

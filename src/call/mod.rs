@@ -13,6 +13,7 @@
 
 mod activity;
 mod attempt;
+mod credentials;
 mod pick;
 mod ready;
 mod replay;
@@ -37,11 +38,11 @@ pub(crate) use states::StateBoard;
 pub use states::{StateChange, StateChanges};
 pub use stream::Cardinality;
 pub(crate) use stream::StreamCall;
-pub(crate) use unary::unary;
+pub(crate) use unary::{Reply, unary};
 
 use tokio::time::Instant;
 
-use crate::transport::RequestHead;
+use crate::transport::{AllCallCredentials, RequestHead};
 use crate::types::{Authority, Metadata, MethodPath};
 
 /// What one call asks of the channel, apart from its messages.
@@ -61,16 +62,18 @@ pub(crate) struct CallHead {
     pub(crate) receive_bytes_max: usize,
     /// The name to address the server by, where the call overrides the channel's.
     pub(crate) authority: Option<Authority>,
+    /// What proves who calls, beside the channel's.
+    pub(crate) credentials: AllCallCredentials,
 }
 
 impl CallHead {
-    /// The head of a request that is sent at `now`.
-    fn request(&self, now: Instant) -> RequestHead<'_> {
+    /// The head of a request that is sent at `now`, with `metadata` in place of the application's.
+    fn request<'a>(&'a self, now: Instant, metadata: Option<&'a Metadata>) -> RequestHead<'a> {
         RequestHead {
             path: self.path.as_http(),
             authority: self.authority.as_ref(),
             timeout: self.deadline.map(|deadline| deadline.saturating_duration_since(now)),
-            metadata: self.metadata.as_fields(),
+            metadata: metadata.unwrap_or(&self.metadata).as_fields(),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::policy::lb::{
     self, LbContext, LbEffect, LbEvent, LbRegistry, LbUpdate, SubchannelState, Subchannels,
 };
 use crate::policy::service_config::ServiceConfig;
-use crate::transport::{Connection, ConnectionOptions, Security, dial, memory};
+use crate::transport::{AllCallCredentials, Connection, ConnectionOptions, Security, dial, memory};
 use crate::types::{
     Address, Authority, ConnectivityState, Endpoint, Generation, Metadata, MethodPath, SubchannelId,
 };
@@ -59,6 +59,7 @@ impl PickRig {
             wait_for_ready: false,
             receive_bytes_max: 0,
             authority: None,
+            credentials: AllCallCredentials::default(),
         };
         Ok(Self { cell: SnapshotCell::new(snapshot), call, _runtime: runtime })
     }

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::{Activity, Snapshot, SnapshotCell, StateBoard};
+use crate::transport::AllCallCredentials;
 
 /// The read side of a channel.
 pub(crate) struct Shared {
@@ -15,6 +16,8 @@ pub(crate) struct Shared {
     pub(crate) cell: SnapshotCell,
     /// The channel's state.
     pub(crate) states: StateBoard,
+    /// What proves who calls, for all calls.
+    pub(crate) credentials: AllCallCredentials,
     /// Whether the channel is in use.
     pub(crate) activity: Activity,
     /// Where the channel's tasks run; set when it starts.
@@ -41,11 +44,13 @@ impl Shared {
     /// `demand` is called when a call needs the channel to leave IDLE; it must not block.
     pub(crate) fn new(
         first: Snapshot,
+        credentials: AllCallCredentials,
         demand: impl Fn() -> Result<(), NoRuntime> + Send + Sync + 'static,
     ) -> Self {
         Self {
             cell: SnapshotCell::new(first),
             states: StateBoard::new(),
+            credentials,
             activity: Activity::new(),
             runtime: OnceLock::new(),
             demand: Box::new(demand),

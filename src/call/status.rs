@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::NoRuntime;
 use crate::transport::{ErrorCode, NotGrpc, StreamError, Trailers};
-use crate::types::{Address, Code, Metadata, Status};
+use crate::types::{Address, Code, Metadata, SecurityLevel, Status};
 
 /// The status of a call whose stream to `peer` failed for good. A reset with CANCEL where the
 /// deadline has passed is the deadline's doing.
@@ -92,6 +92,24 @@ pub(super) fn deadline_while_waiting(last_error: Option<Status>) -> Status {
             Status::deadline_exceeded("the deadline passed while the call waited for a connection")
         }
     }
+}
+
+/// The deadline passed while the credentials of the call were made.
+pub(super) fn deadline_while_proving() -> Status {
+    Status::deadline_exceeded("the deadline passed while the call's credentials were made")
+}
+
+/// A connection protects less than the credentials of the call want.
+pub(super) fn too_little_security(
+    peer: &Address,
+    level: SecurityLevel,
+    wanted: SecurityLevel,
+) -> Status {
+    let text = format!(
+        "{peer}: the call's credentials want {wanted}, and the connection has {level}: use TLS, or \
+         credentials that want less"
+    );
+    Status::new(Code::UNAUTHENTICATED, text)
 }
 
 /// The channel cannot start where it is used.

@@ -12,12 +12,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use super::activity::Ongoing;
-use super::attempt::{Attempt, begin};
+use super::attempt::{Attempt, Peer, begin};
 use super::replay::Replay;
 use super::{CallHead, Shared, status};
 use crate::policy::retry::{Verdict, verdict};
 use crate::transport::{Message, Received, StreamError};
-use crate::types::{Address, Metadata, Seen, Status};
+use crate::types::{Address, Metadata, SecurityLevel, Seen, Status};
 
 /// How many messages go each way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,7 +74,7 @@ enum Phase {
 struct Outcome {
     result: Result<(), Status>,
     trailers: Metadata,
-    peer: Option<Address>,
+    peer: Option<Peer>,
 }
 
 /// An attempt that failed, and how.
@@ -213,7 +213,12 @@ impl StreamCall {
 
     /// The server that the call is with, or was with at last.
     pub(crate) fn peer(&self) -> Option<Address> {
-        self.lock().peer()
+        self.lock().peer().map(|peer| peer.address)
+    }
+
+    /// How the connection to it is protected.
+    pub(crate) fn security_level(&self) -> Option<SecurityLevel> {
+        self.lock().peer().map(|peer| peer.security)
     }
 
     /// Ends the call from this side, unless it is over.
@@ -232,7 +237,7 @@ impl StreamCall {
             self.received(attempt, message).map(Some)
         } else {
             let trailers = ready!(attempt.poll_trailers(cx))?;
-            let result = status::of_trailers(trailers, self.head.deadline, &attempt.peer);
+            let result = status::of_trailers(trailers, self.head.deadline, &attempt.peer.address);
             self.ended(attempt, result).map(|()| None)
         }))
     }
@@ -292,9 +297,9 @@ impl StreamCall {
         let mut state = self.lock();
         state.received += 1;
         let fault = if message.compressed {
-            status::compressed(&attempt.peer)
+            status::compressed(&attempt.peer.address)
         } else if state.received > 1 && !self.cardinality.has_many_responses() {
-            status::cardinality(&attempt.peer, "more than one")
+            status::cardinality(&attempt.peer.address, "more than one")
         } else {
             return Ok(message.payload);
         };
@@ -306,7 +311,7 @@ impl StreamCall {
         let mut state = self.lock();
         let one_is_due = !self.cardinality.has_many_responses() && state.received == 0;
         let result = match result {
-            Ok(_) if one_is_due => Err(status::cardinality(&attempt.peer, "none")),
+            Ok(_) if one_is_due => Err(status::cardinality(&attempt.peer.address, "none")),
             result => result,
         };
         let outcome = result.as_ref().map(drop).map_err(Clone::clone);
@@ -334,8 +339,11 @@ impl StreamCall {
             match verdict(failure.seen(), state.refused, committed) {
                 Verdict::RetryTransparently => state.refused |= failure.seen() == Seen::Refused,
                 Verdict::Finish => {
-                    let status =
-                        status::of_stream_error(&failure, self.head.deadline, &attempt.peer);
+                    let status = status::of_stream_error(
+                        &failure,
+                        self.head.deadline,
+                        &attempt.peer.address,
+                    );
                     state.end(Err(status.clone()));
                     return Err(status);
                 }
@@ -366,7 +374,7 @@ impl StreamCall {
         match attempt.read_ahead(self.head.receive_bytes_max) {
             Some(Err(failure)) => Ok(failure),
             Some(Ok(trailers)) => {
-                match status::of_trailers(trailers, self.head.deadline, &attempt.peer) {
+                match status::of_trailers(trailers, self.head.deadline, &attempt.peer.address) {
                     Ok(_) => Err(no_more_wanted()),
                     Err(status) => {
                         if !attempt.has_unread() {
@@ -407,7 +415,7 @@ impl State {
         self.phase = Phase::Ended(Outcome { result, trailers, peer });
     }
 
-    fn peer(&self) -> Option<Address> {
+    fn peer(&self) -> Option<Peer> {
         match &self.phase {
             Phase::Live { attempt, .. } => Some(attempt.peer.clone()),
             Phase::Ended(outcome) => outcome.peer.clone(),

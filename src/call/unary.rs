@@ -7,11 +7,14 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::activity::Ongoing;
+use super::credentials::prove;
 use super::pick::{Picked, pick};
 use super::{CallHead, Shared, status};
 use crate::policy::retry::{Verdict, verdict};
-use crate::transport::{Connection, Message, Received, RecvHalf, StreamError, Trailers};
-use crate::types::{Address, Metadata, Seen, Status};
+use crate::transport::{
+    Connection, Message, Received, RecvHalf, RequestHead, StreamError, Trailers,
+};
+use crate::types::{Address, Metadata, SecurityLevel, Seen, Status};
 
 /// The answer to a unary call.
 pub(crate) struct Reply {
@@ -19,6 +22,7 @@ pub(crate) struct Reply {
     pub(crate) message: Bytes,
     pub(crate) trailers: Metadata,
     pub(crate) peer: Address,
+    pub(crate) security: SecurityLevel,
 }
 
 /// Makes a unary call. Dropping the future cancels it.
@@ -33,10 +37,13 @@ pub(crate) async fn unary(
     let mut now = Some(call.begun);
     loop {
         let Picked { connection, waited } = pick(shared, call).await?;
-        let now = now.take().filter(|_| !waited).unwrap_or_else(Instant::now);
+        let proof = prove(shared, call, &connection).await?;
+        let has_waited = waited || proof.is_some();
+        let now = now.take().filter(|_| !has_waited).unwrap_or_else(Instant::now);
+        let head = call.request(now, proof.as_ref());
         let mut answer = Answer::default();
-        let failure = match attempt(&connection, call, now, message.clone(), &mut answer).await {
-            Ok(()) => return answer.complete(call.deadline, connection.address()),
+        let failure = match attempt(&connection, call, &head, message.clone(), &mut answer).await {
+            Ok(()) => return answer.complete(call.deadline, &connection),
             Err(failure) => failure,
         };
         match verdict(failure.seen(), refused, false) {
@@ -52,12 +59,11 @@ pub(crate) async fn unary(
 async fn attempt(
     connection: &Connection,
     call: &CallHead,
-    now: Instant,
+    head: &RequestHead<'_>,
     message: Message,
     answer: &mut Answer,
 ) -> Result<(), StreamError> {
-    let head = call.request(now);
-    let mut stream = connection.open(&head, Some((message, true)), call.deadline).await?;
+    let mut stream = connection.open(head, Some((message, true)), call.deadline).await?;
     poll_fn(|cx| answer.poll_read(&mut stream.recv, call.receive_bytes_max, cx)).await
 }
 
@@ -106,7 +112,8 @@ impl Answer {
     }
 
     /// The server's status comes before its message, and one message is due with OK.
-    fn complete(self, deadline: Option<Instant>, peer: &Address) -> Result<Reply, Status> {
+    fn complete(self, deadline: Option<Instant>, connection: &Connection) -> Result<Reply, Status> {
+        let peer = connection.address();
         let trailers = match self.trailers {
             Some(trailers) => status::of_trailers(trailers, deadline, peer)?,
             None => Metadata::new(),
@@ -118,6 +125,7 @@ impl Answer {
                 message: message.payload,
                 trailers,
                 peer: peer.clone(),
+                security: connection.security_level(),
             }),
             Messages::None => Err(status::cardinality(peer, "none")),
             Messages::Several => Err(status::cardinality(peer, "more than one")),

@@ -154,6 +154,17 @@ impl Io {
         Ok(())
     }
 
+    /// Whether it is a Unix socket.
+    pub(super) fn is_unix(&self) -> bool {
+        match &self.0 {
+            #[cfg(unix)]
+            Repr::Unix(_) => true,
+            #[cfg(feature = "_tls")]
+            Repr::Tls(_) => false,
+            Repr::Tcp(_) | Repr::Other(_) => false,
+        }
+    }
+
     /// Whether the other end is known to be on this machine.
     pub(super) fn is_local(&self) -> bool {
         match &self.0 {

@@ -4,8 +4,9 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::types::{Address, Authority};
+use crate::types::{Address, Authority, SecurityLevel};
 
+use super::call_credentials::{AllCallCredentials, CallCredentials};
 use super::connect::Io;
 use super::error::ConnectFault;
 #[cfg(feature = "_tls")]
@@ -13,7 +14,10 @@ use super::tls::{Tls, TlsConfig};
 
 /// How connections are secured, for all calls of a channel.
 #[derive(Clone, Debug)]
-pub struct Credentials(Kind);
+pub struct Credentials {
+    kind: Kind,
+    calls: AllCallCredentials,
+}
 
 #[derive(Clone, Debug)]
 enum Kind {
@@ -33,23 +37,39 @@ impl Credentials {
     /// TLS, with roots or a server name of your own.
     #[cfg(feature = "_tls")]
     pub fn tls_with(config: TlsConfig) -> Self {
-        Self(Kind::Tls(config))
+        Self::of(Kind::Tls(config))
     }
 
     /// No security, on connections that do not leave the machine: to loopback addresses and Unix
     /// sockets. A connection to anywhere else fails.
     pub fn local() -> Self {
-        Self(Kind::Local)
+        Self::of(Kind::Local)
     }
 
     /// No security: whoever sits on the network reads and changes everything.
     pub fn insecure() -> Self {
-        Self(Kind::Insecure)
+        Self::of(Kind::Insecure)
+    }
+
+    /// The same, with credentials that every call is sent with, beside those that were added before
+    /// and its own.
+    pub fn with_call_credentials(mut self, credentials: impl CallCredentials) -> Self {
+        self.calls = self.calls.with(Arc::new(credentials));
+        self
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self { kind, calls: AllCallCredentials::default() }
+    }
+
+    /// What every call is sent with.
+    pub(crate) fn call_credentials(&self) -> &AllCallCredentials {
+        &self.calls
     }
 
     /// The authority that these credentials are for, where they say one.
     pub(crate) fn authority(&self) -> Option<&str> {
-        match &self.0 {
+        match &self.kind {
             Kind::Insecure | Kind::Local => None,
             #[cfg(feature = "_tls")]
             Kind::Tls(config) => config.name(),
@@ -59,10 +79,16 @@ impl Credentials {
     /// Gets ready to secure connections to `authority`.
     #[cfg_attr(
         not(feature = "_tls"),
-        expect(unused_variables, clippy::unnecessary_wraps, reason = "TLS alone has needs")
+        expect(unused_variables, reason = "the name matters to TLS alone")
     )]
     pub(crate) fn prepare(&self, authority: &Authority) -> Result<Security, CredentialsError> {
-        Ok(match &self.0 {
+        let wants_security = |credentials: &Arc<dyn CallCredentials>| {
+            credentials.min_security_level() > SecurityLevel::None
+        };
+        if matches!(self.kind, Kind::Insecure) && self.calls.iter().any(wants_security) {
+            return Err(CredentialsError::InsecureChannel);
+        }
+        Ok(match &self.kind {
             Kind::Insecure => Security::Insecure,
             Kind::Local => Security::Local,
             #[cfg(feature = "_tls")]
@@ -86,6 +112,18 @@ impl Security {
             Self::Insecure | Self::Local => http::uri::Scheme::HTTP,
             #[cfg(feature = "_tls")]
             Self::Tls(_) => http::uri::Scheme::HTTPS,
+        }
+    }
+
+    /// How `io` is protected once it is secured.
+    pub(crate) fn level(&self, io: &Io) -> SecurityLevel {
+        match self {
+            Self::Insecure => SecurityLevel::None,
+            // Who can listen in on loopback is a matter of the machine's rights, as in grpc-go.
+            Self::Local if io.is_unix() => SecurityLevel::PrivacyAndIntegrity,
+            Self::Local => SecurityLevel::None,
+            #[cfg(feature = "_tls")]
+            Self::Tls(_) => SecurityLevel::PrivacyAndIntegrity,
         }
     }
 
@@ -178,6 +216,8 @@ pub enum CredentialsError {
         /// The host.
         name: String,
     },
+    /// Every call is to be sent with credentials that want security, on plaintext connections.
+    InsecureChannel,
     /// The builder's authority and the server name of the credentials have different hosts.
     AuthorityMismatch {
         /// What the builder says.
@@ -205,6 +245,10 @@ impl fmt::Display for CredentialsError {
                 f,
                 "`{name}` is no name that a certificate could be for: expected a DNS name or an \
                  IP address; give the server's with TlsConfig::server_name"
+            ),
+            Self::InsecureChannel => f.write_str(
+                "the channel's call credentials want security, and its connections have none: use \
+                 Credentials::tls()",
             ),
             Self::AuthorityMismatch { authority, server_name } => write!(
                 f,

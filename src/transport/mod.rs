@@ -5,6 +5,7 @@
 //! stream takes header fields and encoded messages, and gives headers, whole messages with their
 //! compressed flag, and trailers. Nothing of the HTTP/2 engine shows through.
 
+mod call_credentials;
 mod connect;
 mod credentials;
 mod error;
@@ -22,6 +23,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::types::{Address, Authority};
 
+pub use call_credentials::{BearerToken, CallContext, CallCredentials};
 pub use connect::{BoxFuture, Connect, Io, SocketConnector};
 pub use credentials::{Credentials, CredentialsError};
 pub use http2::KeepaliveConfig;
@@ -33,6 +35,7 @@ pub use resolve::{BuildResolver, Resolution, Resolve, ResolveError};
 #[cfg(feature = "_tls")]
 pub use tls::TlsConfig;
 
+pub(crate) use call_credentials::AllCallCredentials;
 pub(crate) use credentials::Security;
 pub(crate) use error::{
     ConnectError, ConnectFault, ConnectPhase, Disconnect, ErrorCode, NotGrpc, StreamError,
@@ -76,6 +79,7 @@ pub(crate) async fn dial(
         address: address.clone(),
         authority: authority.clone(),
         scheme: security.scheme(),
+        security: security.level(&io),
     };
     timeout_at(deadline, http2::establish(io, identity, options, beside))
         .await

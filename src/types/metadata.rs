@@ -41,6 +41,26 @@ impl Metadata {
         self.try_append(key, name, value)
     }
 
+    /// As [`Metadata::insert`], of a value that is not to be shown or remembered anywhere.
+    pub(crate) fn insert_secret(&mut self, key: &str, value: &str) -> Result<(), InvalidMetadata> {
+        let (name, mut value) = ascii(key, value)?;
+        value.set_sensitive(true);
+        self.fields_mut().remove(&name);
+        self.try_append(key, name, value)
+    }
+
+    /// Adds all values of `other`. What does not fit any more is left out: nobody has so many.
+    pub(crate) fn append_all(&mut self, other: Self) {
+        let Some(fields) = other.0 else { return };
+        let mut name = None;
+        for (next, value) in *fields {
+            name = next.or(name);
+            if let Some(name) = &name {
+                let _ = self.fields_mut().try_append(name.clone(), value);
+            }
+        }
+    }
+
     /// Adds a binary value to those of `key`, which must end in `-bin`.
     pub fn append_bin(&mut self, key: &str, value: &[u8]) -> Result<(), InvalidMetadata> {
         let (name, value) = binary(key, value)?;

@@ -8,6 +8,7 @@ mod id;
 mod metadata;
 mod method;
 mod refresh;
+mod security;
 mod seen;
 mod status;
 mod target;
@@ -20,6 +21,7 @@ pub use id::{Generation, SubchannelId};
 pub use metadata::{InvalidMetadata, Metadata};
 pub use method::{InvalidMethodPath, MethodPath};
 pub use refresh::Refresh;
+pub use security::SecurityLevel;
 pub use status::{Code, Status};
 pub use target::{Target, TargetError};
 

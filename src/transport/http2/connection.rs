@@ -13,7 +13,7 @@ use h2::{Reason, SendStream};
 use slab::Slab;
 use tokio::time::Instant;
 
-use crate::types::Address;
+use crate::types::{Address, Authority, SecurityLevel};
 
 use super::super::ConnectionOptions;
 use super::super::error::{Disconnect, DisconnectCause, StreamError};
@@ -95,6 +95,16 @@ impl Connection {
     /// Where it was dialled.
     pub(crate) fn address(&self) -> &Address {
         &self.0.identity.address
+    }
+
+    /// What servers are addressed by there.
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.0.identity.authority
+    }
+
+    /// How it is protected.
+    pub(crate) fn security_level(&self) -> SecurityLevel {
+        self.0.identity.security
     }
 
     /// How many streams are open.

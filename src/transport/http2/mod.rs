@@ -23,7 +23,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use crate::types::{Address, Authority};
+use crate::types::{Address, Authority, SecurityLevel};
 
 use super::ConnectionOptions;
 use super::connect::Io;
@@ -44,6 +44,8 @@ pub(super) struct Identity {
     pub(super) authority: Authority,
     /// `:scheme` of all requests.
     pub(super) scheme: http::uri::Scheme,
+    /// How it is protected.
+    pub(super) security: SecurityLevel,
 }
 
 /// Exchanges prefaces over `io`; returns once the server's SETTINGS are here.

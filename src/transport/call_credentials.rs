@@ -1,0 +1,175 @@
+//! What proves to a server who calls.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::types::{Authority, Metadata, MethodPath, SecurityLevel, Status};
+
+use super::connect::BoxFuture;
+
+/// Makes the metadata that proves to a server who calls, for each attempt of a call anew.
+///
+/// Give one to a channel with [`Credentials::with_call_credentials`](crate::Credentials::with_call_credentials),
+/// to a call with [`CallOptions::credentials`](crate::CallOptions::credentials), or to both; all of
+/// them are sent, the channel's first. [`BearerToken`] is one.
+///
+/// ```
+/// use switchboard::{BoxFuture, CallContext, CallCredentials, Metadata, Status};
+///
+/// struct Signature(u64);
+///
+/// impl CallCredentials for Signature {
+///     fn metadata<'a>(
+///         &'a self,
+///         call: &'a CallContext<'_>,
+///     ) -> BoxFuture<'a, Result<Metadata, Status>> {
+///         Box::pin(async move {
+///             let mut metadata = Metadata::new();
+///             let signature = format!("{:x}/{}", self.0, call.audience());
+///             metadata
+///                 .insert("signature", signature)
+///                 .map_err(|error| Status::internal(error.to_string()))?;
+///             Ok(metadata)
+///         })
+///     }
+/// }
+/// ```
+pub trait CallCredentials: Send + Sync + 'static {
+    /// The metadata for one attempt.
+    ///
+    /// It lies under the call's deadline, at which the future is dropped. A status that it fails
+    /// with becomes the call's; one of a code that would blame the application (`OK`,
+    /// `INVALID_ARGUMENT`, `NOT_FOUND`, `ALREADY_EXISTS`, `FAILED_PRECONDITION`, ABORTED,
+    /// `OUT_OF_RANGE`, `DATA_LOSS`) becomes INTERNAL (A54).
+    fn metadata<'a>(&'a self, call: &'a CallContext<'_>)
+    -> BoxFuture<'a, Result<Metadata, Status>>;
+
+    /// How well a connection must be protected that this travels on (L62). On a lesser one the call
+    /// ends with UNAUTHENTICATED and nothing is sent. The default is the highest.
+    fn min_security_level(&self) -> SecurityLevel {
+        SecurityLevel::PrivacyAndIntegrity
+    }
+}
+
+/// What call credentials are for.
+#[derive(Clone, Copy, Debug)]
+pub struct CallContext<'a> {
+    method: &'a MethodPath,
+    authority: &'a Authority,
+    security: SecurityLevel,
+}
+
+impl<'a> CallContext<'a> {
+    pub(crate) const fn new(
+        method: &'a MethodPath,
+        authority: &'a Authority,
+        security: SecurityLevel,
+    ) -> Self {
+        Self { method, authority, security }
+    }
+
+    /// The method that is called.
+    pub const fn method(&self) -> &'a MethodPath {
+        self.method
+    }
+
+    /// The name that the server is addressed by.
+    pub const fn authority(&self) -> &'a Authority {
+        self.authority
+    }
+
+    /// How the connection is protected.
+    pub const fn security_level(&self) -> SecurityLevel {
+        self.security
+    }
+
+    /// For whom a token is to be: `https://`, the authority without the port 443, and the service.
+    pub fn audience(&self) -> String {
+        let authority = self.authority.as_str();
+        let host = authority.strip_suffix(":443").unwrap_or(authority);
+        let service = self.method.as_str().rsplit_once('/').map_or("", |(service, _)| service);
+        format!("https://{host}{service}")
+    }
+}
+
+/// A token that does not change: `authorization: Bearer …`.
+#[derive(Clone)]
+pub struct BearerToken(Metadata);
+
+impl BearerToken {
+    /// Sends `token`. Fails with INTERNAL if it has characters that a header cannot carry; the
+    /// status does not show it.
+    pub fn new(token: impl AsRef<str>) -> Result<Self, Status> {
+        let mut metadata = Metadata::new();
+        let refused = |_| {
+            Status::internal("the token has characters that a header cannot carry: expected ASCII")
+        };
+        metadata
+            .insert_secret("authorization", &format!("Bearer {}", token.as_ref()))
+            .map_err(refused)?;
+        Ok(Self(metadata))
+    }
+}
+
+impl CallCredentials for BearerToken {
+    fn metadata<'a>(&'a self, _: &'a CallContext<'_>) -> BoxFuture<'a, Result<Metadata, Status>> {
+        Box::pin(std::future::ready(Ok(self.0.clone())))
+    }
+}
+
+impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BearerToken(..)")
+    }
+}
+
+/// Some call credentials, of which each is sent.
+#[derive(Clone, Default)]
+pub(crate) struct AllCallCredentials(Option<Arc<[Arc<dyn CallCredentials>]>>);
+
+impl AllCallCredentials {
+    pub(crate) fn with(&self, one: Arc<dyn CallCredentials>) -> Self {
+        Self(Some(self.iter().cloned().chain([one]).collect()))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<dyn CallCredentials>> {
+        self.0.iter().flat_map(|all| all.iter())
+    }
+}
+
+impl fmt::Debug for AllCallCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} call credentials", self.iter().count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_audience_is_the_service_at_its_host() {
+        let method = MethodPath::parse("/helloworld.Greeter/SayHello").unwrap();
+        for (authority, audience) in [
+            ("greeter.example", "https://greeter.example/helloworld.Greeter"),
+            ("greeter.example:443", "https://greeter.example/helloworld.Greeter"),
+            ("[::1]:50051", "https://[::1]:50051/helloworld.Greeter"),
+        ] {
+            let authority = Authority::parse(authority).unwrap();
+            let call = CallContext::new(&method, &authority, SecurityLevel::None);
+            assert_eq!(call.audience(), audience);
+        }
+    }
+
+    #[test]
+    fn a_token_is_not_shown() {
+        let token = BearerToken::new("secret").unwrap();
+        assert!(!format!("{token:?} {:?}", token.0).contains("secret"));
+        let error = BearerToken::new("sécret").unwrap_err();
+        assert!(!error.to_string().contains("cret"), "{error}");
+    }
+}
