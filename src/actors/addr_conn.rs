@@ -440,7 +440,7 @@ async fn drive(
     driver: Driver,
 ) {
     let keepalive_time = connection.keepalive_time();
-    let key = core.connections().insert(connection);
+    let key = core.connections().insert(connection.clone());
     driver
         .run(|cause| {
             if let (true, Some(time)) = (cause.is_too_many_pings(), keepalive_time) {
@@ -451,6 +451,11 @@ async fn drive(
             subchannel.mailbox.tell(Msg::Lost(cause.clone()));
         })
         .await;
+    if connection.traffic().streams_started > 0 {
+        // Calls that it was lost under are over now.
+        let over_at = connection.unused_since().unwrap_or_else(Instant::now);
+        core.shared.activity.over_at(over_at);
+    }
     core.connections().remove(key);
 }
 

@@ -158,7 +158,7 @@ impl ClientConn {
     fn complete(&self, me: &ActorRef<Msg>, life: &mut Life, completion: &Completion) {
         let Completion::Wake(epoch) = completion;
         if life.timer.is_current(*epoch) {
-            self.mind(me, life, idle::Event::Wake(self.core.shared.activity.usage()));
+            self.mind(me, life, idle::Event::Wake(self.core.usage()));
         }
     }
 

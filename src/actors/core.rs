@@ -14,6 +14,7 @@ use super::registry::Registry;
 use super::{balancer, client_conn, resolver, root, supervisor};
 use crate::call::{NoRuntime, Shared, Snapshot};
 use crate::policy::backoff::Backoff;
+use crate::policy::idle;
 use crate::policy::lb::{self, DropPicker, Picker};
 use crate::policy::scaling;
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
@@ -243,6 +244,17 @@ impl Core {
     /// From now on every call ends with `status`.
     pub(super) fn publish_end(&self, status: Status) {
         self.publish(ConnectivityState::Shutdown, Arc::new(DropPicker(status)));
+    }
+
+    /// How the channel is used at this moment: by calls that wait, and those that have a stream.
+    pub(super) fn usage(&self) -> idle::Usage {
+        let activity = &self.shared.activity;
+        let (mut calls, mut last_end) = (activity.waiting(), activity.last());
+        for (_, connection) in self.connections().iter() {
+            calls += connection.open_streams() + connection.queued_streams();
+            last_end = last_end.max(connection.unused_since());
+        }
+        idle::Usage { calls, last_end: last_end.map(Instant::into_std) }
     }
 
     /// How many connections a subchannel is to have.

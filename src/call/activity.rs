@@ -1,68 +1,59 @@
-//! Whether a channel is in use: how many calls it has, and when the last one ended.
+//! Whether a channel is in use, apart from the streams that its connections know of.
 
-use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Shared;
-use crate::policy::idle::Usage;
-
-/// Counts the calls of a channel. Every call writes here twice, so it has a cache line of its own.
-#[repr(align(128))]
+/// Counts the calls of a channel that have no stream, because they wait for one; and knows when the
+/// last of them was over. Calls that have a stream are counted by its connection: nothing here is
+/// on their way.
 pub(crate) struct Activity {
-    calls: AtomicUsize,
+    waiting: AtomicUsize,
     /// In nanoseconds since `born`; 0 before the first.
-    last_end: AtomicU64,
+    last: AtomicU64,
     born: Instant,
 }
 
 impl Activity {
     pub(super) fn new() -> Self {
-        Self { calls: AtomicUsize::new(0), last_end: AtomicU64::new(0), born: Instant::now() }
+        Self { waiting: AtomicUsize::new(0), last: AtomicU64::new(0), born: Instant::now() }
     }
 
-    /// How the channel is used at this moment.
-    pub(crate) fn usage(&self) -> Usage {
-        let calls = self.calls.load(Ordering::Acquire);
-        let last_end = match self.last_end.load(Ordering::Acquire) {
+    /// Calls that wait for a stream.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// When a call was last known to be over.
+    pub(crate) fn last(&self) -> Option<Instant> {
+        match self.last.load(Ordering::Acquire) {
             0 => None,
-            nanos => Some((self.born + Duration::from_nanos(nanos)).into_std()),
-        };
-        Usage { calls, last_end }
-    }
-
-    fn begin(&self) {
-        self.calls.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Only the end that leaves no other call behind has to read the clock.
-    ///
-    /// Whoever looks between the two writes takes an earlier end for the last one. A channel may
-    /// then go idle right after a call instead of a while later, which costs a connection and
-    /// nothing else.
-    fn end(&self) {
-        if self.calls.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let nanos = self.born.elapsed().as_nanos().max(1);
-            self.last_end.store(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::Release);
+            nanos => Some(self.born + Duration::from_nanos(nanos)),
         }
     }
-}
 
-/// A call that has begun and not ended. Its drop is the end.
-pub(super) struct Ongoing<S: Deref<Target = Shared>>(S);
+    /// A call was over at `at`.
+    pub(crate) fn over_at(&self, at: Instant) {
+        let nanos = at.saturating_duration_since(self.born).as_nanos().max(1);
+        self.last.fetch_max(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::AcqRel);
+    }
 
-impl<S: Deref<Target = Shared>> Ongoing<S> {
-    pub(super) fn begin(shared: S) -> Self {
-        shared.activity.begin();
-        Self(shared)
+    /// A call has come to wait, until what this gives is dropped.
+    pub(super) fn wait(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        Waiting(self)
     }
 }
 
-impl<S: Deref<Target = Shared>> Drop for Ongoing<S> {
+/// A call that waits for a stream.
+pub(super) struct Waiting<'a>(&'a Activity);
+
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.activity.end();
+        // The time first: whoever sees nobody waiting sees since when.
+        self.0.over_at(Instant::now());
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -71,17 +62,19 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn the_end_of_the_last_call_is_remembered() {
+    async fn the_end_of_the_last_wait_is_remembered() {
         let activity = Activity::new();
-        assert_eq!(activity.usage(), Usage { calls: 0, last_end: None });
-        activity.begin();
-        activity.begin();
+        assert_eq!((activity.waiting(), activity.last()), (0, None));
+        let first = activity.wait();
         tokio::time::advance(Duration::from_secs(1)).await;
-        activity.end();
-        assert_eq!(activity.usage(), Usage { calls: 1, last_end: None });
+        let second = activity.wait();
+        assert_eq!(activity.waiting(), 2);
+        drop(first);
         tokio::time::advance(Duration::from_secs(1)).await;
-        activity.end();
-        let ended = activity.born + Duration::from_secs(2);
-        assert_eq!(activity.usage(), Usage { calls: 0, last_end: Some(ended.into_std()) });
+        drop(second);
+        let last = activity.born + Duration::from_secs(2);
+        assert_eq!((activity.waiting(), activity.last()), (0, Some(last)));
+        activity.over_at(activity.born + Duration::from_secs(1));
+        assert_eq!(activity.last(), Some(last), "what is told late changes nothing");
     }
 }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::time::Instant;
 
-use super::credentials::prove;
+use super::credentials::{prove, wants_proof};
 use super::pick::{Picked, let_others_run, pick};
 use super::{CallHead, Shared, status};
 use crate::policy::retry::{Verdict, verdict};
@@ -48,7 +48,11 @@ pub(super) async fn begin(
 ) -> Result<Attempt, Status> {
     loop {
         let Picked { connection, .. } = pick(shared, head).await?;
-        let proof = prove(shared, head, &connection).await?;
+        let proof = if wants_proof(shared, head) {
+            Some(prove(shared, head, &connection).await?)
+        } else {
+            None
+        };
         let request = head.request(Instant::now(), proof.as_ref());
         let failure = match connection.open(&request, None, head.deadline).await {
             Ok(stream) => {

@@ -2,25 +2,29 @@
 
 use super::shared::Elapsed;
 use super::{CallHead, Shared, status};
-use crate::transport::{CallContext, Connection};
+use crate::transport::{BoxFuture, CallContext, Connection};
 use crate::types::{Metadata, Status};
 
+/// Whether attempts of `call` are to be proved. Most calls have no credentials; this is all that
+/// they pay for it.
+pub(super) fn wants_proof(shared: &Shared, call: &CallHead) -> bool {
+    !shared.credentials.is_empty() || !call.credentials.is_empty()
+}
+
 /// What an attempt of `call` on `connection` sends: its metadata, after what its credentials add.
-/// `None` where there are no credentials: then it sends its metadata as it is.
-pub(super) async fn prove(
-    shared: &Shared,
-    call: &CallHead,
-    connection: &Connection,
-) -> Result<Option<Metadata>, Status> {
-    if shared.credentials.is_empty() && call.credentials.is_empty() {
-        return Ok(None);
-    }
-    // In a box: most calls have none, and their futures need no room for it.
-    let proving = Box::pin(gather(shared, call, connection));
-    match shared.before(call.deadline, proving).await {
-        Ok(gathered) => gathered.map(Some),
-        Err(Elapsed) => Err(status::deadline_while_proving()),
-    }
+/// In a box, so that the futures of most calls need no room for it.
+pub(super) fn prove<'a>(
+    shared: &'a Shared,
+    call: &'a CallHead,
+    connection: &'a Connection,
+) -> BoxFuture<'a, Result<Metadata, Status>> {
+    Box::pin(async move {
+        let _waiting = shared.activity.wait();
+        match shared.before(call.deadline, gather(shared, call, connection)).await {
+            Ok(gathered) => gathered,
+            Err(Elapsed) => Err(status::deadline_while_proving()),
+        }
+    })
 }
 
 async fn gather(

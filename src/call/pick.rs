@@ -1,5 +1,7 @@
 //! The pick: from a snapshot to a connection.
 
+use tokio::time::Instant;
+
 use super::shared::Elapsed;
 use super::{CallHead, Shared, Snapshot, status};
 use crate::policy::lb::{PickArgs, PickResult};
@@ -15,6 +17,8 @@ pub(crate) async fn pick(shared: &Shared, call: &CallHead) -> Result<Picked, Sta
     match step {
         Step::Go(connection) => Ok(Picked { connection, waited: false }),
         Step::End(status) => {
+            // No stream tells of this call.
+            shared.activity.over_at(Instant::now());
             let_others_run().await;
             Err(status)
         }
@@ -30,6 +34,7 @@ pub(super) async fn let_others_run() {
 }
 
 async fn pick_later(shared: &Shared, call: &CallHead, first: Wait) -> Result<Picked, Status> {
+    let _waiting = shared.activity.wait();
     let mut wait = first;
     let mut last_error = None;
     loop {

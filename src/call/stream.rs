@@ -11,7 +11,6 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use super::activity::Ongoing;
 use super::attempt::{Attempt, Peer, begin};
 use super::replay::Replay;
 use super::{CallHead, Shared, status};
@@ -65,7 +64,7 @@ struct State {
 }
 
 enum Phase {
-    Live { attempt: Arc<Attempt>, _ongoing: Ongoing<Arc<Shared>> },
+    Live(Arc<Attempt>),
     Ended(Outcome),
 }
 
@@ -97,11 +96,10 @@ impl StreamCall {
         head: CallHead,
         cardinality: Cardinality,
     ) -> Result<Arc<Self>, Status> {
-        let ongoing = Ongoing::begin(shared.clone());
         let mut refused = false;
         let first = begin(&shared, &head, &mut refused, 0).await?;
         let state = State {
-            phase: Phase::Live { attempt: Arc::new(first), _ongoing: ongoing },
+            phase: Phase::Live(Arc::new(first)),
             replay: Replay::new(),
             sent: 0,
             received: 0,
@@ -143,7 +141,7 @@ impl StreamCall {
             return;
         }
         state.replay.half_close();
-        if let Phase::Live { attempt, .. } = &state.phase {
+        if let Phase::Live(attempt) = &state.phase {
             // Where the stream has failed, receiving says so.
             let _ = attempt.sending.finish();
         }
@@ -158,7 +156,7 @@ impl StreamCall {
                     return Ok(headers.clone());
                 }
                 match &state.phase {
-                    Phase::Live { attempt, .. } => attempt.clone(),
+                    Phase::Live(attempt) => attempt.clone(),
                     Phase::Ended(outcome) => {
                         outcome.result.clone()?;
                         return Ok(Metadata::new());
@@ -188,7 +186,7 @@ impl StreamCall {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Result<Option<Bytes>, Status>, Failed>> {
         let attempt = match &self.lock().phase {
-            Phase::Live { attempt, .. } => attempt.clone(),
+            Phase::Live(attempt) => attempt.clone(),
             Phase::Ended(outcome) => return Poll::Ready(Ok(outcome.result.clone().map(|()| None))),
         };
         Poll::Ready(match ready!(self.poll_receive_on(&attempt, cx)) {
@@ -207,7 +205,7 @@ impl StreamCall {
     pub(crate) fn trailers(&self) -> Option<Metadata> {
         match &self.lock().phase {
             Phase::Ended(outcome) => Some(outcome.trailers.clone()),
-            Phase::Live { .. } => None,
+            Phase::Live(_) => None,
         }
     }
 
@@ -269,7 +267,7 @@ impl StreamCall {
             return Err(state.abort(Status::internal(text)));
         }
         match &state.phase {
-            Phase::Live { attempt, .. } => Ok(attempt.clone()),
+            Phase::Live(attempt) => Ok(attempt.clone()),
             Phase::Ended(outcome) => Err(outcome.status_for_sender()),
         }
     }
@@ -277,8 +275,8 @@ impl StreamCall {
     fn send_on(&self, attempt: &Arc<Attempt>, message: &Message) -> Result<Sent, Status> {
         let mut state = self.lock();
         match &state.phase {
-            Phase::Live { attempt: live, .. } if live.number == attempt.number => {}
-            Phase::Live { .. } => return Ok(Sent::OnOldAttempt),
+            Phase::Live(live) if live.number == attempt.number => {}
+            Phase::Live(_) => return Ok(Sent::OnOldAttempt),
             Phase::Ended(outcome) => return Err(outcome.status_for_sender()),
         }
         let last = !self.cardinality.has_many_requests();
@@ -326,9 +324,9 @@ impl StreamCall {
         {
             let mut state = self.lock();
             match &state.phase {
-                Phase::Live { attempt: live, .. } if live.number == attempt.number => {}
+                Phase::Live(live) if live.number == attempt.number => {}
                 // The other half has been here.
-                Phase::Live { .. } => return Ok(()),
+                Phase::Live(_) => return Ok(()),
                 Phase::Ended(outcome) => return outcome.result.clone(),
             }
             let failure = match failure {
@@ -396,7 +394,7 @@ impl StreamCall {
 impl State {
     /// This side ends the call.
     fn abort(&mut self, status: Status) -> Status {
-        if let Phase::Live { attempt, .. } = &self.phase {
+        if let Phase::Live(attempt) = &self.phase {
             attempt.sending.reset();
             self.end(Err(status.clone()));
         }
@@ -417,7 +415,7 @@ impl State {
 
     fn peer(&self) -> Option<Peer> {
         match &self.phase {
-            Phase::Live { attempt, .. } => Some(attempt.peer.clone()),
+            Phase::Live(attempt) => Some(attempt.peer.clone()),
             Phase::Ended(outcome) => outcome.peer.clone(),
         }
     }
@@ -430,9 +428,7 @@ impl State {
         }
         // A failure shows to whoever uses the attempt next.
         let _ = self.replay_on(&next);
-        if let Phase::Live { attempt, .. } = &mut self.phase {
-            *attempt = Arc::new(next);
-        }
+        self.phase = Phase::Live(Arc::new(next));
         Ok(())
     }
 

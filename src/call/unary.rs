@@ -6,8 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::activity::Ongoing;
-use super::credentials::prove;
+use super::credentials::{prove, wants_proof};
 use super::pick::{Picked, pick};
 use super::{CallHead, Shared, status};
 use crate::policy::retry::{Verdict, verdict};
@@ -31,13 +30,16 @@ pub(crate) async fn unary(
     call: &CallHead,
     message: Message,
 ) -> Result<Reply, Status> {
-    let _ongoing = Ongoing::begin(shared);
     let mut refused = false;
     // The clock is read again only where time has passed.
     let mut now = Some(call.begun);
     loop {
         let Picked { connection, waited } = pick(shared, call).await?;
-        let proof = prove(shared, call, &connection).await?;
+        let proof = if wants_proof(shared, call) {
+            Some(prove(shared, call, &connection).await?)
+        } else {
+            None
+        };
         let has_waited = waited || proof.is_some();
         let now = now.take().filter(|_| !has_waited).unwrap_or_else(Instant::now);
         let head = call.request(now, proof.as_ref());

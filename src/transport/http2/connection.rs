@@ -112,6 +112,11 @@ impl Connection {
         self.0.table().streams.len()
     }
 
+    /// Since when no stream is open on it; `None` while one is, or before the first.
+    pub(crate) fn unused_since(&self) -> Option<Instant> {
+        self.0.table().unused_since
+    }
+
     /// How many calls wait for the server to take more streams.
     pub(crate) fn queued_streams(&self) -> usize {
         self.0.admission.queued()
@@ -193,6 +198,7 @@ pub(super) fn new(
         streams: Slab::new(),
         streams_started: 0,
         messages_sent: 0,
+        unused_since: None,
         wake_at: None,
         quota: Quota::default(),
     };
@@ -260,6 +266,8 @@ pub(super) struct Table {
     streams_started: u64,
     /// Messages handed over for sending so far.
     pub(super) messages_sent: u64,
+    /// Since when no stream is open; `None` while one is, or before the first.
+    unused_since: Option<Instant>,
     /// When the driver looks for expired streams next; no later than the earliest deadline.
     pub(super) wake_at: Option<Instant>,
     quota: Quota,
@@ -372,6 +380,7 @@ fn start(
         is_send_closed = is_last;
         table.messages_sent += 1;
     }
+    table.unused_since = None;
     let key = table.streams.insert(Entry { id, send, deadline, ended: None, is_send_closed });
     let is_earliest = match (deadline, table.wake_at) {
         (Some(deadline), Some(wake_at)) => deadline < wake_at,
@@ -517,6 +526,10 @@ impl Shared {
             Reset::SendHalf | Reset::Nothing => {}
         }
         Admission::give_back(&self.places, &mut table.quota);
+        // The clock is read only where the stream leaves no other behind.
+        if table.streams.is_empty() {
+            table.unused_since = Some(Instant::now());
+        }
         drop(table);
         drop(entry);
         self.admission.serve_if_queued();
