@@ -10,6 +10,7 @@ async fn a_connection_that_does_not_begin_as_http2_is_named_and_dialled_again() 
     play(vec![
         script("silence")
             .opens([])
+            .never_acks()
             .fails(Code::UNAVAILABLE, &["@", "waiting for the server's SETTINGS"]),
         script("closed at once")
             .opens([])
@@ -19,7 +20,9 @@ async fn a_connection_that_does_not_begin_as_http2_is_named_and_dialled_again() 
             .opens(frame(PING, 0, 0, &[0; 8]))
             .fails(Code::UNAVAILABLE, &["@", "does not speak HTTP/2"]),
         script("SETTINGS never acknowledged").never_acks(),
-        script("GOAWAY first").opens([settings(), goaway(0, 0, b"later")].concat()),
+        script("GOAWAY first")
+            .opens([settings(), goaway(0, 0, b"later")].concat())
+            .fails(Code::UNAVAILABLE, &["@", "before HTTP/2 was under way"]),
     ])
     .await;
 }
