@@ -1,0 +1,109 @@
+//! What goes wrong with one response.
+
+use switchboard::Code;
+
+use crate::frames::*;
+use crate::script::{Script, play, script};
+
+// spec: grpc/http2-error-mapping
+#[tokio::test]
+async fn a_reset_is_told_by_its_code_wherever_it_comes() {
+    let mut scripts = Vec::new();
+    // A refused stream is tried again, below.
+    for number in (0..=14).filter(|number| *number != 7) {
+        let code = match number {
+            0 | 1 | 2 | 4 | 5 | 6 | 9 | 10 | 13 => Code::INTERNAL,
+            3 | 11 => Code::RESOURCE_EXHAUSTED,
+            8 => Code::CANCELLED,
+            12 => Code::PERMISSION_DENIED,
+            _ => Code::UNKNOWN,
+        };
+        let reset_ = move |id| [head(id), reset(id, number)].concat();
+        scripts.push(script("after HEADERS").answers(reset_).fails(code, &["@"]));
+        let reset_ =
+            move |id| [head(id), data(id, 0, &greeting()[..3]), reset(id, number)].concat();
+        scripts.push(script("in DATA").answers(reset_).fails(code, &["@"]));
+        let reset_ = move |id| [head(id), data(id, 0, &greeting()), reset(id, number)].concat();
+        scripts.push(script("before trailers").answers(reset_).fails(code, &["@"]));
+    }
+    play(scripts).await;
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_tried_again_once() {
+    play(vec![
+        script("once").answers(|id| reset(id, 7)),
+        script("again")
+            .times(2)
+            .answers(|id| reset(id, 7))
+            .fails(Code::UNAVAILABLE, &["@", "REFUSED_STREAM"]),
+    ])
+    .await;
+}
+
+// spec: grpc/status-in-trailers
+#[tokio::test]
+async fn a_bad_end_of_a_response_is_named() {
+    let end = |name, fields: &'static [(&'static str, &'static str)]| -> Script {
+        script(name)
+            .answers(move |id| [head(id), data(id, 0, &greeting()), trailers(id, fields)].concat())
+    };
+    play(vec![
+        end("text", &[("grpc-status", "fine")])
+            .fails(Code::UNKNOWN, &["`fine`, which is no number"]),
+        end("empty", &[("grpc-status", "")]).fails(Code::UNKNOWN, &["which is no number"]),
+        end("huge", &[("grpc-status", "99999999999")]).fails(Code::UNKNOWN, &["`99999999999`"]),
+        end("negative", &[("grpc-status", "-1")]).fails(Code::UNKNOWN, &["`-1`"]),
+        end("repeated", &[("grpc-status", "5"), ("grpc-status", "6")]).fails(Code::NOT_FOUND, &[]),
+        end("missing", &[("k", "v")]).fails(Code::UNKNOWN, &[]),
+        end("escapes", &[("grpc-status", "5"), ("grpc-message", "%zz%2")])
+            .fails(Code::NOT_FOUND, &["%zz%2"]),
+        end("base64", &[("grpc-status", "0"), ("k-bin", "*")])
+            .fails(Code::INTERNAL, &["@", "`k-bin`"]),
+        end("details", &[("grpc-status", "6"), ("grpc-status-details-bin", "CAUSAm5v")])
+            .fails(Code::INTERNAL, &["NOT_FOUND"]),
+        end("bad details", &[("grpc-status", "6"), ("grpc-status-details-bin", "*")])
+            .fails(Code::INTERNAL, &["`grpc-status-details-bin`"]),
+        script("base64 in headers")
+            .answers(|id| headers(id, 0, &[GRPC, &[("k-bin", "*")]].concat()))
+            .fails(Code::INTERNAL, &["@", "`k-bin`"]),
+        script("trailers twice")
+            .answers(|id| [good(id), trailers(id, &[("grpc-status", "0")])].concat()),
+        script("HEADERS in DATA")
+            .answers(|id| [head(id), data(id, 0, &greeting()[..3]), head(id)].concat())
+            .fails(Code::INTERNAL, &["@", "protocol"]),
+        script("no trailers")
+            .answers(|id| [head(id), data(id, END_STREAM, &greeting())].concat())
+            .fails(Code::INTERNAL, &["@", "without trailers"]),
+    ])
+    .await;
+}
+
+// spec: grpc/http-status-mapping
+#[tokio::test]
+async fn a_page_that_is_no_grpc_is_shown() {
+    let mut scripts = Vec::new();
+    for (status, code) in [
+        ("200", Code::UNKNOWN),
+        ("404", Code::UNIMPLEMENTED),
+        ("429", Code::UNAVAILABLE),
+        ("502", Code::UNAVAILABLE),
+        ("503", Code::UNAVAILABLE),
+    ] {
+        let page = move |id, body: &[u8]| {
+            let fields = [(":status", status), ("content-type", "text/html")];
+            [headers(id, 0, &fields), data(id, END_STREAM, body)].concat()
+        };
+        scripts.push(
+            script("small")
+                .answers(move |id| page(id, b"<p>no"))
+                .fails(code, &["@", "text/html", "<p>no"]),
+        );
+        scripts.push(
+            script("large")
+                .answers(move |id| page(id, &[b'y'; 16_000]))
+                .fails(code, &["@", "text/html", "yyy"]),
+        );
+    }
+    play(scripts).await;
+}
