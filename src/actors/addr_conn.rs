@@ -251,7 +251,7 @@ impl AddrConn {
             waiting: oldest.as_ref().map_or(0, Connection::queued_streams),
         };
         let mut effects = Vec::new();
-        let mut timing = scaling::Timing {
+        let mut timing = Timing {
             backoff: &self.core.settings.backoff,
             min_connect_timeout: self.core.settings.min_connect_timeout,
             dice: &mut life.dice,

@@ -1,9 +1,8 @@
 //! How many connections one address has (A105).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::backoff::Backoff;
-use super::chance::Dice;
+use super::connection::Timing;
 use super::later;
 
 /// Whether an address gets a further connection. The first is `policy::connection`'s affair; this
@@ -82,16 +81,6 @@ pub(crate) struct Goal {
     pub(crate) warm: usize,
     /// So many if calls wait.
     pub(crate) max: usize,
-}
-
-/// The times it goes by.
-pub(crate) struct Timing<'a> {
-    /// How long it rests after a failure.
-    pub(crate) backoff: &'a Backoff,
-    /// How long a dial is given at least.
-    pub(crate) min_connect_timeout: Duration,
-    /// For the jitter.
-    pub(crate) dice: &'a mut Dice,
 }
 
 impl Goal {

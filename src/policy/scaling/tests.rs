@@ -1,4 +1,8 @@
+use std::time::Duration;
+
 use super::*;
+use crate::policy::backoff::Backoff;
+use crate::policy::chance::Dice;
 use crate::policy::testing::{assert_table, start};
 
 const ALONE: View = View { open: 0, waiting: 3 };
