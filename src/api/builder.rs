@@ -457,7 +457,7 @@ fn user_agent(product: Option<&str>) -> Result<http::HeaderValue, BuildError> {
 
 /// The standard library seeds each of its hashers from the operating system; an empty hash is such
 /// a seed.
-fn fresh_seed() -> u64 {
+pub(super) fn fresh_seed() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     RandomState::new().hash_one(())
 }

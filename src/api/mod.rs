@@ -10,6 +10,7 @@ mod inject;
 mod method;
 mod request;
 mod streaming;
+mod token;
 
 pub use builder::{BackoffConfig, BuildError, ChannelBuilder};
 pub use channel::Channel;
@@ -22,3 +23,4 @@ pub use inject::{Fault, InjectError};
 pub use method::{Cardinality, IntoMethod, Method, PreparedMethod};
 pub use request::{CallOptions, Request, Response};
 pub use streaming::{Receiver, Sender, Streaming};
+pub use token::{AccessToken, JwtFile, OAuth2, TokenSource};

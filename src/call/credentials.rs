@@ -1,7 +1,7 @@
 //! The credentials of a call, which are made anew for each attempt.
 
 use super::shared::Elapsed;
-use super::{CallHead, Shared, status};
+use super::{CallHead, NoRuntime, Shared, status};
 use crate::transport::{BoxFuture, CallContext, Connection};
 use crate::types::{Metadata, Status};
 
@@ -34,7 +34,8 @@ async fn gather(
 ) -> Result<Metadata, Status> {
     let authority = call.authority.as_ref().unwrap_or_else(|| connection.authority());
     let level = connection.security_level();
-    let context = CallContext::new(&call.path, authority, level);
+    let runtime = shared.runtime.get().ok_or_else(|| status::no_runtime(NoRuntime))?;
+    let context = CallContext::new(&call.path, authority, level, runtime);
     let mut all = Metadata::new();
     for credentials in shared.credentials.iter().chain(call.credentials.iter()) {
         let wanted = credentials.min_security_level();

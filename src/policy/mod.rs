@@ -36,6 +36,7 @@ pub(crate) mod scaling;
 pub(crate) mod service_config;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod token;
 
 use std::time::{Duration, Instant};
 

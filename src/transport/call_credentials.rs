@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
+
 use crate::types::{Authority, Metadata, MethodPath, SecurityLevel, Status};
 
 use super::connect::BoxFuture;
@@ -11,7 +13,8 @@ use super::connect::BoxFuture;
 ///
 /// Give one to a channel with [`Credentials::with_call_credentials`](crate::Credentials::with_call_credentials),
 /// to a call with [`CallOptions::credentials`](crate::CallOptions::credentials), or to both; all of
-/// them are sent, the channel's first. [`BearerToken`] is one.
+/// them are sent, the channel's first. [`BearerToken`], [`JwtFile`](crate::JwtFile) and
+/// [`OAuth2`](crate::OAuth2) are such.
 ///
 /// ```
 /// use switchboard::{BoxFuture, CallContext, CallCredentials, Metadata, Status};
@@ -57,6 +60,7 @@ pub struct CallContext<'a> {
     method: &'a MethodPath,
     authority: &'a Authority,
     security: SecurityLevel,
+    runtime: &'a Handle,
 }
 
 impl<'a> CallContext<'a> {
@@ -64,8 +68,9 @@ impl<'a> CallContext<'a> {
         method: &'a MethodPath,
         authority: &'a Authority,
         security: SecurityLevel,
+        runtime: &'a Handle,
     ) -> Self {
-        Self { method, authority, security }
+        Self { method, authority, security, runtime }
     }
 
     /// The method that is called.
@@ -81,6 +86,11 @@ impl<'a> CallContext<'a> {
     /// How the connection is protected.
     pub const fn security_level(&self) -> SecurityLevel {
         self.security
+    }
+
+    /// Where the channel's tasks run.
+    pub(crate) const fn runtime(&self) -> &'a Handle {
+        self.runtime
     }
 
     /// For whom a token is to be: `https://`, the authority without the port 443, and the service.
@@ -108,6 +118,13 @@ impl BearerToken {
             .insert_secret("authorization", &format!("Bearer {}", token.as_ref()))
             .map_err(refused)?;
         Ok(Self(metadata))
+    }
+}
+
+impl BearerToken {
+    /// What it is sent as.
+    pub(crate) fn into_metadata(self) -> Metadata {
+        self.0
     }
 }
 
@@ -151,8 +168,8 @@ impl fmt::Debug for AllCallCredentials {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_audience_is_the_service_at_its_host() {
+    #[tokio::test]
+    async fn an_audience_is_the_service_at_its_host() {
         let method = MethodPath::parse("/helloworld.Greeter/SayHello").unwrap();
         for (authority, audience) in [
             ("greeter.example", "https://greeter.example/helloworld.Greeter"),
@@ -160,7 +177,8 @@ mod tests {
             ("[::1]:50051", "https://[::1]:50051/helloworld.Greeter"),
         ] {
             let authority = Authority::parse(authority).unwrap();
-            let call = CallContext::new(&method, &authority, SecurityLevel::None);
+            let runtime = Handle::current();
+            let call = CallContext::new(&method, &authority, SecurityLevel::None, &runtime);
             assert_eq!(call.audience(), audience);
         }
     }

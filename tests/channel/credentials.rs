@@ -3,15 +3,20 @@
 use std::future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use switchboard::{
-    BearerToken, BoxFuture, BuildError, CallContext, CallCredentials, CallOptions, Channel,
-    ChannelBuilder, Code, Credentials, CredentialsError, Metadata, SecurityLevel, Status,
-    TlsConfig,
+    AccessToken, BearerToken, BoxFuture, BuildError, CallContext, CallCredentials, CallOptions,
+    Channel, ChannelBuilder, Code, Credentials, CredentialsError, JwtFile, Metadata, OAuth2,
+    SecurityLevel, Status, TlsConfig, TokenSource,
 };
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinSet;
 
 use crate::support::greeter::{BIDI_HELLO, Greeter, SAY_HELLO, ask, hello, target_of};
+use crate::support::mini;
 use crate::support::plaintext;
 use crate::support::tls::{Certificate, Issuer, TlsServer, USUAL};
 
@@ -171,34 +176,188 @@ async fn credentials_that_fail_do_not_blame_the_application() {
     channel.close().await;
 }
 
-/// On a connection in memory, of which nothing is known.
-struct Anywhere(BearerToken);
-impl CallCredentials for Anywhere {
+/// Sends what it wraps on any connection: those in memory are known to protect nothing.
+struct Anywhere<C>(C);
+
+impl<C: CallCredentials> CallCredentials for Anywhere<C> {
     fn metadata<'a>(
         &'a self,
         call: &'a CallContext<'_>,
     ) -> BoxFuture<'a, Result<Metadata, Status>> {
         self.0.metadata(call)
     }
+
     fn min_security_level(&self) -> SecurityLevel {
         SecurityLevel::None
     }
 }
 
+/// A channel that sends these credentials, over a pipe to a server that shows what it is sent.
+struct Shown {
+    channel: Channel,
+    authorizations: UnboundedReceiver<String>,
+}
+
+impl Shown {
+    fn new(credentials: impl CallCredentials) -> Self {
+        let (connector, mut listener) = switchboard::memory::pipe();
+        let (told, authorizations) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(stream) = listener.accept().await {
+                let told = told.clone();
+                let seen = move |head: &http::request::Parts| {
+                    told.send(head.headers["authorization"].to_str().unwrap().to_owned()).unwrap();
+                };
+                tokio::spawn(async move { mini::answer_all(stream, seen).await });
+            }
+        });
+        let credentials = Credentials::insecure().with_call_credentials(Anywhere(credentials));
+        let builder = Channel::builder("passthrough:server").credentials(credentials);
+        Self { channel: builder.connector(connector).build().unwrap(), authorizations }
+    }
+
+    /// What a call now is sent with, or how it ends.
+    async fn call(&mut self) -> Result<String, Status> {
+        self.channel.invoke(&SAY_HELLO, ask("Ada").timeout(Duration::from_secs(600))).await?;
+        Ok(self.authorizations.recv().await.unwrap())
+    }
+}
+
 #[tokio::test]
 async fn a_bearer_token_is_sent() {
-    let (connector, mut listener) = switchboard::memory::pipe();
-    let (told, mut tokens) = tokio::sync::mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        let stream = listener.accept().await.unwrap();
-        let seen = move |head: &http::request::Parts| {
-            told.send(head.headers["authorization"].to_str().unwrap().to_owned()).unwrap();
-        };
-        crate::support::mini::answer_all(stream, seen).await
-    });
-    let token = Anywhere(BearerToken::new("a.b.c").unwrap());
-    let channel = plaintext("passthrough:server").connector(connector).build().unwrap();
-    channel.invoke(&SAY_HELLO, ask("Ada").credentials(token)).await.unwrap();
-    assert_eq!(tokens.recv().await.unwrap(), "Bearer a.b.c");
-    channel.close().await;
+    let mut shown = Shown::new(BearerToken::new("a.b.c").unwrap());
+    assert_eq!(shown.call().await.unwrap(), "Bearer a.b.c");
+    shown.channel.close().await;
+}
+
+/// A JSON Web Token that expires so long from now.
+fn jwt(subject: &str, life: Duration) -> String {
+    let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + life;
+    let claims = format!(r#"{{"sub":"{subject}","exp":{}}}"#, end.as_secs());
+    format!("eyJhbGciOiJub25lIn0.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+// spec: A97/jwt-file
+#[tokio::test(start_paused = true)]
+async fn a_token_in_a_file_is_read_again_before_it_expires() {
+    let path = std::env::temp_dir().join(format!("switchboard-token-{}", std::process::id()));
+    let mut shown = Shown::new(JwtFile::new(&path));
+
+    let missing = shown.call().await.unwrap_err();
+    assert_eq!(missing.code(), Code::UNAVAILABLE);
+    assert!(missing.message().contains(path.to_str().unwrap()), "{missing}");
+    // It rests before it looks again.
+    let first = jwt("first", HOUR);
+    std::fs::write(&path, format!("{first}\n")).unwrap();
+    assert_eq!(shown.call().await.unwrap_err().code(), Code::UNAVAILABLE);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(shown.call().await.unwrap(), format!("Bearer {first}"));
+
+    let second = jwt("second", HOUR);
+    std::fs::write(&path, &second).unwrap();
+    tokio::time::sleep(HOUR - Duration::from_secs(95)).await;
+    assert_eq!(shown.call().await.unwrap(), format!("Bearer {first}"));
+    // From 90 s before its end on a call has the next one read, and does not wait for it.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let mut sent = shown.call().await.unwrap();
+    assert_eq!(sent, format!("Bearer {first}"));
+    while sent != format!("Bearer {second}") {
+        tokio::task::yield_now().await;
+        sent = shown.call().await.unwrap();
+    }
+
+    // What cannot be used does not replace what can, until that has expired.
+    std::fs::write(&path, "no token").unwrap();
+    tokio::time::sleep(HOUR - Duration::from_secs(60)).await;
+    assert_eq!(shown.call().await.unwrap(), format!("Bearer {second}"));
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    let useless = shown.call().await.unwrap_err();
+    assert_eq!(useless.code(), Code::UNAUTHENTICATED);
+    let told = useless.message();
+    assert!(told.contains(path.to_str().unwrap()) && told.contains("three parts"), "{told}");
+    std::fs::remove_file(&path).unwrap();
+    shown.channel.close().await;
+}
+
+/// Gives numbered tokens of this life, each after a second.
+struct Numbered {
+    life: Duration,
+    fetches: Arc<AtomicUsize>,
+}
+
+impl TokenSource for Numbered {
+    fn fetch(&self) -> BoxFuture<'_, Result<AccessToken, Status>> {
+        Box::pin(async move {
+            let number = self.fetches.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(AccessToken::new(format!("token-{number}")).expires_in(self.life))
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_share_one_fetch_and_none_takes_it_along_when_it_is_dropped() {
+    let fetches = Arc::new(AtomicUsize::new(0));
+    let source = Numbered { life: HOUR, fetches: fetches.clone() };
+    let mut shown = Shown::new(OAuth2::new(source));
+    // The call that has the fetch begun is dropped before it ends.
+    let impatient = ask("Ada").timeout(Duration::from_millis(500));
+    let status = shown.channel.invoke(&SAY_HELLO, impatient).await.unwrap_err();
+    assert_eq!(status.code(), Code::DEADLINE_EXCEEDED);
+    let calls: JoinSet<_> = (0..100)
+        .map(|_| {
+            let channel = shown.channel.clone();
+            async move { channel.invoke(&SAY_HELLO, ask("Ada")).await.map(drop) }
+        })
+        .collect();
+    let before = tokio::time::Instant::now();
+    for ended in calls.join_all().await {
+        ended.unwrap();
+    }
+    assert_eq!(before.elapsed().as_millis(), 500);
+    assert_eq!(fetches.load(Ordering::SeqCst), 1);
+    // 30 s before its end it is not sent any more.
+    tokio::time::sleep(HOUR - Duration::from_secs(31)).await;
+    while let Ok(sent) = shown.authorizations.try_recv() {
+        assert_eq!(sent, "Bearer token-0");
+    }
+    assert_eq!(shown.call().await.unwrap(), "Bearer token-1");
+    shown.channel.close().await;
+}
+
+/// Does not give a token.
+enum Broken {
+    Panics,
+    Hangs,
+    Says(AccessToken),
+}
+
+impl TokenSource for Broken {
+    fn fetch(&self) -> BoxFuture<'_, Result<AccessToken, Status>> {
+        match self {
+            Self::Panics => Box::pin(async { panic!("planted") }),
+            Self::Hangs => Box::pin(future::pending()),
+            Self::Says(token) => Box::pin(future::ready(Ok(token.clone()))),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_gives_no_token_fails_calls_and_hangs_none() {
+    let expired = AccessToken::new("secret").expires_in(Duration::ZERO);
+    for (source, code, reason) in [
+        (Broken::Panics, Code::UNAVAILABLE, "panicked"),
+        (Broken::Hangs, Code::UNAVAILABLE, "within 60 s"),
+        (Broken::Says(AccessToken::new("sécret")), Code::UNAUTHENTICATED, "cannot carry"),
+        (Broken::Says(expired), Code::UNAUTHENTICATED, "has expired"),
+    ] {
+        let mut shown = Shown::new(OAuth2::new(source));
+        let status = shown.call().await.unwrap_err();
+        assert_eq!(status.code(), code, "{status}");
+        assert!(status.message().contains(reason), "{status}");
+        assert!(!status.message().contains("cret"), "{status}");
+        shown.channel.close().await;
+    }
 }
