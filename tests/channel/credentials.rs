@@ -231,6 +231,7 @@ async fn a_bearer_token_is_sent() {
 }
 
 /// A JSON Web Token that expires so long from now.
+#[expect(clippy::disallowed_methods, reason = "the end of a token is a time of day")]
 fn jwt(subject: &str, life: Duration) -> String {
     let end = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + life;
     let claims = format!(r#"{{"sub":"{subject}","exp":{}}}"#, end.as_secs());
@@ -257,7 +258,7 @@ async fn a_token_in_a_file_is_read_again_before_it_expires() {
 
     let second = jwt("second", HOUR);
     std::fs::write(&path, &second).unwrap();
-    tokio::time::sleep(HOUR - Duration::from_secs(95)).await;
+    tokio::time::sleep(HOUR.saturating_sub(Duration::from_secs(95))).await;
     assert_eq!(shown.call().await.unwrap(), format!("Bearer {first}"));
     // From 90 s before its end on a call has the next one read, and does not wait for it.
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -270,7 +271,7 @@ async fn a_token_in_a_file_is_read_again_before_it_expires() {
 
     // What cannot be used does not replace what can, until that has expired.
     std::fs::write(&path, "no token").unwrap();
-    tokio::time::sleep(HOUR - Duration::from_secs(60)).await;
+    tokio::time::sleep(HOUR.saturating_sub(Duration::from_secs(60))).await;
     assert_eq!(shown.call().await.unwrap(), format!("Bearer {second}"));
     tokio::time::sleep(Duration::from_secs(40)).await;
     let useless = shown.call().await.unwrap_err();
@@ -319,7 +320,7 @@ async fn calls_share_one_fetch_and_none_takes_it_along_when_it_is_dropped() {
     assert_eq!(before.elapsed().as_millis(), 500);
     assert_eq!(fetches.load(Ordering::SeqCst), 1);
     // 30 s before its end it is not sent any more.
-    tokio::time::sleep(HOUR - Duration::from_secs(31)).await;
+    tokio::time::sleep(HOUR.saturating_sub(Duration::from_secs(31))).await;
     while let Ok(sent) = shown.authorizations.try_recv() {
         assert_eq!(sent, "Bearer token-0");
     }
