@@ -34,7 +34,8 @@ pub use transport::Dns;
 pub use transport::TlsConfig;
 pub use transport::{
     BearerToken, BoxFuture, BuildResolver, CallContext, CallCredentials, Connect, Credentials,
-    CredentialsError, Io, KeepaliveConfig, Resolution, Resolve, ResolveError, SocketConnector,
+    CredentialsError, Io, KeepaliveConfig, Proxy, ProxyError, Resolution, Resolve, ResolveError,
+    SocketConnector,
 };
 #[cfg(feature = "test-util")]
 pub use transport::{ManualResolver, memory};

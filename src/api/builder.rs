@@ -15,7 +15,8 @@ use crate::policy::lb::{LbPolicyBuilder, LbRegistry};
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
 use crate::transport::resolve::{self, BuildResolver};
 use crate::transport::{
-    Connect, ConnectionOptions, Credentials, CredentialsError, KeepaliveConfig, SocketConnector,
+    Connect, ConnectionOptions, Credentials, CredentialsError, KeepaliveConfig, Proxy, ProxyError,
+    SocketConnector,
 };
 use crate::types::{Authority, InvalidAuthority, Target, TargetError};
 
@@ -31,7 +32,9 @@ pub struct ChannelBuilder {
     user_agent: Option<String>,
     resolvers: BTreeMap<String, Arc<dyn BuildResolver>>,
     lb_registry: LbRegistry,
-    connector: Arc<dyn Connect>,
+    connector: Option<Arc<dyn Connect>>,
+    proxy: ProxyChoice,
+    local_dns_resolution: bool,
     backoff: BackoffConfig,
     min_connect_timeout: Duration,
     idle_timeout: Option<Duration>,
@@ -55,7 +58,9 @@ impl ChannelBuilder {
             user_agent: None,
             resolvers: resolve::built_in(),
             lb_registry: LbRegistry::default(),
-            connector: Arc::new(SocketConnector),
+            connector: None,
+            proxy: ProxyChoice::Environment,
+            local_dns_resolution: false,
             backoff: BackoffConfig::default(),
             min_connect_timeout: MIN_CONNECT_TIMEOUT,
             idle_timeout: Some(IDLE_TIMEOUT),
@@ -113,9 +118,34 @@ impl ChannelBuilder {
         self
     }
 
-    /// Dials connections in place of TCP.
+    /// Dials connections in place of TCP. The environment's proxy is not used then; one that
+    /// [`proxy`](Self::proxy) names is dialled by it.
     pub fn connector(mut self, connector: impl Connect) -> Self {
-        self.connector = Arc::new(connector);
+        self.connector = Some(Arc::new(connector));
+        self
+    }
+
+    /// Reaches servers through this proxy. Default: that of the environment, as
+    /// [`Proxy::from_env`] has it when the channel is built, unless there is a
+    /// [`connector`](Self::connector).
+    ///
+    /// The names of `dns` targets are sent to the proxy, which looks them up: the channel has one
+    /// address then, and one connection, whatever the load-balancing policy.
+    pub fn proxy(mut self, proxy: Proxy) -> Self {
+        self.proxy = ProxyChoice::This(proxy);
+        self
+    }
+
+    /// Reaches servers without a proxy, whatever the environment says.
+    pub fn no_proxy(mut self) -> Self {
+        self.proxy = ProxyChoice::None;
+        self
+    }
+
+    /// Looks up names here although there is a proxy, so that calls are balanced over all their
+    /// addresses; each is then reached through the proxy. Default: off.
+    pub fn local_dns_resolution(mut self, local: bool) -> Self {
+        self.local_dns_resolution = local;
         self
     }
 
@@ -272,9 +302,15 @@ impl ChannelBuilder {
             Some(authority) => authority,
             None => resolver.default_authority(&target),
         };
+        let (resolver, proxy) = self.route(resolver, &target)?;
         let security = credentials.prepare(&authority)?;
         let mut connection = self.connection.clone();
         connection.user_agent = user_agent(self.user_agent.as_deref())?;
+        let connector = self.connector.clone().unwrap_or_else(|| Arc::new(SocketConnector));
+        let connector = match proxy {
+            Some(proxy) => Arc::new(proxy.over(connector, connection.user_agent.clone())),
+            None => connector,
+        };
         let core = Core::new(Settings {
             target,
             resolver,
@@ -288,7 +324,7 @@ impl ChannelBuilder {
             max_connections: self.max_connections,
             connections_cap: self.connections_cap,
             keep_connected: self.keep_connected,
-            connector: self.connector.clone(),
+            connector,
             security,
             call_credentials: credentials.call_credentials().clone(),
             authority,
@@ -302,6 +338,35 @@ impl ChannelBuilder {
 }
 
 impl ChannelBuilder {
+    /// The proxy to use, and who resolves the target because of it.
+    fn route(
+        &self,
+        resolver: Arc<dyn BuildResolver>,
+        #[cfg_attr(
+            not(feature = "dns"),
+            expect(unused_variables, reason = "DNS alone is left to it")
+        )]
+        target: &Target,
+    ) -> Result<(Arc<dyn BuildResolver>, Option<Proxy>), BuildError> {
+        let proxy = match &self.proxy {
+            ProxyChoice::This(proxy) => Some(proxy.clone()),
+            ProxyChoice::Environment if self.connector.is_none() => Proxy::from_env()?,
+            ProxyChoice::Environment | ProxyChoice::None => None,
+        };
+        #[cfg(feature = "dns")]
+        if let Some(proxy) = &proxy
+            && target.scheme() == "dns"
+            && let Ok((host, port)) = resolve::host_and_port(target)
+        {
+            return Ok(match (proxy.is_for(host, port), self.local_dns_resolution) {
+                (false, _) => (resolver, None),
+                (true, true) => (resolver, Some(proxy.clone())),
+                (true, false) => (Arc::new(resolve::Unresolved), Some(proxy.clone())),
+            });
+        }
+        Ok((resolver, proxy))
+    }
+
     /// The authority that the builder says, or else the credentials; both must mean one host.
     fn authority_to_use(&self, credentials: &Credentials) -> Result<Option<Authority>, BuildError> {
         let parse = |text: &str| Authority::parse(text);
@@ -324,6 +389,16 @@ impl fmt::Debug for ChannelBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ChannelBuilder").field("target", &self.target).finish_non_exhaustive()
     }
+}
+
+/// Which proxy a channel uses.
+#[derive(Clone)]
+enum ProxyChoice {
+    /// That of the environment, if it names one.
+    Environment,
+    /// This.
+    This(Proxy),
+    None,
 }
 
 /// How the wait between attempts to connect to one address grows: the first is `base_delay`, each
@@ -371,6 +446,8 @@ pub enum BuildError {
     NoCredentials,
     /// The credentials cannot be used.
     InvalidCredentials(CredentialsError),
+    /// The proxy that the environment names cannot be used.
+    InvalidProxy(ProxyError),
     /// The target cannot be understood.
     InvalidTarget(TargetError),
     /// The default service config cannot be used.
@@ -392,6 +469,7 @@ impl fmt::Display for BuildError {
                  .credentials(Credentials::insecure())",
             ),
             Self::InvalidCredentials(error) => write!(f, "credentials: {error}"),
+            Self::InvalidProxy(error) => write!(f, "proxy: {error}"),
             Self::InvalidTarget(error) => error.fmt(f),
             Self::InvalidServiceConfig(error) => write!(f, "default service config: {error}"),
             Self::InvalidAuthority(error) => error.fmt(f),
@@ -411,11 +489,18 @@ impl std::error::Error for BuildError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::InvalidCredentials(error) => Some(error),
+            Self::InvalidProxy(error) => Some(error),
             Self::InvalidTarget(error) => Some(error),
             Self::InvalidServiceConfig(error) => Some(error),
             Self::InvalidAuthority(error) => Some(error),
             Self::NoCredentials | Self::InvalidUserAgent(_) | Self::InvalidBackoff(_) => None,
         }
+    }
+}
+
+impl From<ProxyError> for BuildError {
+    fn from(error: ProxyError) -> Self {
+        Self::InvalidProxy(error)
     }
 }
 

@@ -17,8 +17,9 @@ use crate::types::Address;
 /// A future behind a pointer, as the traits of this layer return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Dials addresses. The default is [`SocketConnector`]; your own may go through a proxy or a pipe
-/// in memory.
+/// Dials addresses. The default is [`SocketConnector`]; your own may go through a pipe in memory, as
+/// the example `own_dialler` does, or to a virtual machine: `Io::new` takes any stream of bytes,
+/// so a `VsockStream` of the crate `tokio-vsock` too, dialled to what a `passthrough:` target names.
 pub trait Connect: Send + Sync + 'static {
     /// Opens one stream of bytes to `address`.
     ///
@@ -118,7 +119,11 @@ mod unix {
 }
 
 /// A stream of bytes that a [`Connect`] has opened.
-pub struct Io(Repr);
+pub struct Io {
+    repr: Repr,
+    /// Whether whom it speaks to is not whom it leads to.
+    tunnel: bool,
+}
 
 enum Repr {
     /// Kept apart from the rest so that the usual case has no indirection and writes vectored.
@@ -137,7 +142,16 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 impl Io {
     /// Wraps any stream of bytes. For a TCP or Unix socket use `Io::from`, which costs less.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self(Repr::Other(Box::new(stream)))
+        Self::of(Repr::Other(Box::new(stream)))
+    }
+
+    fn of(repr: Repr) -> Self {
+        Self { repr, tunnel: false }
+    }
+
+    /// The same stream, which leads to somewhere else than to whom it was opened.
+    pub(super) fn into_tunnel(self) -> Self {
+        Self { tunnel: true, ..self }
     }
 
     /// Has the kernel end a TCP connection whose data is not acknowledged for so long, where it can
@@ -148,7 +162,7 @@ impl Io {
     )]
     pub(super) fn set_user_timeout(&self, timeout: Duration) -> io::Result<()> {
         #[cfg(target_os = "linux")]
-        if let Repr::Tcp(stream) = &self.0 {
+        if let Repr::Tcp(stream) = &self.repr {
             socket2::SockRef::from(stream).set_tcp_user_timeout(Some(timeout))?;
         }
         Ok(())
@@ -156,7 +170,10 @@ impl Io {
 
     /// Whether it is a Unix socket.
     pub(super) fn is_unix(&self) -> bool {
-        match &self.0 {
+        if self.tunnel {
+            return false;
+        }
+        match &self.repr {
             #[cfg(unix)]
             Repr::Unix(_) => true,
             #[cfg(feature = "_tls")]
@@ -167,7 +184,10 @@ impl Io {
 
     /// Whether the other end is known to be on this machine.
     pub(super) fn is_local(&self) -> bool {
-        match &self.0 {
+        if self.tunnel {
+            return false;
+        }
+        match &self.repr {
             Repr::Tcp(stream) => stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback()),
             #[cfg(unix)]
             Repr::Unix(_) => true,
@@ -180,27 +200,27 @@ impl Io {
 
 impl From<TcpStream> for Io {
     fn from(stream: TcpStream) -> Self {
-        Self(Repr::Tcp(stream))
+        Self::of(Repr::Tcp(stream))
     }
 }
 
 #[cfg(feature = "_tls")]
 impl From<TlsStream<Self>> for Io {
     fn from(stream: TlsStream<Self>) -> Self {
-        Self(Repr::Tls(Box::new(stream)))
+        Self::of(Repr::Tls(Box::new(stream)))
     }
 }
 
 #[cfg(unix)]
 impl From<tokio::net::UnixStream> for Io {
     fn from(stream: tokio::net::UnixStream) -> Self {
-        Self(Repr::Unix(stream))
+        Self::of(Repr::Unix(stream))
     }
 }
 
 impl fmt::Debug for Io {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
+        f.write_str(match self.repr {
             Repr::Tcp(_) => "Io(tcp)",
             #[cfg(unix)]
             Repr::Unix(_) => "Io(unix)",
@@ -217,7 +237,7 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.0 {
+        match &mut self.repr {
             Repr::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             #[cfg(unix)]
             Repr::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -234,7 +254,7 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.0 {
+        match &mut self.repr {
             Repr::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             #[cfg(unix)]
             Repr::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -249,7 +269,7 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.0 {
+        match &mut self.repr {
             Repr::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             #[cfg(unix)]
             Repr::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
@@ -260,7 +280,7 @@ impl AsyncWrite for Io {
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.0 {
+        match &self.repr {
             Repr::Tcp(stream) => stream.is_write_vectored(),
             #[cfg(unix)]
             Repr::Unix(stream) => stream.is_write_vectored(),
@@ -271,7 +291,7 @@ impl AsyncWrite for Io {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.0 {
+        match &mut self.repr {
             Repr::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             #[cfg(unix)]
             Repr::Unix(stream) => Pin::new(stream).poll_flush(cx),
@@ -282,7 +302,7 @@ impl AsyncWrite for Io {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.0 {
+        match &mut self.repr {
             Repr::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             #[cfg(unix)]
             Repr::Unix(stream) => Pin::new(stream).poll_shutdown(cx),

@@ -13,6 +13,7 @@ mod http2;
 #[cfg(feature = "test-util")]
 pub mod memory;
 mod message;
+mod proxy;
 pub(crate) mod resolve;
 mod response;
 #[cfg(feature = "_tls")]
@@ -27,6 +28,7 @@ pub use call_credentials::{BearerToken, CallContext, CallCredentials};
 pub use connect::{BoxFuture, Connect, Io, SocketConnector};
 pub use credentials::{Credentials, CredentialsError};
 pub use http2::KeepaliveConfig;
+pub use proxy::{Proxy, ProxyError};
 #[cfg(feature = "dns")]
 pub use resolve::Dns;
 #[cfg(feature = "test-util")]

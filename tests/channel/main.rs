@@ -17,6 +17,7 @@ mod idleness;
 mod keepalive;
 mod lifecycle;
 mod names;
+mod proxy;
 mod scaling;
 mod streaming;
 mod supervision;

@@ -58,10 +58,13 @@ async fn answer(
     if !manner.service_time.is_zero() {
         tokio::time::sleep(manner.service_time).await;
     }
-    let response = http::Response::builder().header("content-type", "application/grpc");
-    let Ok(mut body) = respond.send_response(response.body(()).unwrap(), false) else { return };
+    let mut response = http::Response::new(());
+    let grpc = http::HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
+    let Ok(mut body) = respond.send_response(response, false) else { return };
     let reply = HelloReply { message: "Hello".to_owned() }.encode_to_vec();
-    let mut message = vec![0, 0, 0, 0, u8::try_from(reply.len()).unwrap()];
+    let mut message = vec![0];
+    message.extend((reply.len() as u32).to_be_bytes());
     message.extend(reply);
     let ok = ("grpc-status", "0");
     let trailers = [ok].map(|(name, value)| {

@@ -3,6 +3,7 @@
 pub(crate) mod greeter;
 pub(crate) mod mini;
 pub(crate) mod name_server;
+pub(crate) mod proxy;
 pub(crate) mod tls;
 
 use std::future::Future;
@@ -17,9 +18,9 @@ use greeter::Greeter;
 /// Asks for calls in turn.
 pub(crate) const ROUND_ROBIN: &str = r#"{"loadBalancingConfig":[{"round_robin":{}}]}"#;
 
-/// A plaintext channel to `target`.
+/// A plaintext channel to `target`, whatever the environment says of proxies.
 pub(crate) fn plaintext(target: impl Into<String>) -> ChannelBuilder {
-    Channel::builder(target).credentials(Credentials::insecure())
+    Channel::builder(target).credentials(Credentials::insecure()).no_proxy()
 }
 
 /// Looks again and again until `condition` holds; gives up with a panic after so long that

@@ -14,7 +14,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::Name;
 use hickory_resolver::{Hosts, Resolver, TokioResolver};
 
-use crate::types::{Refresh, Target, TargetError};
+use crate::types::{Address, Refresh, Target, TargetError};
 
 use super::super::connect::BoxFuture;
 use super::super::error::in_words;
@@ -129,7 +129,7 @@ impl BuildResolver for Dns {
         {
             return Ok(FixedResolver::boxed(vec![address.into()]));
         }
-        let (host, port) = split_endpoint(target, endpoint)?;
+        let (host, port) = host_and_port(target)?;
         if let Ok(ip) = host.parse::<IpAddr>() {
             return Ok(FixedResolver::boxed(vec![SocketAddr::new(ip, port).into()]));
         }
@@ -146,6 +146,18 @@ impl BuildResolver for Dns {
             search,
             settings: self.clone(),
         }))
+    }
+}
+
+/// The resolver of `dns` targets whose names somebody else looks up: a proxy.
+pub(crate) struct Unresolved;
+
+impl BuildResolver for Unresolved {
+    fn build(&self, target: &Target) -> Result<Box<dyn Resolve>, TargetError> {
+        let (host, port) = host_and_port(target)?;
+        let name =
+            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        Ok(FixedResolver::boxed(vec![Address::Name(name.into()).into()]))
     }
 }
 
@@ -251,8 +263,9 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, vec![udp, tcp])
 }
 
-/// The host and the port of an endpoint.
-fn split_endpoint<'a>(target: &Target, text: &'a str) -> Result<(&'a str, u16), TargetError> {
+/// The host and the port that a target names.
+pub(crate) fn host_and_port(target: &Target) -> Result<(&str, u16), TargetError> {
+    let text = target.endpoint();
     if text.is_empty() {
         return Err(target.invalid("there is no host; expected dns:host or dns:host:port"));
     }
@@ -353,9 +366,9 @@ mod tests {
             ("[::1]", ("::1", 443)),
             ("::1", ("::1", 443)),
         ];
-        let target = Target::parse("dns:x", &["dns"], "dns").unwrap();
         for (text, expected) in rows {
-            assert_eq!(split_endpoint(&target, text), Ok(expected), "{text}");
+            let target = Target::parse(text, &["dns"], "dns").unwrap();
+            assert_eq!(host_and_port(&target), Ok(expected), "{text}");
         }
     }
 

@@ -23,6 +23,8 @@ use super::connect::BoxFuture;
 
 #[cfg(feature = "dns")]
 pub use dns::Dns;
+#[cfg(feature = "dns")]
+pub(crate) use dns::{Unresolved, host_and_port};
 use fixed::FixedResolver;
 #[cfg(feature = "test-util")]
 pub use manual::ManualResolver;
