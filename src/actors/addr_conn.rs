@@ -406,6 +406,10 @@ impl AddrConn {
         let address = self.subchannel.address.clone();
         let task = self.core.tasks.spawn(async move {
             let settings = &core.settings;
+            let asked_at = Instant::now();
+            let _place = core.dials.acquire().await;
+            // The time until it is its turn is not the server's fault.
+            let deadline = deadline + asked_at.elapsed();
             let options =
                 ConnectionOptions { keepalive: core.keepalive(), ..settings.connection.clone() };
             let outcome = transport::dial(

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +33,10 @@ pub(crate) struct Settings {
     pub(crate) default_config: Arc<ServiceConfig>,
     pub(crate) backoff: Backoff,
     pub(crate) min_connect_timeout: Duration,
+    /// How many dials may be under way at a time.
+    pub(crate) dials_max: usize,
+    /// How many calls may wait for a connection.
+    pub(crate) queued_calls_max: usize,
     /// How long a channel is kept up that nobody uses; for ever, where there is none.
     pub(crate) idle_timeout: Option<Duration>,
     /// How many connections a subchannel may have where the service config does not say.
@@ -69,6 +73,8 @@ pub(crate) struct Core {
     pub(super) balancer: Mailbox<balancer::Msg>,
     /// Every subchannel, with its slot and its `AddrConn`'s mailbox.
     pub(super) registry: Registry,
+    /// A place for each dial that may be under way.
+    pub(super) dials: Semaphore,
     /// Every task of the channel that is not an actor.
     pub(super) tasks: TaskTracker,
     connections: Mutex<slab::Slab<Connection>>,
@@ -189,7 +195,13 @@ impl Core {
             let core = core.clone();
             let demand = move || core.upgrade().map_or(Ok(()), |core| core.demand());
             Self {
-                shared: Arc::new(Shared::new(first, settings.call_credentials.clone(), demand)),
+                shared: Arc::new(Shared::new(
+                    first,
+                    settings.call_credentials.clone(),
+                    settings.queued_calls_max,
+                    demand,
+                )),
+                dials: Semaphore::new(settings.dials_max.clamp(1, Semaphore::MAX_PERMITS)),
                 settings,
                 life: watch::Sender::new(Life::New),
                 demanded: AtomicBool::new(false),

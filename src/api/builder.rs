@@ -16,7 +16,7 @@ use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
 use crate::transport::resolve::{self, BuildResolver};
 use crate::transport::{
     Connect, ConnectionOptions, Credentials, CredentialsError, KeepaliveConfig, Proxy, ProxyError,
-    SocketConnector,
+    RECEIVE_BUFFER_BYTES_MAX, ReceiveBuffer, SocketConnector,
 };
 use crate::types::{Authority, InvalidAuthority, Target, TargetError};
 
@@ -37,6 +37,9 @@ pub struct ChannelBuilder {
     local_dns_resolution: bool,
     backoff: BackoffConfig,
     min_connect_timeout: Duration,
+    dials_max: usize,
+    queued_calls_max: usize,
+    receive_buffer_max: usize,
     idle_timeout: Option<Duration>,
     keep_connected: bool,
     max_connections: usize,
@@ -63,6 +66,9 @@ impl ChannelBuilder {
             local_dns_resolution: false,
             backoff: BackoffConfig::default(),
             min_connect_timeout: MIN_CONNECT_TIMEOUT,
+            dials_max: DIALS_MAX,
+            queued_calls_max: QUEUED_CALLS_MAX,
+            receive_buffer_max: RECEIVE_BUFFER_BYTES_MAX,
             idle_timeout: Some(IDLE_TIMEOUT),
             keep_connected: false,
             max_connections: 1,
@@ -202,6 +208,20 @@ impl ChannelBuilder {
         self
     }
 
+    /// How many connections are dialled at a time, all handshakes included; further addresses wait
+    /// for their turn. Default: 1,000.
+    pub fn max_concurrent_dials(mut self, dials: usize) -> Self {
+        self.dials_max = dials;
+        self
+    }
+
+    /// How many calls may wait for the channel to resolve its target and connect, or for their
+    /// credentials; one more ends at once with `RESOURCE_EXHAUSTED`. Default: 10,000.
+    pub fn max_queued_calls(mut self, calls: usize) -> Self {
+        self.queued_calls_max = calls;
+        self
+    }
+
     /// How many calls may wait for an address whose connections have as many streams open as the
     /// server allows; one more ends at once with `RESOURCE_EXHAUSTED`. Default: 10,000.
     pub fn max_queued_streams(mut self, streams: usize) -> Self {
@@ -215,8 +235,19 @@ impl ChannelBuilder {
         self
     }
 
+    /// How much may have arrived on all connections of the channel that nobody has read, in bytes.
+    /// When it is more, the stream that has most of it ends with `RESOURCE_EXHAUSTED`, and what it
+    /// had is given up. Default: 256 MiB.
+    ///
+    /// Streams that are not read slow down their own servers, each by the window of its stream;
+    /// they do not hold up the other streams of their connection.
+    pub fn max_receive_buffer_bytes(mut self, bytes: usize) -> Self {
+        self.receive_buffer_max = bytes;
+        self
+    }
+
     /// How much a server may send before it is read, for each stream and for each connection, in
-    /// bytes, for good. Default: 2 MiB and 8 MiB, from which they grow, up to 16 MiB and 32 MiB, on
+    /// bytes, for good. The connection's is beside what has arrived and is unread. Default: 2 MiB and 8 MiB, from which they grow, up to 16 MiB and 32 MiB, on
     /// connections where the product of bandwidth and delay is larger.
     pub fn receive_windows(mut self, stream: u32, connection: u32) -> Self {
         self.connection.initial_stream_window = stream;
@@ -305,6 +336,7 @@ impl ChannelBuilder {
         let (resolver, proxy) = self.route(resolver, &target)?;
         let security = credentials.prepare(&authority)?;
         let mut connection = self.connection.clone();
+        connection.receive_buffer = ReceiveBuffer::new(self.receive_buffer_max);
         connection.user_agent = user_agent(self.user_agent.as_deref())?;
         let connector = self.connector.clone().unwrap_or_else(|| Arc::new(SocketConnector));
         let connector = match proxy {
@@ -318,6 +350,8 @@ impl ChannelBuilder {
             default_config: Arc::new(default_config),
             backoff: self.backoff.schedule()?,
             min_connect_timeout: self.min_connect_timeout,
+            dials_max: self.dials_max,
+            queued_calls_max: self.queued_calls_max,
             idle_timeout: self
                 .idle_timeout
                 .filter(|timeout| !timeout.is_zero() && !self.keep_connected),
@@ -552,6 +586,12 @@ const DEFAULT_SCHEME: &str = "dns";
 
 /// As in grpc-go: TCP, TLS and HTTP/2 handshakes over a slow network fit in.
 const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Enough for any list of addresses that can be reached, and few enough for a process's files.
+const DIALS_MAX: usize = 1_000;
+
+/// Beyond that a channel that does not connect is helped by early errors.
+const QUEUED_CALLS_MAX: usize = 10_000;
 
 /// As gRPC has it for every client (A62).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);

@@ -10,14 +10,17 @@ use tokio::time::Instant;
 /// on their way.
 pub(crate) struct Activity {
     waiting: AtomicUsize,
+    waiting_max: usize,
     /// In nanoseconds since `born`; 0 before the first.
     last: AtomicU64,
     born: Instant,
 }
 
 impl Activity {
-    pub(super) fn new() -> Self {
-        Self { waiting: AtomicUsize::new(0), last: AtomicU64::new(0), born: Instant::now() }
+    /// For a channel of which so many calls may wait.
+    pub(super) fn new(waiting_max: usize) -> Self {
+        let (waiting, last) = (AtomicUsize::new(0), AtomicU64::new(0));
+        Self { waiting, waiting_max, last, born: Instant::now() }
     }
 
     /// Calls that wait for a stream.
@@ -39,11 +42,18 @@ impl Activity {
         self.last.fetch_max(u64::try_from(nanos).unwrap_or(u64::MAX), Ordering::AcqRel);
     }
 
-    /// A call has come to wait, until what this gives is dropped.
-    pub(super) fn wait(&self) -> Waiting<'_> {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        Waiting(self)
+    /// A call has come to wait, until what this gives is dropped; or must not, as too many do.
+    pub(super) fn wait(&self) -> Result<Waiting<'_>, Full> {
+        let before = self.waiting.fetch_add(1, Ordering::AcqRel);
+        let waiting = Waiting(self);
+        if before < self.waiting_max { Ok(waiting) } else { Err(Full { limit: self.waiting_max }) }
     }
+}
+
+/// As many calls wait as may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Full {
+    pub(super) limit: usize,
 }
 
 /// A call that waits for a stream.
@@ -63,11 +73,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_end_of_the_last_wait_is_remembered() {
-        let activity = Activity::new();
+        let activity = Activity::new(2);
         assert_eq!((activity.waiting(), activity.last()), (0, None));
-        let first = activity.wait();
+        let first = activity.wait().unwrap();
         tokio::time::advance(Duration::from_secs(1)).await;
-        let second = activity.wait();
+        let second = activity.wait().unwrap();
+        assert!(matches!(activity.wait(), Err(Full { limit: 2 })));
         assert_eq!(activity.waiting(), 2);
         drop(first);
         tokio::time::advance(Duration::from_secs(1)).await;

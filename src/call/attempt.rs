@@ -1,7 +1,7 @@
 //! One attempt of a streaming call: a stream on a picked connection.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::time::Instant;
@@ -11,7 +11,7 @@ use super::pick::{Picked, let_others_run, pick};
 use super::{CallHead, Shared, status};
 use crate::policy::retry::{Verdict, verdict};
 use crate::transport::{
-    Connection, Headers, Received, RecvHalf, Stream, StreamError, StreamHandle, Trailers,
+    Connection, Discard, Headers, Received, RecvHalf, Stream, StreamError, StreamHandle, Trailers,
 };
 use crate::types::{Address, SecurityLevel, Seen, Status};
 
@@ -45,7 +45,7 @@ pub(super) async fn begin(
     head: &CallHead,
     refused: &mut bool,
     number: u32,
-) -> Result<Attempt, Status> {
+) -> Result<Arc<Attempt>, Status> {
     loop {
         let Picked { connection, .. } = pick(shared, head).await?;
         let proof = if wants_proof(shared, head) {
@@ -71,12 +71,20 @@ pub(super) async fn begin(
 }
 
 impl Attempt {
-    fn new(number: u32, connection: &Connection, stream: Stream) -> Self {
+    fn new(number: u32, connection: &Connection, stream: Stream) -> Arc<Self> {
         let receiving =
             Receiving { half: stream.recv, headers_read: false, ahead: VecDeque::new(), end: None };
         let peer =
             Peer { address: connection.address().clone(), security: connection.security_level() };
-        Self { number, peer, sending: stream.handle, receiving: Mutex::new(receiving) }
+        let attempt = Arc::new(Self {
+            number,
+            peer,
+            sending: stream.handle,
+            receiving: Mutex::new(receiving),
+        });
+        let reader: Weak<Self> = Arc::downgrade(&attempt);
+        attempt.sending.read_by(reader);
+        attempt
     }
 
     /// The headers for whoever reads them first, `None` for everybody else.
@@ -138,6 +146,12 @@ impl Attempt {
 
     fn lock(&self) -> MutexGuard<'_, Receiving> {
         self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Discard for Attempt {
+    fn discard(&self) {
+        self.lock().half.discard();
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) fn prove<'a>(
     connection: &'a Connection,
 ) -> BoxFuture<'a, Result<Metadata, Status>> {
     Box::pin(async move {
-        let _waiting = shared.activity.wait();
+        let _waiting = shared.activity.wait().map_err(status::too_many_waiting)?;
         match shared.before(call.deadline, gather(shared, call, connection)).await {
             Ok(gathered) => gathered,
             Err(Elapsed) => Err(status::deadline_while_proving()),

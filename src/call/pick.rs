@@ -34,7 +34,7 @@ pub(super) async fn let_others_run() {
 }
 
 async fn pick_later(shared: &Shared, call: &CallHead, first: Wait) -> Result<Picked, Status> {
-    let _waiting = shared.activity.wait();
+    let _waiting = shared.activity.wait().map_err(status::too_many_waiting)?;
     let mut wait = first;
     let mut last_error = None;
     loop {

@@ -41,17 +41,18 @@ impl fmt::Display for NoRuntime {
 impl std::error::Error for NoRuntime {}
 
 impl Shared {
-    /// `demand` is called when a call needs the channel to leave IDLE; it must not block.
+    /// Up to `waiting_max` calls may wait. `demand` is called when a call needs the channel to leave IDLE; it must not block.
     pub(crate) fn new(
         first: Snapshot,
         credentials: AllCallCredentials,
+        waiting_max: usize,
         demand: impl Fn() -> Result<(), NoRuntime> + Send + Sync + 'static,
     ) -> Self {
         Self {
             cell: SnapshotCell::new(first),
             states: StateBoard::new(),
             credentials,
-            activity: Activity::new(),
+            activity: Activity::new(waiting_max),
             runtime: OnceLock::new(),
             demand: Box::new(demand),
         }

@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::NoRuntime;
+use super::activity::Full;
 use crate::transport::{ErrorCode, NotGrpc, StreamError, Trailers};
 use crate::types::{Address, Code, Metadata, SecurityLevel, Status};
 
@@ -25,6 +26,9 @@ pub(super) fn of_stream_error(
         StreamError::Closed => "the channel is closed".to_owned(),
         StreamError::TooLarge { .. } => {
             format!("{peer}: {text}; raise max_receive_message_bytes to take it")
+        }
+        StreamError::ReceiveBufferFull { .. } => {
+            format!("{peer}: {text}: read faster, or raise max_receive_buffer_bytes")
         }
         StreamError::Refused
         | StreamError::Reset(_)
@@ -99,6 +103,15 @@ pub(super) fn deadline_while_proving() -> Status {
     Status::deadline_exceeded("the deadline passed while the call's credentials were made")
 }
 
+/// As many calls as are allowed wait already.
+pub(super) fn too_many_waiting(full: Full) -> Status {
+    Status::resource_exhausted(format!(
+        "{} calls of this channel wait already for a connection; raise max_queued_calls to let \
+         more of them wait",
+        full.limit
+    ))
+}
+
 /// A connection protects less than the credentials of the call want.
 pub(super) fn too_little_security(
     peer: &Address,
@@ -127,6 +140,7 @@ fn code_of(error: &StreamError) -> Code {
         StreamError::DeadlineExceeded => Code::DEADLINE_EXCEEDED,
         StreamError::Closed => Code::CANCELLED,
         StreamError::QueueFull { .. }
+        | StreamError::ReceiveBufferFull { .. }
         | StreamError::TooLarge { .. }
         | StreamError::SendTooLarge { .. } => Code::RESOURCE_EXHAUSTED,
         StreamError::NotGrpc(what) => of_http(what),

@@ -99,7 +99,7 @@ impl StreamCall {
         let mut refused = false;
         let first = begin(&shared, &head, &mut refused, 0).await?;
         let state = State {
-            phase: Phase::Live(Arc::new(first)),
+            phase: Phase::Live(first),
             replay: Replay::new(),
             sent: 0,
             received: 0,
@@ -422,13 +422,13 @@ impl State {
 
     /// Puts `next` in the place of an attempt that failed, unless this side has ended the call
     /// meanwhile.
-    fn go_on_with(&mut self, next: Attempt) -> Result<(), Status> {
+    fn go_on_with(&mut self, next: Arc<Attempt>) -> Result<(), Status> {
         if let Phase::Ended(outcome) = &self.phase {
             return outcome.result.clone();
         }
         // A failure shows to whoever uses the attempt next.
         let _ = self.replay_on(&next);
-        self.phase = Phase::Live(Arc::new(next));
+        self.phase = Phase::Live(next);
         Ok(())
     }
 

@@ -266,6 +266,12 @@ pub(crate) enum StreamError {
         /// How many may wait.
         limit: usize,
     },
+    /// More has arrived on the channel that nobody has read than is allowed, and this stream had
+    /// most of it.
+    ReceiveBufferFull {
+        /// Bytes that are allowed.
+        limit: usize,
+    },
     /// The request has more header fields than can be sent.
     TooManyFields,
     /// A message to be sent is longer than HTTP/2 can count.
@@ -319,6 +325,7 @@ impl StreamError {
             | Self::Closed
             | Self::Ended
             | Self::QueueFull { .. }
+            | Self::ReceiveBufferFull { .. }
             | Self::TooManyFields
             | Self::SendTooLarge { .. }
             | Self::NotGrpc(_)
@@ -351,6 +358,11 @@ impl fmt::Display for StreamError {
             Self::QueueFull { limit } => {
                 write!(f, "{limit} calls wait already for the server to take more streams")
             }
+            Self::ReceiveBufferFull { limit } => write!(
+                f,
+                "the channel holds more than {limit} bytes that nobody has read, and this stream \
+                 most of them"
+            ),
             Self::TooManyFields => f.write_str("the request has too many header fields"),
             Self::SendTooLarge { len } => {
                 write!(f, "a message of {len} bytes is longer than HTTP/2 can carry in one piece")

@@ -19,6 +19,8 @@ mod response;
 #[cfg(feature = "_tls")]
 mod tls;
 
+use std::sync::Arc;
+
 use http::HeaderValue;
 use tokio::time::{Instant, timeout_at};
 
@@ -42,7 +44,9 @@ pub(crate) use credentials::Security;
 pub(crate) use error::{
     ConnectError, ConnectFault, ConnectPhase, Disconnect, ErrorCode, NotGrpc, StreamError,
 };
-pub(crate) use http2::{Connection, Driver, RecvHalf, RequestHead, Stream, StreamHandle};
+pub(crate) use http2::{
+    Connection, Discard, Driver, ReceiveBuffer, RecvHalf, RequestHead, Stream, StreamHandle,
+};
 pub(crate) use message::{Message, Received};
 pub(crate) use response::{Headers, Trailers};
 
@@ -109,6 +113,8 @@ pub(crate) struct ConnectionOptions {
     pub(crate) connections_per_address: usize,
     /// Calls that may wait for the server to take more streams, per address.
     pub(crate) queued_streams_max: usize,
+    /// What may have arrived that nobody has read.
+    pub(crate) receive_buffer: Arc<ReceiveBuffer>,
 }
 
 impl Default for ConnectionOptions {
@@ -122,6 +128,7 @@ impl Default for ConnectionOptions {
             max_header_list_size: MAX_HEADER_LIST_SIZE,
             connections_per_address: 1,
             queued_streams_max: QUEUED_STREAMS_MAX,
+            receive_buffer: ReceiveBuffer::new(RECEIVE_BUFFER_BYTES_MAX),
         }
     }
 }
@@ -137,6 +144,10 @@ const INITIAL_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// 64 KiB: room for any sane metadata, and no lever for a hostile server.
 const MAX_HEADER_LIST_SIZE: u32 = 64 * 1024;
+
+/// 256 MiB: more than a hundred streams that fill their windows because their readers take their
+/// time, which is no fault, and less than what would take a process down.
+pub(crate) const RECEIVE_BUFFER_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// 10,000 calls: beyond that a server that far behind is helped by an early error.
 const QUEUED_STREAMS_MAX: usize = 10_000;

@@ -16,6 +16,7 @@ mod failures;
 mod idleness;
 mod keepalive;
 mod lifecycle;
+mod limits;
 mod names;
 mod proxy;
 mod scaling;

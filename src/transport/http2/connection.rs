@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use super::driver::Driver;
 use super::observed::{Observed, Watch};
 use super::request::Template;
 use super::stream::Stream;
+use super::unread::{Discard, Laggard};
 use super::{Identity, RequestHead, fault};
 
 /// A live HTTP/2 connection; a cheap handle.
@@ -223,6 +224,7 @@ pub(super) fn new(
         round_trip: AtomicU64::new(0),
         keepalive_time: options.keepalive.map(|keepalive| keepalive.time()),
     });
+    options.receive_buffer.join(&shared);
     let connection = Connection(shared.clone());
     *members = members.iter().cloned().chain([connection.clone()]).collect();
     drop(members);
@@ -283,6 +285,8 @@ pub(super) struct Entry {
     pub(super) ended: Option<StreamError>,
     /// Whether its last message has been handed over.
     pub(super) is_send_closed: bool,
+    /// Who holds what it has received, where that can be given up.
+    pub(super) reader: Option<Weak<dyn Discard>>,
 }
 
 impl Entry {
@@ -381,7 +385,14 @@ fn start(
         table.messages_sent += 1;
     }
     table.unused_since = None;
-    let key = table.streams.insert(Entry { id, send, deadline, ended: None, is_send_closed });
+    let key = table.streams.insert(Entry {
+        id,
+        send,
+        deadline,
+        ended: None,
+        is_send_closed,
+        reader: None,
+    });
     let is_earliest = match (deadline, table.wake_at) {
         (Some(deadline), Some(wake_at)) => deadline < wake_at,
         (Some(_), None) => true,
@@ -519,6 +530,7 @@ impl Shared {
             return;
         }
         let mut entry = table.streams.remove(key);
+        self.watch.unread.forget(id);
         match reset {
             Reset::Whole(reason) => entry.send.send_reset(reason),
             // A stream that is complete must not be reset: the engine would keep it for a while.
@@ -534,6 +546,39 @@ impl Shared {
         drop(entry);
         self.admission.serve_if_queued();
         self.wake_if_stopped();
+    }
+
+    /// The stream that has most unread, of those that have not been ended here.
+    pub(super) fn laggard(&self) -> Option<Laggard> {
+        let table = self.table();
+        let live = table.streams.iter().filter(|(_, entry)| entry.ended.is_none());
+        self.watch.unread.most(live.map(|(key, entry)| (key, entry.id)))
+    }
+
+    /// Ends a stream with `error`, and gives up what nobody has read of it.
+    pub(super) fn give_up_reading(&self, laggard: &Laggard, error: StreamError) {
+        let mut table = self.table();
+        let reader = table.stream(laggard.key, laggard.id).and_then(|entry| {
+            entry.end(error);
+            entry.reader.take()
+        });
+        drop(table);
+        self.watch.unread.forget(laggard.id);
+        if let Some(reader) = reader.and_then(|reader| reader.upgrade()) {
+            reader.discard();
+        }
+    }
+
+    /// Keeps what is unread within its bounds.
+    pub(super) fn look_at_unread(&self) {
+        let unread = &self.watch.unread;
+        if unread.total() == 0 {
+            return;
+        }
+        if unread.is_overgrown(self.table().streams.len()) {
+            self.laggard();
+        }
+        unread.channel().relieve();
     }
 
     /// Wakes the driver where the end of a stream may be the end of the connection.

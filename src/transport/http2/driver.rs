@@ -15,6 +15,7 @@ use super::connection::Shared;
 use super::fault;
 use super::observed::Observed;
 use super::pings::Pings;
+use super::unread::Window;
 
 /// Drives one connection. Spawn [`Driver::run`]: without it nothing moves.
 ///
@@ -24,6 +25,7 @@ pub(crate) struct Driver {
     shared: Arc<Shared>,
     deadlines: Deadlines,
     pings: Pings,
+    window: Window,
     /// Since when only bytes that the peer does not take keep the connection from closing.
     farewell: Option<Pin<Box<Sleep>>>,
 }
@@ -35,7 +37,8 @@ impl Driver {
         options: &ConnectionOptions,
     ) -> Self {
         let pings = Pings::new(&mut engine, options);
-        Self { engine, shared, deadlines: Deadlines::default(), pings, farewell: None }
+        let window = Window::new(options.initial_connection_window);
+        Self { engine, shared, deadlines: Deadlines::default(), pings, window, farewell: None }
     }
 
     /// Drives the connection to its end, and says what that was.
@@ -74,7 +77,12 @@ impl Driver {
             }
             Poll::Pending => {
                 self.shared.look_at_peer();
-                if let Poll::Ready(timeout) = self.pings.poll(cx, &self.shared, &mut self.engine) {
+                self.shared.look_at_unread();
+                if let Some(window) = self.window.make_up_for(self.shared.watch.unread.total()) {
+                    self.engine.set_target_window_size(window);
+                }
+                let Self { shared, engine, window, .. } = self;
+                if let Poll::Ready(timeout) = self.pings.poll(cx, shared, engine, window) {
                     let cause = || DisconnectCause::NoSignOfLife { timeout };
                     return Poll::Ready(self.shared.end(cause));
                 }

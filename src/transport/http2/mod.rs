@@ -17,6 +17,7 @@ mod request;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -35,6 +36,7 @@ pub(crate) use driver::Driver;
 pub use keepalive::KeepaliveConfig;
 pub(crate) use request::RequestHead;
 pub(crate) use stream::{RecvHalf, Stream, StreamHandle};
+pub(crate) use unread::{Discard, ReceiveBuffer};
 
 /// Whom a connection goes to.
 pub(super) struct Identity {
@@ -55,7 +57,7 @@ pub(super) async fn establish(
     options: &ConnectionOptions,
     beside: Option<&Connection>,
 ) -> Result<(Connection, Driver), ConnectFault> {
-    let watch = Arc::new(Watch::default());
+    let watch = Arc::new(Watch::new(options.receive_buffer.clone()));
     let observed = Observed::new(io, Arc::clone(&watch));
     let handshake = h2::client::Builder::new()
         .enable_push(false)

@@ -15,9 +15,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::super::connect::Io;
 use super::super::error::in_words;
+use super::unread::{ReceiveBuffer, Unread};
 
 /// What was seen of a connection. Written by its driver, read by anyone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watch {
     first_frame: OnceLock<FirstFrame>,
     /// The highest stream whose HEADERS have begun to leave.
@@ -28,6 +29,7 @@ pub(super) struct Watch {
     write_blocked: AtomicBool,
     /// How the stream of bytes ended, in words.
     ended: OnceLock<String>,
+    pub(super) unread: Unread,
 }
 
 /// What a server said first.
@@ -40,6 +42,18 @@ pub(super) enum FirstFrame {
 }
 
 impl Watch {
+    pub(super) fn new(receive_buffer: Arc<ReceiveBuffer>) -> Self {
+        Self {
+            first_frame: OnceLock::new(),
+            highest_sent: AtomicU32::new(0),
+            bytes_read: AtomicU64::new(0),
+            bytes_written: AtomicU64::new(0),
+            write_blocked: AtomicBool::new(false),
+            ended: OnceLock::new(),
+            unread: Unread::new(receive_buffer),
+        }
+    }
+
     /// What the server said first, once enough of it is here to tell.
     pub(super) fn first_frame(&self) -> Option<&FirstFrame> {
         self.first_frame.get()
@@ -99,12 +113,19 @@ pub(super) struct Observed {
     io: Io,
     watch: Arc<Watch>,
     inbound: Inbound,
-    outbound: Outbound,
+    frames_in: Frames,
+    frames_out: Frames,
 }
 
 impl Observed {
     pub(super) fn new(io: Io, watch: Arc<Watch>) -> Self {
-        Self { io, watch, inbound: Inbound::default(), outbound: Outbound::default() }
+        Self {
+            io,
+            watch,
+            inbound: Inbound::default(),
+            frames_in: Frames::default(),
+            frames_out: Frames::after(PREFACE_LEN),
+        }
     }
 
     fn wrote(
@@ -120,7 +141,13 @@ impl Observed {
                 let mut left = *written;
                 for buf in bufs {
                     let taken = buf.len().min(left);
-                    self.outbound.follow(&buf[..taken], &self.watch);
+                    let watch = &self.watch;
+                    // Without its whole header the server cannot act on a frame, with it perhaps.
+                    self.frames_out.follow(&buf[..taken], |frame, _| {
+                        if frame.kind == HEADERS {
+                            watch.highest_sent.fetch_max(frame.stream, Ordering::Release);
+                        }
+                    });
                     left -= taken;
                     if left == 0 {
                         break;
@@ -144,6 +171,12 @@ impl Observed {
             let _ = self.watch.first_frame.set(verdict);
             self.inbound = Inbound::Rest;
         }
+        let unread = &self.watch.unread;
+        self.frames_in.follow(bytes, |frame, payload| {
+            if frame.kind == DATA {
+                unread.arrived(frame.stream, frame.data_len(payload));
+            }
+        });
         if is_end {
             self.watch.record_end(|| CLOSED_BY_SERVER.to_owned());
         }
@@ -234,8 +267,9 @@ impl AsyncWrite for Observed {
     }
 }
 
-/// Follows frames through the bytes that the socket has taken.
-struct Outbound {
+/// Follows frames through the bytes of one direction.
+#[derive(Default)]
+struct Frames {
     /// Bytes until the next frame header: the preface, or the rest of a payload.
     skip: usize,
     header: [u8; FRAME_HEADER_LEN],
@@ -243,14 +277,14 @@ struct Outbound {
     have: usize,
 }
 
-impl Default for Outbound {
-    fn default() -> Self {
-        Self { skip: PREFACE_LEN, header: [0; FRAME_HEADER_LEN], have: 0 }
+impl Frames {
+    /// Those that come after so many other bytes.
+    fn after(skip: usize) -> Self {
+        Self { skip, ..Self::default() }
     }
-}
 
-impl Outbound {
-    fn follow(&mut self, mut bytes: &[u8], watch: &Watch) {
+    /// Calls `seen` for each frame whose header ends in `bytes`, with what follows it there.
+    fn follow(&mut self, mut bytes: &[u8], mut seen: impl FnMut(&FrameHeader, &[u8])) {
         loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -268,10 +302,7 @@ impl Outbound {
             let frame = FrameHeader::parse(&self.header);
             self.have = 0;
             self.skip = frame.len;
-            // Without its whole header the server cannot act on a frame, with it perhaps.
-            if frame.kind == HEADERS {
-                watch.highest_sent.fetch_max(frame.stream, Ordering::Release);
-            }
+            seen(&frame, bytes);
         }
     }
 }
@@ -372,6 +403,18 @@ impl FrameHeader {
     }
 }
 
+impl FrameHeader {
+    /// The bytes of a DATA frame without its padding, as far as the beginning of its payload tells.
+    fn data_len(&self, payload: &[u8]) -> usize {
+        match payload.first() {
+            Some(padding) if self.flags & PADDED != 0 => {
+                self.len.saturating_sub(1 + usize::from(*padding))
+            }
+            _ => self.len,
+        }
+    }
+}
+
 /// Adds to a counter that only the caller writes.
 fn add(counter: &AtomicU64, amount: usize) {
     let sum = counter.load(Ordering::Relaxed) + amount as u64;
@@ -388,9 +431,11 @@ const FRAME_HEADER_LEN: usize = 9;
 /// What a peer may send before our SETTINGS allow more, which they never do.
 const FRAME_LEN_MAX: usize = 16_384;
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const ACK: u8 = 1;
+const PADDED: u8 = 8;
 
 /// A TLS record of type alert.
 const TLS_ALERT: [u8; 2] = [0x15, 0x03];
@@ -433,14 +478,21 @@ mod tests {
         let left_with = sent.len() + FRAME_HEADER_LEN;
         sent.extend(frame(HEADERS, 3, &[1; 20]));
         for size in [1, 2, 7, 9, 1000] {
-            let watch = Watch::default();
-            let mut outbound = Outbound::default();
+            let mut frames = Frames::after(PREFACE_LEN);
+            let mut seen = Vec::new();
+            let mut follow = |bytes: &[u8]| {
+                frames.follow(bytes, |frame, _| {
+                    if frame.kind == HEADERS {
+                        seen.push(frame.stream);
+                    }
+                });
+                seen.clone()
+            };
             for chunk in sent[..left_with - 1].chunks(size) {
-                outbound.follow(chunk, &watch);
+                follow(chunk);
             }
-            assert!(watch.has_sent(1) && !watch.has_sent(3), "by {size}");
-            outbound.follow(&sent[left_with - 1..], &watch);
-            assert!(watch.has_sent(3) && !watch.has_sent(5), "by {size}");
+            assert_eq!(follow(&[]), [1], "by {size}");
+            assert_eq!(follow(&sent[left_with - 1..]), [1, 3], "by {size}");
         }
     }
 

@@ -12,6 +12,7 @@ use super::bdp::Bdp;
 use super::connection::Shared;
 use super::keepalive::{self, Effect, Event, KeepaliveConfig};
 use super::observed::Observed;
+use super::unread::Window;
 
 type Engine = h2::client::Connection<Observed, Bytes>;
 
@@ -41,7 +42,6 @@ struct Keepalive {
 /// What is known of the path, and what is made of it.
 struct Path {
     bdp: Bdp,
-    connection_window: u32,
     /// A window that the engine could not take on yet.
     pending: Option<u32>,
 }
@@ -54,11 +54,9 @@ impl Pings {
             let at = state.wake_at(&config).unwrap_or(now);
             Keepalive { config, state, timer: Box::pin(sleep_until(at)) }
         });
-        let path = options.adaptive_windows.then(|| Path {
-            bdp: Bdp::new(options.initial_stream_window),
-            connection_window: options.initial_connection_window,
-            pending: None,
-        });
+        let path = options
+            .adaptive_windows
+            .then(|| Path { bdp: Bdp::new(options.initial_stream_window), pending: None });
         let wanted = keepalive.is_some() || path.is_some();
         let pong = if wanted { engine.ping_pong() } else { None };
         Self { pong, under_way: None, keepalive, path, bytes_seen: 0 }
@@ -71,6 +69,7 @@ impl Pings {
         cx: &mut Context<'_>,
         shared: &Shared,
         engine: &mut Engine,
+        window: &mut Window,
     ) -> Poll<Duration> {
         let Some(pong) = &mut self.pong else { return Poll::Pending };
         let bytes = shared.watch.bytes_read();
@@ -88,7 +87,7 @@ impl Pings {
             }
         }
         if let Some(path) = &mut self.path {
-            path.widen(engine);
+            path.widen(engine, window);
             if arrived > 0
                 && path.bdp.arrived(arrived)
                 && self.under_way.is_none()
@@ -144,14 +143,13 @@ impl Keepalive {
 
 impl Path {
     /// Hands a window that has grown to the engine, which takes one at a time.
-    fn widen(&mut self, engine: &mut Engine) {
+    fn widen(&mut self, engine: &mut Engine, connection: &mut Window) {
         if let Some(window) = self.pending
             && engine.set_initial_window_size(window).is_ok()
         {
             self.pending = None;
             // One stream must not fill the window of all.
-            self.connection_window = self.connection_window.max(window.saturating_mul(2));
-            engine.set_target_window_size(self.connection_window);
+            engine.set_target_window_size(connection.widen(window.saturating_mul(2)));
         }
     }
 }

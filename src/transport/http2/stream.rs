@@ -4,8 +4,8 @@ use std::fmt;
 use std::future::poll_fn;
 use std::mem;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -18,6 +18,7 @@ use super::super::message::{Deframer, FramingError, Message, Received};
 use super::super::response::{self, Headers, Trailers};
 use super::connection::{Reset, Shared, check_len};
 use super::fault;
+use super::unread::Discard;
 
 /// An open stream. Its halves may be taken apart.
 #[derive(Debug)]
@@ -50,6 +51,18 @@ struct Place {
     shared: Arc<Shared>,
     key: usize,
     id: u32,
+}
+
+impl Place {
+    /// Why this side ended the stream, if it did.
+    fn ended_here(&self) -> Option<StreamError> {
+        let mut table = self.shared.table();
+        table.stream(self.key, self.id)?.ended.clone()
+    }
+
+    fn count_read(&self, chunk: &Bytes) {
+        self.shared.watch.unread.read(self.id, chunk.len());
+    }
 }
 
 /// The sending half of a stream. Dropping it ends the stream: one whose response has not been read
@@ -110,6 +123,14 @@ impl StreamHandle {
     /// Says that no further message follows. Does not wait for flow control. Idempotent.
     pub(crate) fn finish(&self) -> Result<(), StreamError> {
         self.send_frame(Bytes::new(), true)
+    }
+
+    /// Has `reader` give up what the stream has received, should it be ended for what nobody reads.
+    pub(crate) fn read_by(&self, reader: Weak<dyn Discard>) {
+        let mut table = self.place.shared.table();
+        if let Some(entry) = table.stream(self.place.key, self.place.id) {
+            entry.reader = Some(reader);
+        }
     }
 
     /// Ends the stream at once with CANCEL, whatever it is doing.
@@ -228,6 +249,7 @@ impl RecvHalf {
             }
             match body.poll_data(cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
+                    self.place.count_read(&chunk);
                     release(body, &mut self.unreleased);
                     self.unreleased = chunk.len();
                     self.deframer.feed(chunk);
@@ -265,7 +287,10 @@ impl RecvHalf {
             // Without its beginning, what follows of a message cannot be told apart.
             self.deframer = Deframer::default();
             match ready!(body.poll_data(cx)) {
-                Some(Ok(chunk)) => self.unreleased = chunk.len(),
+                Some(Ok(chunk)) => {
+                    self.place.count_read(&chunk);
+                    self.unreleased = chunk.len();
+                }
                 Some(Err(error)) => self.fail(&error),
                 None => ready!(self.poll_end(cx)),
             }
@@ -300,7 +325,10 @@ impl RecvHalf {
                 },
                 State::Foreign { body, excerpt, .. } => {
                     let chunk = match ready!(body.poll_data(cx)) {
-                        Some(Ok(chunk)) => chunk,
+                        Some(Ok(chunk)) => {
+                            self.place.count_read(&chunk);
+                            chunk
+                        }
                         // Whatever ended the body, what it is matters more.
                         Some(Err(_)) | None => Bytes::new(),
                     };
@@ -357,6 +385,7 @@ impl RecvHalf {
         match body.poll_data(cx) {
             Poll::Ready(Some(Err(error))) => error.reason() == Some(Reason::NO_ERROR),
             Poll::Ready(Some(Ok(chunk))) => {
+                self.place.count_read(&chunk);
                 self.unreleased = chunk.len();
                 self.deframer.feed(chunk);
                 false
@@ -402,14 +431,19 @@ impl RecvHalf {
         Poll::Ready(())
     }
 
+    /// Gives up what has arrived of a stream that was [ended here](StreamError::ReceiveBufferFull),
+    /// and tells the next reader so.
+    pub(crate) fn discard(&mut self) {
+        let ended_here = self.place.ended_here();
+        if let (Some(error), State::Head(_) | State::Body(_)) = (ended_here, &self.state) {
+            self.end(Err(error), Reset::Nothing);
+        }
+    }
+
     /// Ends it with what the engine complains of.
     fn fail(&mut self, error: &h2::Error) {
-        let Place { shared, key, id } = &self.place;
-        let ended_here = {
-            let mut table = shared.table();
-            let entry = table.stream(*key, *id);
-            entry.and_then(|entry| entry.ended.clone())
-        };
+        let ended_here = self.place.ended_here();
+        let Place { shared, id, .. } = &self.place;
         let error = fault::of_stream(shared, *id, ended_here.as_ref(), error);
         self.end(Err(error), Reset::Nothing);
     }
