@@ -52,6 +52,8 @@ pub(crate) enum ConnectFault {
     NotHttp2(String),
     /// The server began HTTP/2 and broke its rules.
     Protocol(String),
+    /// The server began HTTP/2 with a goodbye.
+    Goaway(Goaway),
     /// The connection ended before the server's SETTINGS were taken on; the text says how.
     Closed(String),
     /// The connect deadline passed.
@@ -65,6 +67,7 @@ impl fmt::Display for ConnectFault {
             Self::NotSecured(error) => error.fmt(f),
             Self::NotHttp2(what) => write!(f, "the server does not speak HTTP/2: {what}"),
             Self::Protocol(what) => write!(f, "the server broke the HTTP/2 protocol: {what}"),
+            Self::Goaway(goaway) => write!(f, "the server began with {goaway}"),
             Self::Closed(how) => write!(f, "before HTTP/2 was under way, {how}"),
             Self::TimedOut(phase) => write!(f, "the connect deadline passed while {phase}"),
         }
@@ -76,7 +79,11 @@ impl Error for ConnectFault {
         match self {
             Self::Dial(error) => Some(&**error),
             Self::NotSecured(error) => error.source(),
-            Self::NotHttp2(_) | Self::Protocol(_) | Self::Closed(_) | Self::TimedOut(_) => None,
+            Self::NotHttp2(_)
+            | Self::Protocol(_)
+            | Self::Goaway(_)
+            | Self::Closed(_)
+            | Self::TimedOut(_) => None,
         }
     }
 }

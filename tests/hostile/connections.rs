@@ -44,6 +44,16 @@ async fn a_goaway_ends_what_it_disowns_and_nothing_else() {
             .answers(|id| [head(id), goaway(id, 11, &[b'x'; 16_000])].concat())
             .hangs_up()
             .fails(Code::UNAVAILABLE, &["@", "ENHANCE_YOUR_CALM", "xxx"]),
+        script("at once")
+            .opens([settings(), goaway(0, 0, b"")].concat())
+            .fails(Code::UNAVAILABLE, &["@: the server began with GOAWAY NO_ERROR"]),
+        script("at once, in anger")
+            .opens([settings(), goaway(0, 11, b"go away")].concat())
+            .hangs_up()
+            .fails(
+                Code::UNAVAILABLE,
+                &["@: the server began with GOAWAY ENHANCE_YOUR_CALM", "go away"],
+            ),
         script("increasing")
             .answers(|id| [goaway(id, 0, b""), goaway(id + 2, 0, b"")].concat())
             .fails(Code::UNAVAILABLE, &["@", "broke the HTTP/2 protocol"]),
@@ -53,7 +63,7 @@ async fn a_goaway_ends_what_it_disowns_and_nothing_else() {
 
 #[tokio::test]
 async fn frames_that_break_the_protocol_end_the_connection_and_are_blamed_on_the_server() {
-    let rows: [(&str, Answer); 10] = [
+    let rows: [(&str, Answer); 11] = [
         ("padding that is too long", |id| [head(id), data(id, PADDED, &[200, 1])].concat()),
         ("DATA on stream 0", |_| data(0, 0, b"x")),
         ("HEADERS on stream 0", |_| head(0)),
@@ -62,6 +72,7 @@ async fn frames_that_break_the_protocol_end_the_connection_and_are_blamed_on_the
         ("PUSH_PROMISE", |id| frame(PUSH_PROMISE, END_HEADERS, id, &[0, 0, 0, 2])),
         ("the connection's window overflows", |_| window_update(0, 0x7fff_ffff)),
         ("the connection's window grows by nothing", |_| window_update(0, 0)),
+        ("the stream's window grows by nothing", |id| window_update(id, 0)),
         ("CONTINUATION of nothing", |id| frame(CONTINUATION, END_HEADERS, id, &[])),
         ("fields that cannot be decoded", |id| frame(HEADERS, END_HEADERS, id, &[0xff; 8])),
     ];

@@ -8,11 +8,13 @@
 mod support;
 
 mod connections;
+mod floods;
 mod frames;
 mod memory;
 mod messages;
 mod responses;
 mod script;
+mod secure;
 
 #[global_allocator]
 static MEMORY: memory::Counting = memory::Counting;

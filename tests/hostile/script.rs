@@ -17,12 +17,19 @@ use crate::support::greeter::{SAY_HELLO, ask};
 use crate::support::plaintext;
 use crate::support::tls::{Certificate, Issuer, TlsServer, USUAL};
 
+/// What a stream is answered with.
+type Answer = Box<dyn Fn(u32) -> Vec<u8> + Send + Sync>;
+
 /// What a server does to its first connection, and to the first calls.
 pub(crate) struct Script {
     name: &'static str,
     opening: Vec<u8>,
     acks_settings: bool,
-    answer: Box<dyn Fn(u32) -> Vec<u8> + Send + Sync>,
+    answer: Answer,
+    /// What follows the answer, and how often.
+    flood: Option<(Answer, usize)>,
+    /// What follows that.
+    rest: Answer,
     /// How many streams are answered so.
     times: usize,
     hangs_up: bool,
@@ -37,6 +44,8 @@ pub(crate) fn script(name: &'static str) -> Script {
         opening: settings(),
         acks_settings: true,
         answer: Box::new(good),
+        flood: None,
+        rest: Box::new(|_| Vec::new()),
         times: 1,
         hangs_up: false,
         timeout: Duration::from_secs(20),
@@ -58,6 +67,20 @@ impl Script {
     /// What the first call is answered with.
     pub(crate) fn answers(self, answer: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static) -> Self {
         Self { answer: Box::new(answer), ..self }
+    }
+
+    /// The answer is followed by so many of this.
+    pub(crate) fn floods(
+        self,
+        times: usize,
+        flood: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
+        Self { flood: Some((Box::new(flood), times)), ..self }
+    }
+
+    /// And these by this.
+    pub(crate) fn then(self, rest: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self { rest: Box::new(rest), ..self }
     }
 
     /// So many streams are answered so, not only the first.
@@ -147,7 +170,8 @@ async fn play_one(script: &Arc<Script>, issuer: Option<&Issuer>) -> Result<(), S
     if used > MEMORY_MAX { Err(format!("{used} bytes were in use")) } else { Ok(()) }
 }
 
-async fn start(script: Arc<Script>) -> SocketAddr {
+/// Starts a server that goes by `script`.
+pub(crate) async fn start(script: Arc<Script>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let answered = Arc::new(AtomicUsize::new(0));
@@ -192,6 +216,16 @@ async fn serve(
             Heard::Request(stream) => {
                 if answered.fetch_add(1, Ordering::Relaxed) < script.times {
                     write.write_all(&(script.answer)(stream)).await.ok()?;
+                    if let Some((flood, times)) = &script.flood {
+                        // In pieces of some size: the client is to be what takes time.
+                        let one = flood(stream);
+                        let together = FLOOD_PIECE / one.len();
+                        let piece = one.repeat(together);
+                        for _ in 0..times.div_ceil(together) {
+                            write.write_all(&piece).await.ok()?;
+                        }
+                    }
+                    write.write_all(&(script.rest)(stream)).await.ok()?;
                     if script.hangs_up {
                         return None;
                     }
@@ -226,6 +260,9 @@ async fn listen(mut read: OwnedReadHalf, tell: mpsc::UnboundedSender<Heard>) -> 
         let _ = tell.send(news);
     }
 }
+
+/// How many bytes of a flood are written at a time.
+const FLOOD_PIECE: usize = 64 * 1024;
 
 static ALONE: Mutex<()> = Mutex::const_new(());
 

@@ -38,17 +38,22 @@ pub(super) fn of_stream(
 pub(super) fn of_connection(shared: &Shared, error: &h2::Error) -> DisconnectCause {
     if error.is_io() {
         DisconnectCause::Lost(shared.watch.how_it_ended())
-    } else if error.is_go_away() && error.is_remote() {
-        DisconnectCause::Goaway(Goaway {
-            code: ErrorCode(error.reason().map_or(0, u32::from)),
-            debug_data: debug_data(&error.to_string()),
-        })
+    } else if let Some(goaway) = goaway_of(error) {
+        DisconnectCause::Goaway(goaway)
     } else if error.is_go_away() {
         DisconnectCause::Protocol(error.to_string())
     } else {
         // The one complaint the engine has of a handle that sends nothing malformed.
         DisconnectCause::StreamIdsUsedUp
     }
+}
+
+/// The server's GOAWAY, if that is what `error` is.
+pub(super) fn goaway_of(error: &h2::Error) -> Option<Goaway> {
+    (error.is_go_away() && error.is_remote()).then(|| Goaway {
+        code: ErrorCode(error.reason().map_or(0, u32::from)),
+        debug_data: debug_data(&error.to_string()),
+    })
 }
 
 /// The debug data of a GOAWAY. The engine shows it only at the end of its text, as `(b"..")`.

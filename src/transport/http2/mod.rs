@@ -28,7 +28,7 @@ use crate::types::{Address, Authority, SecurityLevel};
 
 use super::ConnectionOptions;
 use super::connect::Io;
-use super::error::ConnectFault;
+use super::error::{ConnectFault, ErrorCode, Goaway};
 use observed::{FirstFrame, Observed, Watch};
 
 pub(crate) use connection::Connection;
@@ -79,9 +79,14 @@ pub(super) async fn establish(
                 Poll::Ready(Err(ConnectFault::NotHttp2(what.clone())))
             }
             (_, Poll::Ready(Err(error))) => Poll::Ready(Err(fault_before_settings(&watch, &error))),
-            (_, Poll::Ready(Ok(()))) => {
-                Poll::Ready(Err(ConnectFault::Closed(watch.how_it_ended())))
-            }
+            (_, Poll::Ready(Ok(()))) => Poll::Ready(Err(match watch.ended() {
+                Some(how) => ConnectFault::Closed(how.to_owned()),
+                // The engine is content with a server that leaves while there is nothing to do.
+                None => ConnectFault::Goaway(Goaway {
+                    code: ErrorCode::NO_ERROR,
+                    debug_data: String::new(),
+                }),
+            })),
             (Some(FirstFrame::Settings), Poll::Pending) => Poll::Ready(Ok(())),
             (None, Poll::Pending) => Poll::Pending,
         }
@@ -92,8 +97,9 @@ pub(super) async fn establish(
 }
 
 fn fault_before_settings(watch: &Watch, error: &h2::Error) -> ConnectFault {
-    match watch.first_frame() {
-        Some(FirstFrame::Foreign(what)) => ConnectFault::NotHttp2(what.clone()),
+    match (watch.first_frame(), fault::goaway_of(error)) {
+        (Some(FirstFrame::Foreign(what)), _) => ConnectFault::NotHttp2(what.clone()),
+        (_, Some(goaway)) => ConnectFault::Goaway(goaway),
         _ if error.is_io() => ConnectFault::Closed(watch.how_it_ended()),
         _ => ConnectFault::Protocol(error.to_string()),
     }

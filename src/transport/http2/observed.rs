@@ -114,6 +114,7 @@ pub(super) struct Observed {
     watch: Arc<Watch>,
     inbound: Inbound,
     frames_in: Frames,
+    heads: Heads,
     frames_out: Frames,
 }
 
@@ -124,6 +125,7 @@ impl Observed {
             watch,
             inbound: Inbound::default(),
             frames_in: Frames::default(),
+            heads: Heads::default(),
             frames_out: Frames::after(PREFACE_LEN),
         }
     }
@@ -162,7 +164,8 @@ impl Observed {
         }
     }
 
-    fn arrived(&mut self, bytes: &[u8], is_end: bool) {
+    /// Fails where the server does what no server has a use for.
+    fn arrived(&mut self, bytes: &[u8], is_end: bool) -> io::Result<()> {
         add(&self.watch.bytes_read, bytes.len());
         if let Inbound::First(first) = &mut self.inbound
             && let Some(verdict) = first.judge(bytes, is_end)
@@ -171,15 +174,22 @@ impl Observed {
             let _ = self.watch.first_frame.set(verdict);
             self.inbound = Inbound::Rest;
         }
-        let unread = &self.watch.unread;
-        self.frames_in.follow(bytes, |frame, payload| {
-            if frame.kind == DATA {
-                unread.arrived(frame.stream, frame.data_len(payload));
-            }
+        let (unread, heads) = (&self.watch.unread, &mut self.heads);
+        let mut is_abuse = false;
+        self.frames_in.follow(bytes, |frame, payload| match frame.kind {
+            DATA => unread.arrived(frame.stream, frame.data_len(payload)),
+            HEADERS if frame.flags & END_STREAM == 0 => is_abuse |= heads.add_to(frame.stream),
+            _ => {}
         });
         if is_end {
             self.watch.record_end(|| CLOSED_BY_SERVER.to_owned());
         }
+        if is_abuse {
+            let text = format!("the server answered one call with more than {HEADS_MAX} headers");
+            self.watch.record_end(|| text.clone());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(())
     }
 
     /// A server that does not speak HTTP/2 says so and hangs up. Where writing notices that first,
@@ -190,10 +200,11 @@ impl Observed {
             let mut buf = ReadBuf::new(&mut words);
             match Pin::new(&mut self.io).poll_read(cx, &mut buf) {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    self.arrived(buf.filled(), false);
+                    // Writing has failed: this connection is at its end, however it behaves.
+                    let _ = self.arrived(buf.filled(), false);
                 }
                 Poll::Ready(_) => {
-                    self.arrived(&[], true);
+                    let _ = self.arrived(&[], true);
                     return;
                 }
                 Poll::Pending => return,
@@ -214,7 +225,7 @@ impl AsyncRead for Observed {
         match &polled {
             Poll::Ready(Ok(())) => {
                 let arrived = &buf.filled()[before..];
-                self.arrived(arrived, arrived.is_empty() && had_room);
+                self.arrived(arrived, arrived.is_empty() && had_room)?;
             }
             Poll::Ready(Err(error)) => self.watch.record_error(error),
             Poll::Pending => {}
@@ -304,6 +315,29 @@ impl Frames {
             self.skip = frame.len;
             seen(&frame, bytes);
         }
+    }
+}
+
+/// Counts the headers of each stream that do not end it: a response has them once, after any number
+/// of informational ones. The engine keeps all of these until the call is polled.
+struct Heads(Box<[(u32, u8); HEADS_PLACES]>);
+
+impl Default for Heads {
+    fn default() -> Self {
+        Self(Box::new([(0, 0); HEADS_PLACES]))
+    }
+}
+
+impl Heads {
+    /// Whether these are too many of `stream`. Streams share places, and the one that comes takes
+    /// it: what then is not counted is spread over more streams than there are places.
+    fn add_to(&mut self, stream: u32) -> bool {
+        let (owner, count) = &mut self.0[(stream / 2) as usize % HEADS_PLACES];
+        if *owner != stream {
+            (*owner, *count) = (stream, 0);
+        }
+        *count = count.saturating_add(1);
+        *count > HEADS_MAX
     }
 }
 
@@ -434,7 +468,13 @@ const FRAME_LEN_MAX: usize = 16_384;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+/// More than any server has to say before it answers.
+const HEADS_MAX: u8 = 100;
+/// Consecutive streams whose headers are counted exactly.
+const HEADS_PLACES: usize = 256;
+
 const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 
 /// A TLS record of type alert.

@@ -24,6 +24,9 @@ pub(super) fn of_error(error: &Error) -> String {
             | InvalidMessage::UnknownProtocolVersion
             | InvalidMessage::MessageTooLarge,
         ) => "what the server answered is no TLS: it may expect plaintext".to_owned(),
+        Error::DecryptError => {
+            "what arrived over TLS cannot be decrypted: it was changed on its way".to_owned()
+        }
         Error::NoCertificatesPresented => "the server showed no certificate".to_owned(),
         Error::PeerIncompatible(reason) => of_incompatibility(reason),
         Error::NoApplicationProtocol => NO_HTTP_2.to_owned(),
