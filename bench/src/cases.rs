@@ -5,6 +5,8 @@ use std::fmt;
 use clap::ValueEnum;
 use serde::Serialize;
 
+use crate::clients::Kind;
+
 /// The shape of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -35,6 +37,8 @@ impl Call {
 pub(crate) enum Server {
     /// Frames by hand and a canned answer: it costs almost nothing, so the client is what is measured.
     Null,
+    /// The same over TLS.
+    NullTls,
     /// A real tonic server.
     Tonic,
 }
@@ -66,6 +70,14 @@ impl Case {
         Self { call: Call::ServerStream, server, workers: 1, callers: 1, bytes }
     }
 
+    /// Who takes part.
+    pub(crate) const fn clients(self) -> &'static [Kind] {
+        match self.server {
+            Server::Null | Server::Tonic => &Kind::ALL,
+            Server::NullTls => &[Kind::Switchboard, Kind::Tonic],
+        }
+    }
+
     const fn on_two_workers(self) -> Self {
         Self { workers: 2, ..self }
     }
@@ -77,6 +89,7 @@ impl fmt::Display for Case {
         let call = self.call.name();
         let server = match self.server {
             Server::Null => "null",
+            Server::NullTls => "null-tls",
             Server::Tonic => "tonic",
         };
         write!(f, "{call}/{server}/w{}/c{}/b{}", self.workers, self.callers, self.bytes)
@@ -84,13 +97,14 @@ impl fmt::Display for Case {
 }
 
 /// Every row, in the order of the table.
-pub(crate) const ALL: [Case; 19] = [
+pub(crate) const ALL: [Case; 20] = [
     Case::unary(Server::Null, 1, 32),
     Case::unary(Server::Null, 16, 32),
     Case::unary(Server::Null, 128, 32),
     Case::unary(Server::Null, 1, 4096),
     Case::unary(Server::Null, 16, 4096),
     Case::unary(Server::Null, 128, 4096),
+    Case::unary(Server::NullTls, 128, 32),
     Case::unary(Server::Tonic, 128, 32),
     Case::unary(Server::Tonic, 128, 4096),
     Case::ping_pong(Server::Null, 1),

@@ -12,15 +12,17 @@ mod cases;
 mod child;
 mod clients;
 mod drive;
+mod path;
 mod pin;
 mod proto;
 mod report;
+mod secure;
 mod servers;
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -31,7 +33,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::cases::{Call, Case, Server};
 use crate::child::Arguments;
-use crate::clients::Kind;
+use crate::clients::{Kind, Target};
 use crate::drive::{Plan, Sample};
 use crate::report::Row;
 use crate::servers::null::{Answer, Mode};
@@ -72,10 +74,11 @@ struct Options {
     held: usize,
 }
 
-/// What the processes that this one starts do.
+/// What else this program does, and what the processes do that it starts.
 #[derive(Debug, Subcommand)]
-#[command(hide = true)]
 enum Role {
+    /// Compare windows over a path with a round trip of 50 ms
+    Path(LongPath),
     /// Answer with frames by hand
     #[command(hide = true)]
     ServeNull(ServeNull),
@@ -85,6 +88,14 @@ enum Role {
     /// Take one sample
     #[command(hide = true)]
     Client(TakeSample),
+}
+
+#[derive(Debug, Args)]
+struct LongPath {
+    /// Transfer this many megabytes
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=10_000))]
+    mb: usize,
 }
 
 #[derive(Debug, Args)]
@@ -104,6 +115,9 @@ struct ServeNull {
     /// In mode `hold`, answer after this long; else never
     #[arg(long)]
     hold_ms: Option<u64>,
+    /// Over TLS, with the certificate in this folder
+    #[arg(long)]
+    tls: Option<PathBuf>,
     #[arg(long)]
     core: Option<usize>,
 }
@@ -131,6 +145,9 @@ struct TakeSample {
     client: Kind,
     #[arg(long)]
     server: SocketAddr,
+    /// Over TLS, with the roots in this folder
+    #[arg(long)]
+    tls: Option<PathBuf>,
     #[arg(long)]
     call: Call,
     #[arg(long)]
@@ -161,14 +178,10 @@ fn main() -> ExitCode {
     let Cli { role, options } = Cli::parse();
     let result = match role {
         None => compare(&options),
-        Some(role) => {
-            child::end_with_parent();
-            match role {
-                Role::ServeNull(arguments) => serve_null(&arguments),
-                Role::ServeTonic(arguments) => serve_tonic(&arguments),
-                Role::Client(arguments) => take_sample(&arguments),
-            }
-        }
+        Some(Role::Path(arguments)) => long_path(&arguments),
+        Some(Role::ServeNull(arguments)) => as_child(|| serve_null(&arguments)),
+        Some(Role::ServeTonic(arguments)) => as_child(|| serve_tonic(&arguments)),
+        Some(Role::Client(arguments)) => as_child(|| take_sample(&arguments)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -177,6 +190,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Does what a process does that another one has started, and ends when that one does.
+fn as_child(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    child::end_with_parent();
+    work()
 }
 
 /// Says something to whoever watches.
@@ -260,7 +279,7 @@ fn compare(options: &Options) -> Result<()> {
     let mut rows = Vec::new();
     for (index, case) in cases.iter().enumerate() {
         note(&format!("[{}/{}] {case}", index + 1, cases.len()));
-        let measured = measure_case(*case, &Kind::ALL, cores.for_case(*case), settings);
+        let measured = measure_case(*case, case.clients(), cores.for_case(*case), settings);
         let measured = measured.with_context(|| case.to_string())?;
         if let Some(file) = &mut json {
             for row in &measured {
@@ -294,13 +313,17 @@ fn measure_case(
     cores: Cores,
     settings: Settings,
 ) -> Result<Vec<Row>> {
-    let server = start_server(case, cores, settings.held).context("starting the server")?;
+    let secure = case.server == Server::NullTls;
+    let folder = secure.then(secure::Folder::make).transpose()?;
+    let tls = folder.as_ref().map(secure::Folder::path);
+    let server = start_server(case, cores, settings.held, tls).context("starting the server")?;
     let mut samples = vec![Vec::with_capacity(settings.rounds); clients.len()];
     for round in 0..settings.rounds {
         for turn in 0..clients.len() {
             let index = (round + turn) % clients.len();
             let client = clients[index];
-            let sample = run_client(client, server.address, case, cores, settings);
+            let target = Target { address: server.address, tls: tls.map(Path::to_owned) };
+            let sample = run_client(client, &target, case, cores, settings);
             samples[index].push(sample.with_context(|| client.to_string())?);
         }
     }
@@ -313,10 +336,15 @@ fn measure_case(
     Ok(clients.iter().zip(&samples).map(row).collect())
 }
 
-fn start_server(case: Case, cores: Cores, held: usize) -> Result<child::Server> {
+fn start_server(
+    case: Case,
+    cores: Cores,
+    held: usize,
+    tls: Option<&Path>,
+) -> Result<child::Server> {
     let messages = cases::messages_per_stream(case.bytes);
     let arguments = match case.server {
-        Server::Null => {
+        Server::Null | Server::NullTls => {
             let mode = match case.call {
                 Call::Unary if held > 0 => "hold",
                 Call::Unary => "unary",
@@ -327,6 +355,7 @@ fn start_server(case: Case, cores: Cores, held: usize) -> Result<child::Server> 
                 .with("--mode", &mode)
                 .with("--bytes", &case.bytes)
                 .with("--hold-first", &held)
+                .with_some("--tls", tls.map(Path::display))
         }
         Server::Tonic => Arguments::new("serve-tonic"),
     };
@@ -336,14 +365,15 @@ fn start_server(case: Case, cores: Cores, held: usize) -> Result<child::Server> 
 
 fn run_client(
     client: Kind,
-    server: SocketAddr,
+    server: &Target,
     case: Case,
     cores: Cores,
     settings: Settings,
 ) -> Result<Sample> {
     let arguments = Arguments::new("client")
         .with("--client", &client)
-        .with("--server", &server)
+        .with("--server", &server.address)
+        .with_some("--tls", server.tls.as_deref().map(Path::display))
         .with("--call", &case.call.name())
         .with("--workers", &case.workers)
         .with("--callers", &case.callers)
@@ -355,6 +385,14 @@ fn run_client(
     let within = settings.warm_up + settings.measure + Duration::from_secs(20);
     let line = child::run(arguments, within)?;
     serde_json::from_str(&line).context("what a client measured")
+}
+
+fn long_path(arguments: &LongPath) -> Result<()> {
+    let arguments_of_server = Arguments::new("serve-tonic").with("--messages", &u64::MAX);
+    let server = child::Server::start(arguments_of_server).context("starting the server")?;
+    let told = runtime(2)?.block_on(path::compare(&server, arguments.mb * 1_000_000))?;
+    writeln!(io::stdout(), "{told}")?;
+    Ok(())
 }
 
 fn serve_null(arguments: &ServeNull) -> Result<()> {
@@ -369,7 +407,8 @@ fn serve_null(arguments: &ServeNull) -> Result<()> {
     };
     pin(arguments.core)?;
     let listener = listen()?;
-    servers::null::serve(&listener, Answer::new(mode, arguments.bytes))?;
+    let tls = arguments.tls.as_deref().map(secure::server_config).transpose()?;
+    servers::null::serve(&listener, Answer::new(mode, arguments.bytes), tls.as_ref())?;
     Ok(())
 }
 
@@ -391,7 +430,8 @@ fn take_sample(arguments: &TakeSample) -> Result<()> {
         measure: arguments.measure,
     };
     let runtime = runtime(arguments.workers)?;
-    let sampling = arguments.client.measure(arguments.server, &plan);
+    let target = Target { address: arguments.server, tls: arguments.tls.clone() };
+    let sampling = arguments.client.measure(&target, &plan);
     let sample = runtime.block_on(sampling)?;
     child::say(&serde_json::to_string(&sample)?)?;
     Ok(())

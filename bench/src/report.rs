@@ -159,13 +159,14 @@ impl Bar {
     }
 }
 
-const BARS: [Bar; 12] = [
+const BARS: [Bar; 13] = [
     Bar::ratio(NULL_16, Figure::Cpu, Kind::RawH2, 1.15),
     Bar::ratio(NULL_128, Figure::Cpu, Kind::RawH2, 1.15),
     Bar::ratio(NULL_128, Figure::Cpu, Kind::Tonic, 0.60),
     Bar::ratio(NULL_1, Figure::P50, Kind::Tonic, 1.00),
     Bar::absolute(NULL_128, Figure::Allocs, 18.0),
     Bar::absolute(NULL_128, Figure::AllocBytes, 4000.0),
+    Bar::ratio(Case::unary(Server::NullTls, 128, 32), Figure::Cpu, Kind::Tonic, 0.70),
     Bar::ratio(Case::unary(Server::Tonic, 128, 32), Figure::Cpu, Kind::Tonic, 0.90),
     Bar::ratio(Case::unary(Server::Tonic, 128, 4096), Figure::Cpu, Kind::Tonic, 0.80),
     Bar::ratio(Case::ping_pong(Server::Null, 1), Figure::Cpu, Kind::Tonic, 0.80),

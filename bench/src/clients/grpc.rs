@@ -1,6 +1,5 @@
 //! The official `grpc` crate, which has no options for windows and leaves Nagle's algorithm on.
 
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -13,7 +12,7 @@ use grpc::core::{RecvMessage, RequestHeaders, SendMessage};
 use grpc::credentials::LocalChannelCredentials;
 use prost::Message as _;
 
-use super::{CALL_TIMEOUT, Client, Download, PingPong};
+use super::{CALL_TIMEOUT, Client, Download, PingPong, Target};
 use crate::proto::{DOWN, Req, Resp, STREAM, UNARY};
 
 /// One channel.
@@ -24,7 +23,8 @@ impl Client for Grpc {
     type PingPong = Stream;
     type Download = Stream;
 
-    async fn connect(server: SocketAddr) -> Result<Self> {
+    async fn connect(server: &Target) -> Result<Self> {
+        let server = server.in_plaintext()?;
         let credentials = LocalChannelCredentials::new_arc();
         Ok(Self(Channel::new(format!("dns:///{server}"), credentials, ChannelOptions::default())))
     }

@@ -8,9 +8,10 @@ mod tonic;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -24,13 +25,29 @@ const STREAM_WINDOW: u32 = 4 << 20;
 /// The window of a connection that a client grants.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
+/// Whom a client connects to.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    /// Where what TLS needs is, if it is TLS.
+    pub(crate) tls: Option<PathBuf>,
+}
+
+impl Target {
+    /// Fails for a client that is not compared over TLS.
+    fn in_plaintext(&self) -> Result<SocketAddr> {
+        ensure!(self.tls.is_none(), "this client is not compared over TLS");
+        Ok(self.address)
+    }
+}
+
 /// A client, connected to the server. Each caller has a clone of its own.
 pub(crate) trait Client: Clone + Send + Sync + Sized + 'static {
     type PingPong: PingPong;
     type Download: Download;
 
-    /// Connects, with the windows above and without Nagle's algorithm where that can be set.
-    fn connect(server: SocketAddr) -> impl Future<Output = Result<Self>> + Send;
+    /// Connects over TLS if the target says so, with the windows above and without Nagle's algorithm where that can be set.
+    fn connect(server: &Target) -> impl Future<Output = Result<Self>> + Send;
 
     /// Calls [`UNARY`](crate::proto::UNARY).
     fn unary(&mut self, request: Req) -> impl Future<Output = Result<Resp>> + Send;
@@ -81,7 +98,7 @@ impl Kind {
     }
 
     /// Connects this client to a server and measures it.
-    pub(crate) async fn measure(self, server: SocketAddr, plan: &Plan) -> Result<Sample> {
+    pub(crate) async fn measure(self, server: &Target, plan: &Plan) -> Result<Sample> {
         match self {
             Self::Switchboard => measure::<switchboard::Switchboard>(server, plan).await,
             Self::RawH2 => measure::<raw_h2::RawH2>(server, plan).await,
@@ -97,8 +114,8 @@ impl fmt::Display for Kind {
     }
 }
 
-async fn measure<C: Client>(server: SocketAddr, plan: &Plan) -> Result<Sample> {
+async fn measure<C: Client>(server: &Target, plan: &Plan) -> Result<Sample> {
     let client = C::connect(server).await;
-    let client = client.with_context(|| format!("connecting to {server}"))?;
+    let client = client.with_context(|| format!("connecting to {}", server.address))?;
     drive::run(client, plan).await
 }

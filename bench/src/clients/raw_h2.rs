@@ -1,7 +1,6 @@
 //! The h2 crate used directly, without deadlines: the floor of what a client on this engine can cost.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, Bytes, BytesMut};
@@ -12,7 +11,7 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use prost::Message;
 use tokio::net::TcpStream;
 
-use super::{CONNECTION_WINDOW, Client, Download, PingPong, STREAM_WINDOW};
+use super::{CONNECTION_WINDOW, Client, Download, PingPong, STREAM_WINDOW, Target};
 use crate::proto::{DOWN, PREFIX, Req, Resp, STREAM, UNARY, frame, framed_len};
 
 /// As in gRPC implementations.
@@ -31,7 +30,8 @@ impl Client for RawH2 {
     type PingPong = Stream;
     type Download = Messages;
 
-    async fn connect(server: SocketAddr) -> Result<Self> {
+    async fn connect(server: &Target) -> Result<Self> {
+        let server = server.in_plaintext()?;
         let socket = TcpStream::connect(server).await?;
         socket.set_nodelay(true)?;
         let (requests, connection) = Builder::new()

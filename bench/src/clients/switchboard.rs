@@ -1,14 +1,13 @@
 //! The client of this project, with everything on: resolver, balancer, deadline, replay, counters.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context, Result};
 use switchboard::{
-    CallOptions, Channel, ConnectivityState, Credentials, Method, Request, Streaming,
+    CallOptions, Channel, ConnectivityState, Credentials, Method, Request, Streaming, TlsConfig,
 };
 
-use super::{CALL_TIMEOUT, CONNECTION_WINDOW, Client, Download, PingPong, STREAM_WINDOW};
+use super::{CALL_TIMEOUT, CONNECTION_WINDOW, Client, Download, PingPong, STREAM_WINDOW, Target};
 use crate::proto::{DOWN, Req, Resp, STREAM, UNARY};
+use crate::secure;
 
 const UNARY_METHOD: Method<Req, Resp> = Method::unary(UNARY);
 const STREAM_METHOD: Method<Req, Resp> = Method::bidi_streaming(STREAM);
@@ -22,9 +21,16 @@ impl Client for Switchboard {
     type PingPong = Streaming<Req, Resp>;
     type Download = Streaming<Req, Resp>;
 
-    async fn connect(server: SocketAddr) -> Result<Self> {
-        let channel = Channel::builder(format!("ipv4:{server}"))
-            .credentials(Credentials::insecure())
+    async fn connect(server: &Target) -> Result<Self> {
+        let credentials = match &server.tls {
+            None => Credentials::insecure(),
+            Some(folder) => {
+                let config = TlsConfig::new().roots_file(secure::roots(folder))?;
+                Credentials::tls_with(config.server_name(secure::SERVER_NAME))
+            }
+        };
+        let channel = Channel::builder(format!("ipv4:{}", server.address))
+            .credentials(credentials)
             .default_service_config(r#"{"loadBalancingConfig":[{"round_robin":{}}]}"#)
             .receive_windows(STREAM_WINDOW, CONNECTION_WINDOW)
             .build()?;

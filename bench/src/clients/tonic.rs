@@ -1,18 +1,17 @@
 //! tonic's channel, called as the code that its generator writes calls it.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context, Result};
 use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{GrpcMethod, Request, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::{CALL_TIMEOUT, CONNECTION_WINDOW, Client, Download, PingPong, STREAM_WINDOW};
+use super::{CALL_TIMEOUT, CONNECTION_WINDOW, Client, Download, PingPong, STREAM_WINDOW, Target};
 use crate::proto::{DOWN, Req, Resp, SERVICE, STREAM, UNARY};
+use crate::secure;
 
 /// One channel.
 #[derive(Clone)]
@@ -22,8 +21,15 @@ impl Client for Tonic {
     type PingPong = Stream;
     type Download = Streaming<Resp>;
 
-    async fn connect(server: SocketAddr) -> Result<Self> {
-        let channel = Endpoint::from_shared(format!("http://{server}"))?
+    async fn connect(server: &Target) -> Result<Self> {
+        let scheme = if server.tls.is_some() { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{}", server.address))?;
+        if let Some(folder) = &server.tls {
+            let roots = Certificate::from_pem(std::fs::read(secure::roots(folder))?);
+            let config = ClientTlsConfig::new().ca_certificate(roots);
+            endpoint = endpoint.tls_config(config.domain_name(secure::SERVER_NAME))?;
+        }
+        let channel = endpoint
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

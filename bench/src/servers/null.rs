@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes};
 use rustc_hash::FxHashMap;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::proto::{PREFIX, Resp, frame as frame_message, framed_len};
@@ -61,15 +62,21 @@ impl Answer {
     }
 }
 
-/// Serves on a listener until the process ends.
-pub(crate) fn serve(listener: &TcpListener, answer: Answer) -> io::Result<()> {
+/// Serves on a listener until the process ends; over TLS if it is given how.
+pub(crate) fn serve(
+    listener: &TcpListener,
+    answer: Answer,
+    tls: Option<&Arc<ServerConfig>>,
+) -> io::Result<()> {
     let answer = Arc::new(answer);
     loop {
         let (socket, _) = listener.accept()?;
-        let answer = Arc::clone(&answer);
+        let (answer, tls) = (Arc::clone(&answer), tls.cloned());
         thread::spawn(move || {
             // How a connection ends is the client's to report: it sees the same end.
-            Connection::open(socket, &answer).and_then(Connection::run)
+            Wire::new(socket, tls)
+                .and_then(|wire| Connection::open(wire, &answer))
+                .and_then(Connection::run)
         });
     }
 }
@@ -207,9 +214,55 @@ struct Stream {
     requests: Messages,
 }
 
+/// What the bytes of a connection go over.
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ServerConnection, TcpStream>>),
+}
+
+impl Wire {
+    fn new(socket: TcpStream, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
+        let Some(config) = tls else { return Ok(Self::Plain(socket)) };
+        let session = ServerConnection::new(config).map_err(io::Error::other)?;
+        Ok(Self::Tls(Box::new(StreamOwned::new(session, socket))))
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => &stream.sock,
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.read(into),
+            Self::Tls(stream) => stream.read(into),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
 struct Connection<'a> {
     answer: &'a Answer,
-    socket: TcpStream,
+    socket: Wire,
     out: Vec<u8>,
     streams: FxHashMap<u32, Stream>,
     /// Streams that may be able to send.
@@ -227,9 +280,9 @@ struct Connection<'a> {
 }
 
 impl<'a> Connection<'a> {
-    fn open(socket: TcpStream, answer: &'a Answer) -> io::Result<Self> {
-        socket.set_nodelay(true)?;
-        socket.set_write_timeout(Some(STALLED))?;
+    fn open(socket: Wire, answer: &'a Answer) -> io::Result<Self> {
+        socket.tcp().set_nodelay(true)?;
+        socket.tcp().set_write_timeout(Some(STALLED))?;
         let mut settings = Vec::new();
         settings.put_u16(setting::MAX_CONCURRENT_STREAMS);
         settings.put_u32(1 << 20);
@@ -261,6 +314,7 @@ impl<'a> Connection<'a> {
             self.answer_held();
             self.send();
             self.socket.write_all(&self.out)?;
+            self.socket.flush()?;
             self.out.clear();
             match self.receive(&mut buffer[filled..]) {
                 Ok(0) => return Ok(()),
@@ -296,9 +350,9 @@ impl<'a> Connection<'a> {
     /// Waits for input, unless there is more to send; at most until a held call is to be answered.
     fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if !self.queue.is_empty() {
-            self.socket.set_nonblocking(true)?;
+            self.socket.tcp().set_nonblocking(true)?;
             let received = self.socket.read(into);
-            self.socket.set_nonblocking(false)?;
+            self.socket.tcp().set_nonblocking(false)?;
             return received;
         }
         let Some((due, _)) = self.held.front() else {
@@ -306,9 +360,9 @@ impl<'a> Connection<'a> {
         };
         let wait = due.saturating_duration_since(Instant::now());
         let wait = wait.max(Duration::from_millis(1));
-        self.socket.set_read_timeout(Some(wait))?;
+        self.socket.tcp().set_read_timeout(Some(wait))?;
         let received = self.socket.read(into);
-        self.socket.set_read_timeout(None)?;
+        self.socket.tcp().set_read_timeout(None)?;
         received
     }
 
@@ -553,7 +607,7 @@ mod tests {
     async fn connect(mode: Mode, bytes: usize) -> h2::client::SendRequest<Bytes> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = listener.local_addr().unwrap();
-        thread::spawn(move || serve(&listener, Answer::new(mode, bytes)));
+        thread::spawn(move || serve(&listener, Answer::new(mode, bytes), None));
         let socket = tokio::net::TcpStream::connect(server).await.unwrap();
         socket.set_nodelay(true).unwrap();
         let (requests, connection) =
