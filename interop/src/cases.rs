@@ -15,7 +15,7 @@ use crate::proto::{
     StreamingOutputCallRequest, StreamingOutputCallResponse, UNARY_CALL, UNIMPLEMENTED_METHOD,
     UNIMPLEMENTED_SERVICE,
 };
-use crate::{cancel, churn, soak};
+use crate::{cancel, churn, frozen, soak};
 
 /// What `--test_case` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +37,11 @@ pub(crate) enum Case {
     RpcSoak,
     ChannelSoak,
     GoawayChurn,
+    FrozenServer,
 }
 
 impl Case {
-    const ALL: [(Self, &str); 17] = [
+    const ALL: [(Self, &str); 18] = [
         (Self::EmptyUnary, "empty_unary"),
         (Self::LargeUnary, "large_unary"),
         (Self::ClientStreaming, "client_streaming"),
@@ -58,6 +59,7 @@ impl Case {
         (Self::RpcSoak, "rpc_soak"),
         (Self::ChannelSoak, "channel_soak"),
         (Self::GoawayChurn, "goaway_churn"),
+        (Self::FrozenServer, "frozen_server"),
     ];
 
     pub(crate) fn parse(name: &str) -> Result<Self, String> {
@@ -77,6 +79,7 @@ impl Case {
         let bound = match self {
             Self::RpcSoak | Self::ChannelSoak => flags.soak.overall_timeout + CASE_TIME_MAX,
             Self::GoawayChurn => flags.churn.time + CASE_TIME_MAX,
+            Self::FrozenServer => 2 * CASE_TIME_MAX,
             _ => CASE_TIME_MAX,
         };
         match timeout(bound, self.run_unbounded(flags)).await {
@@ -92,6 +95,7 @@ impl Case {
             Self::RpcSoak => return soak::on_one_channel(flags).await,
             Self::ChannelSoak => return soak::on_a_channel_each(flags).await,
             Self::GoawayChurn => return churn::run(flags).await,
+            Self::FrozenServer => return frozen::run(flags).await,
             _ => {}
         }
         let channel = channel(flags)?;
@@ -112,7 +116,8 @@ impl Case {
             | Self::CancelAfterFirstResponse
             | Self::RpcSoak
             | Self::ChannelSoak
-            | Self::GoawayChurn => {}
+            | Self::GoawayChurn
+            | Self::FrozenServer => {}
         }
         channel.close().await;
         Ok(())

@@ -1,6 +1,6 @@
 //! The command line, by the names that all interop clients share.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,6 +38,15 @@ pub(crate) struct Flags {
     /// The certificates to trust, in PEM [default: the platform's]
     #[arg(long = "ca_file", value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// The certificates to show to the server, in PEM: name the key as well
+    #[arg(long = "client_cert_file", value_name = "FILE", requires = "client_key_file")]
+    client_cert_file: Option<PathBuf>,
+    /// Their private key, in PEM
+    #[arg(long = "client_key_file", value_name = "FILE", requires = "client_cert_file")]
+    client_key_file: Option<PathBuf>,
+    /// Further servers to spread calls over: addresses with commas in between
+    #[arg(long = "more_servers", value_name = "HOST:PORT,..", value_delimiter = ',')]
+    more_servers: Vec<SocketAddr>,
     /// The service config of the channel
     #[arg(long = "service_config_json", value_name = "JSON")]
     service_config_json: Option<String>,
@@ -45,6 +54,8 @@ pub(crate) struct Flags {
     pub(crate) soak: Soak,
     #[command(flatten)]
     pub(crate) churn: Churn,
+    #[command(flatten)]
+    pub(crate) frozen: Frozen,
 }
 
 /// Flags of `rpc_soak` and `channel_soak`.
@@ -96,6 +107,14 @@ pub(crate) struct Churn {
     pub(crate) time: Duration,
 }
 
+/// Flags of `frozen_server`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Frozen {
+    /// The process of the server that is to be stopped
+    #[arg(long = "frozen_pid", value_name = "PID")]
+    pub(crate) pid: Option<u32>,
+}
+
 impl Flags {
     /// What no flag alone can tell is wrong, in one line.
     pub(crate) fn check(&self) -> Result<(), String> {
@@ -125,6 +144,10 @@ impl Flags {
     /// The server's address as a target.
     pub(crate) fn target(&self) -> String {
         let port = self.server_port.unwrap_or_default();
+        if !self.more_servers.is_empty() {
+            let more: Vec<_> = self.more_servers.iter().map(ToString::to_string).collect();
+            return format!("ipv4:{}:{port},{}", self.server_host, more.join(","));
+        }
         match self.server_host.parse::<Ipv6Addr>() {
             Ok(host) => format!("dns:///[{host}]:{port}"),
             Err(_) => format!("dns:///{}:{port}", self.server_host),
@@ -159,6 +182,11 @@ impl Flags {
         }
         if let Some(host) = &self.server_host_override {
             config = config.server_name(host);
+        }
+        if let (Some(chain), Some(key)) = (&self.client_cert_file, &self.client_key_file) {
+            config = config
+                .client_certificate_files(chain, key)
+                .map_err(|error| format!("--client_cert_file: {error}"))?;
         }
         Ok(Credentials::tls_with(config))
     }

@@ -9,6 +9,7 @@ mod cancel;
 mod cases;
 mod churn;
 mod flags;
+mod frozen;
 mod proto;
 mod soak;
 mod wire;
