@@ -36,6 +36,7 @@ pub(super) fn of_stream_error(
         | StreamError::Ended
         | StreamError::QueueFull { .. }
         | StreamError::TooManyFields
+        | StreamError::FieldsTooLarge { .. }
         | StreamError::SendTooLarge { .. }
         | StreamError::NotGrpc(_)
         | StreamError::NoTrailers
@@ -147,6 +148,7 @@ fn code_of(error: &StreamError) -> Code {
         StreamError::Malformed(_)
         | StreamError::Ended
         | StreamError::TooManyFields
+        | StreamError::FieldsTooLarge { .. }
         | StreamError::NoTrailers
         | StreamError::BadFlag(_)
         | StreamError::Truncated

@@ -281,6 +281,13 @@ pub(crate) enum StreamError {
     },
     /// The request has more header fields than can be sent.
     TooManyFields,
+    /// The request has more header fields than the server takes.
+    FieldsTooLarge {
+        /// Their bytes, each counted with 32 for its overhead.
+        bytes: usize,
+        /// Bytes that the server takes.
+        limit: usize,
+    },
     /// A message to be sent is longer than HTTP/2 can count.
     SendTooLarge {
         /// Its bytes.
@@ -334,6 +341,7 @@ impl StreamError {
             | Self::QueueFull { .. }
             | Self::ReceiveBufferFull { .. }
             | Self::TooManyFields
+            | Self::FieldsTooLarge { .. }
             | Self::SendTooLarge { .. }
             | Self::NotGrpc(_)
             | Self::NoTrailers
@@ -371,6 +379,11 @@ impl fmt::Display for StreamError {
                  most of them"
             ),
             Self::TooManyFields => f.write_str("the request has too many header fields"),
+            Self::FieldsTooLarge { bytes, limit } => write!(
+                f,
+                "the request has {bytes} bytes of header fields, and the server takes {limit}: send \
+                 less metadata"
+            ),
             Self::SendTooLarge { len } => {
                 write!(f, "a message of {len} bytes is longer than HTTP/2 can carry in one piece")
             }

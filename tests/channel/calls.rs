@@ -123,3 +123,19 @@ async fn calls_beyond_what_the_server_takes_wait_their_turn() {
     }
     close_without_leaks(channel, &greeter).await;
 }
+
+#[tokio::test]
+async fn more_metadata_than_the_server_takes_is_named_and_sends_nothing() {
+    let greeter = Greeter::start();
+    let channel = plaintext(target_of([&greeter])).build().unwrap();
+    let mut request = ask("Ada");
+    request.metadata_mut().insert("key", "v".repeat(20_000)).unwrap();
+    let status = channel.invoke(&SAY_HELLO, request).await.unwrap_err();
+    assert_eq!(status.code(), Code::INTERNAL);
+    let expected = "bytes of header fields, and the server takes 16384: send less metadata";
+    assert!(status.message().contains(expected), "{status}");
+    assert_eq!(greeter.received(), 0);
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    assert_eq!(greeter.accepted(), 1);
+    close_without_leaks(channel, &[greeter]).await;
+}

@@ -347,7 +347,8 @@ fn start(
         check_len(message)?;
     }
     let Some(shared) = &admitted.0 else { return Err(StreamError::Ended) };
-    let request = || head.to_request(&shared.identity, &shared.template, waited);
+    let max_bytes = shared.watch.peer_max_fields();
+    let request = || head.to_request(&shared.identity, &shared.template, waited, max_bytes);
     let prepared = request()?;
 
     let mut guard = shared.table();

@@ -30,6 +30,8 @@ pub(super) struct Watch {
     /// How the stream of bytes ended, in words.
     ended: OnceLock<String>,
     pub(super) unread: Unread,
+    /// Bytes of header fields that the server takes in one request.
+    peer_max_fields: AtomicU32,
 }
 
 /// What a server said first.
@@ -51,6 +53,7 @@ impl Watch {
             write_blocked: AtomicBool::new(false),
             ended: OnceLock::new(),
             unread: Unread::new(receive_buffer),
+            peer_max_fields: AtomicU32::new(u32::MAX),
         }
     }
 
@@ -75,6 +78,11 @@ impl Watch {
 
     pub(super) fn is_write_blocked(&self) -> bool {
         self.write_blocked.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of header fields that the server takes in one request, as far as it has said so.
+    pub(super) fn peer_max_fields(&self) -> usize {
+        self.peer_max_fields.load(Ordering::Relaxed) as usize
     }
 
     /// How the stream of bytes ended, if it has.
@@ -174,11 +182,17 @@ impl Observed {
             let _ = self.watch.first_frame.set(verdict);
             self.inbound = Inbound::Rest;
         }
-        let (unread, heads) = (&self.watch.unread, &mut self.heads);
+        let Watch { unread, peer_max_fields, .. } = &*self.watch;
+        let heads = &mut self.heads;
         let mut is_abuse = false;
         self.frames_in.follow(bytes, |frame, payload| match frame.kind {
             DATA => unread.arrived(frame.stream, frame.data_len(payload)),
             HEADERS if frame.flags & END_STREAM == 0 => is_abuse |= heads.add_to(frame.stream),
+            SETTINGS if frame.flags & ACK == 0 => {
+                if let Some(max) = frame.max_fields(payload) {
+                    peer_max_fields.store(max, Ordering::Relaxed);
+                }
+            }
             _ => {}
         });
         if is_end {
@@ -438,6 +452,15 @@ impl FrameHeader {
 }
 
 impl FrameHeader {
+    /// What a SETTINGS frame says of the header fields that its sender takes. Where the frame
+    /// arrives in pieces it may go unseen: then too long a request is left to the server.
+    fn max_fields(&self, payload: &[u8]) -> Option<u32> {
+        let settings = payload[..payload.len().min(self.len)].chunks_exact(6);
+        let mut wanted =
+            settings.filter_map(|setting| setting.strip_prefix(&SETTINGS_MAX_HEADER_LIST_SIZE));
+        wanted.next_back()?.first_chunk().map(|value| u32::from_be_bytes(*value))
+    }
+
     /// The bytes of a DATA frame without its padding, as far as the beginning of its payload tells.
     fn data_len(&self, payload: &[u8]) -> usize {
         match payload.first() {
@@ -472,6 +495,9 @@ const SETTINGS: u8 = 4;
 const HEADS_MAX: u8 = 100;
 /// Consecutive streams whose headers are counted exactly.
 const HEADS_PLACES: usize = 256;
+
+/// The number of a setting.
+const SETTINGS_MAX_HEADER_LIST_SIZE: [u8; 2] = 6_u16.to_be_bytes();
 
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;

@@ -28,12 +28,14 @@ pub(crate) struct RequestHead<'a> {
 }
 
 impl RequestHead<'_> {
-    /// The request, on a connection of `identity`, `waited` after the timeout was taken.
+    /// The request, on a connection of `identity` to a server that takes `max_bytes` of fields,
+    /// `waited` after the timeout was taken.
     pub(super) fn to_request(
         self,
         identity: &Identity,
         template: &Template,
         waited: Duration,
+        max_bytes: usize,
     ) -> Result<Request<()>, StreamError> {
         let timeout = match self.timeout.map(|timeout| timeout.saturating_sub(waited)) {
             Some(Duration::ZERO) => return Err(StreamError::DeadlineExceeded),
@@ -59,8 +61,30 @@ impl RequestHead<'_> {
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = fields;
+        // Without metadata of its own no request comes near to what servers take at least.
+        if self.metadata.is_some() || max_bytes < LEAST_TAKEN {
+            check_size(&request, max_bytes)?;
+        }
         Ok(request)
     }
+}
+
+/// Refuses what the server would, which may do so by ending the connection.
+fn check_size(request: &Request<()>, max_bytes: usize) -> Result<(), StreamError> {
+    let uri = request.uri();
+    let parts = [
+        (":method", request.method().as_str().len()),
+        (":scheme", uri.scheme_str().map_or(0, str::len)),
+        (":authority", uri.authority().map_or(0, |authority| authority.as_str().len())),
+        (":path", uri.path_and_query().map_or(0, |path| path.as_str().len())),
+    ];
+    let parts = parts.into_iter().map(|(name, len)| name.len() + len);
+    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    let bytes = parts.chain(fields).map(|bytes| bytes + FIELD_OVERHEAD).sum();
+    if bytes > max_bytes {
+        return Err(StreamError::FieldsTooLarge { bytes, limit: max_bytes });
+    }
+    Ok(())
 }
 
 /// The fields that requests of one connection have in common, made once and then copied.
@@ -101,6 +125,12 @@ impl Template {
         fields
     }
 }
+
+/// What HTTP/2 adds to the size of each field.
+const FIELD_OVERHEAD: usize = 32;
+
+/// The smallest limit that servers have in earnest is 8 KiB; this is far below it.
+const LEAST_TAKEN: usize = 4 * 1024;
 
 const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");

@@ -16,6 +16,7 @@ pub(super) const END_HEADERS: u8 = 4;
 pub(super) const HEADER_TABLE_SIZE: u16 = 1;
 pub(super) const MAX_CONCURRENT_STREAMS: u16 = 3;
 pub(super) const INITIAL_WINDOW_SIZE: u16 = 4;
+pub(super) const MAX_HEADER_LIST_SIZE: u16 = 6;
 
 pub(super) const NO_ERROR: u32 = 0;
 pub(super) const PROTOCOL_ERROR: u32 = 1;

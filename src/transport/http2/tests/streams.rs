@@ -666,6 +666,34 @@ async fn a_request_with_more_fields_than_fit_is_refused() {
     assert_eq!(client.connection.open_streams(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_with_more_fields_than_the_server_takes_does_not_leave() {
+    // `:method POST`, `:scheme http`, `:authority`, `:path`, `content-type`, `user-agent`, `te`, and
+    // the one of the application, by their names, values and 32 bytes each.
+    let (client, mut peer) = connected(&[(MAX_HEADER_LIST_SIZE, 1_000)]).await;
+    let path = path();
+    let open = async |len: usize| {
+        let mut metadata = HeaderMap::new();
+        metadata.append("key", HeaderValue::from_str(&"v".repeat(len)).unwrap());
+        let head =
+            RequestHead { path: &path, authority: None, timeout: None, metadata: Some(&metadata) };
+        client.connection.open(&head, None, None).await
+    };
+    let Err(StreamError::FieldsTooLarge { bytes, limit: 1_000 }) = open(1_000).await else {
+        panic!("it is over the limit")
+    };
+    let others = bytes - 1_000;
+    assert!((300..500).contains(&others), "{others}");
+    assert!(open(1_001 - others).await.is_err());
+    assert_eq!(client.connection.open_streams(), 0);
+    open(1_000 - others).await.unwrap();
+    peer.expect(HEADERS).await;
+    // The server may change its mind.
+    peer.settings(&[(MAX_HEADER_LIST_SIZE, 2_000)]).await;
+    settle().await;
+    open(1_000).await.unwrap();
+}
+
 #[test]
 fn the_future_of_a_call_is_small() {
     fn size<F: Future>(_: impl FnOnce(&'static Connection) -> F) -> usize {
