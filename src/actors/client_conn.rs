@@ -241,8 +241,9 @@ impl ClientConn {
                 self.core.balancer.tell(balancer::Msg::ExitIdle);
             }
             Effect::UpdateBalancer { endpoints, config } => {
-                let update = balancer::Update { endpoints, config };
                 let mut memory = self.core.memory();
+                let config = config.go_on_from(memory.config.as_deref());
+                let update = balancer::Update { endpoints, config };
                 memory.config = Some(update.config.clone());
                 memory.update = Some(update);
                 memory.failure = None;

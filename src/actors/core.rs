@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::mailbox::Mailbox;
 use super::registry::Registry;
 use super::{balancer, client_conn, resolver, root, supervisor};
-use crate::call::{NoRuntime, Shared, Snapshot};
+use crate::call::{NoRuntime, RetryLimits, Retrying, Shared, Snapshot};
 use crate::policy::backoff::Backoff;
 use crate::policy::idle;
 use crate::policy::lb::{self, DropPicker, Picker};
@@ -37,6 +37,7 @@ pub(crate) struct Settings {
     pub(crate) dials_max: usize,
     /// How many calls may wait for a connection.
     pub(crate) queued_calls_max: usize,
+    pub(crate) retry_limits: RetryLimits,
     /// How long a channel is kept up that nobody uses; for ever, where there is none.
     pub(crate) idle_timeout: Option<Duration>,
     /// How many connections a subchannel may have where the service config does not say.
@@ -61,6 +62,8 @@ pub(crate) struct Core {
     /// What calls read.
     pub(crate) shared: Arc<Shared>,
     pub(crate) settings: Settings,
+    /// What is in force before anything is.
+    no_config: Arc<ServiceConfig>,
     /// How far the channel has come with its life.
     pub(super) life: watch::Sender<Life>,
     /// A demand that the `ClientConn` has not taken up.
@@ -185,12 +188,14 @@ pub(super) enum Resolved {
 impl Core {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         Arc::new_cyclic(|core: &std::sync::Weak<Self>| {
+            let no_config = Arc::new(ServiceConfig::default_for(&settings.lb_registry));
             let first = Snapshot {
                 generation: Generation::default(),
                 connectivity: ConnectivityState::Idle,
                 picker: lb::queue(),
                 slots: crate::call::SlotTable::default(),
-                config: settings.default_config.clone(),
+                // Before anything is resolved nothing is said of any method.
+                config: no_config.clone(),
             };
             let core = core.clone();
             let demand = move || core.upgrade().map_or(Ok(()), |core| core.demand());
@@ -199,10 +204,12 @@ impl Core {
                     first,
                     settings.call_credentials.clone(),
                     settings.queued_calls_max,
+                    Retrying::new(settings.retry_limits, settings.seed),
                     demand,
                 )),
                 dials: Semaphore::new(settings.dials_max.clamp(1, Semaphore::MAX_PERMITS)),
                 settings,
+                no_config,
                 life: watch::Sender::new(Life::New),
                 demanded: AtomicBool::new(false),
                 lives: Lives::default(),
@@ -246,7 +253,7 @@ impl Core {
             connectivity,
             picker,
             slots: self.registry.slots(),
-            config: config.unwrap_or_else(|| self.settings.default_config.clone()),
+            config: config.unwrap_or_else(|| self.no_config.clone()),
         });
         if self.shared.states.post(connectivity) {
             tracing::info!(target: "switchboard", channel = %self.settings.target, state = %connectivity, "channel");

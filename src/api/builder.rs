@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::backoff_table;
 use super::channel::{Channel, Defaults};
 use crate::actors::{Core, Settings};
+use crate::call::RetryLimits;
 use crate::policy::backoff::Backoff;
 use crate::policy::lb::{LbPolicyBuilder, LbRegistry};
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
@@ -40,6 +41,7 @@ pub struct ChannelBuilder {
     dials_max: usize,
     queued_calls_max: usize,
     receive_buffer_max: usize,
+    retry_limits: RetryLimits,
     idle_timeout: Option<Duration>,
     keep_connected: bool,
     max_connections: usize,
@@ -69,6 +71,11 @@ impl ChannelBuilder {
             dials_max: DIALS_MAX,
             queued_calls_max: QUEUED_CALLS_MAX,
             receive_buffer_max: RECEIVE_BUFFER_BYTES_MAX,
+            retry_limits: RetryLimits {
+                attempts_cap: CALL_ATTEMPTS_MAX,
+                call_buffer_max: RETRY_BUFFER_BYTES_MAX,
+                channel_buffer_max: CHANNEL_RETRY_BUFFER_BYTES_MAX,
+            },
             idle_timeout: Some(IDLE_TIMEOUT),
             keep_connected: false,
             max_connections: 1,
@@ -264,6 +271,48 @@ impl ChannelBuilder {
         self
     }
 
+    /// How long a unary call may take that says nothing itself, and of whose method the service
+    /// config says nothing. It covers everything, as [`CallOptions::timeout`](crate::CallOptions::timeout)
+    /// does. Default: no limit.
+    pub fn default_timeout(mut self, timeout: Duration) -> Self {
+        self.defaults.timeout = Some(timeout);
+        self
+    }
+
+    /// As [`default_timeout`](Self::default_timeout), for streams: from their opening to their end.
+    /// Default: no limit.
+    pub fn default_stream_timeout(mut self, timeout: Duration) -> Self {
+        self.defaults.stream_timeout = Some(timeout);
+        self
+    }
+
+    /// How many attempts a call may have at most, whatever the `retryPolicy` of its method says
+    /// (A6). What is sent again because no server can have seen it does not count. Default: 5.
+    pub fn max_call_attempts(mut self, attempts: u32) -> Self {
+        self.retry_limits.attempts_cap = attempts.max(1);
+        self
+    }
+
+    /// Attempts calls once, whatever the service config says. What no server can have seen is sent
+    /// again all the same.
+    pub fn disable_retry(self) -> Self {
+        self.max_call_attempts(1)
+    }
+
+    /// How much of a call's messages is kept to be sent again, in bytes. A call that has sent more
+    /// is not attempted again, but for what no server can have seen. Default: 256 KiB.
+    pub fn max_retry_buffer_bytes(mut self, bytes: usize) -> Self {
+        self.retry_limits.call_buffer_max = bytes;
+        self
+    }
+
+    /// The same for all streams of the channel together: the stream that would go beyond it is not
+    /// attempted again. Default: 64 MiB.
+    pub fn max_channel_retry_buffer_bytes(mut self, bytes: usize) -> Self {
+        self.retry_limits.channel_buffer_max = bytes;
+        self
+    }
+
     /// The default of [`CallOptions::wait_for_ready`](crate::CallOptions::wait_for_ready).
     pub fn wait_for_ready(mut self, wait: bool) -> Self {
         self.defaults.wait_for_ready = wait;
@@ -352,6 +401,7 @@ impl ChannelBuilder {
             min_connect_timeout: self.min_connect_timeout,
             dials_max: self.dials_max,
             queued_calls_max: self.queued_calls_max,
+            retry_limits: self.retry_limits,
             idle_timeout: self
                 .idle_timeout
                 .filter(|timeout| !timeout.is_zero() && !self.keep_connected),
@@ -592,6 +642,15 @@ const DIALS_MAX: usize = 1_000;
 
 /// Beyond that a channel that does not connect is helped by early errors.
 const QUEUED_CALLS_MAX: usize = 10_000;
+
+/// As gRPC has it for every client (A6).
+const CALL_ATTEMPTS_MAX: u32 = 5;
+
+/// As in grpc-go: large enough for calls of ordinary size, small enough to hold thousands.
+const RETRY_BUFFER_BYTES_MAX: usize = 256 * 1024;
+
+/// A few hundred calls that keep all they may.
+const CHANNEL_RETRY_BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// As gRPC has it for every client (A62).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);

@@ -52,12 +52,16 @@ struct Handle {
     defaults: Defaults,
 }
 
-/// What calls go by that say nothing themselves.
+/// What calls go by of which nothing is said.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Defaults {
     pub(super) wait_for_ready: bool,
     pub(super) receive_bytes_max: usize,
     pub(super) send_bytes_max: usize,
+    /// How long a unary call may take.
+    pub(super) timeout: Option<Duration>,
+    /// How long a stream may take.
+    pub(super) stream_timeout: Option<Duration>,
 }
 
 impl Default for Defaults {
@@ -66,6 +70,8 @@ impl Default for Defaults {
             wait_for_ready: false,
             receive_bytes_max: RECEIVE_BYTES_MAX,
             send_bytes_max: usize::MAX,
+            timeout: None,
+            stream_timeout: None,
         }
     }
 }
@@ -102,7 +108,7 @@ impl Channel {
         }
         let (message, options) = request.into_parts();
         let message = encode(&message, &vtable, self.send_bytes_max(&options))?;
-        let call = self.call_head(path, options);
+        let call = self.call_head(path, options, self.handle.defaults.timeout);
         let reply = call::unary(&self.handle.core.shared, &call, message).await?;
         let message = decode(&vtable, reply.message)?;
         let call::Reply { headers, trailers, peer, security, .. } = reply;
@@ -122,7 +128,7 @@ impl Channel {
         let PreparedMethod { path, cardinality, vtable } = method.prepare()?;
         let cardinality = cardinality.unwrap_or(Cardinality::BidiStreaming);
         let send_bytes_max = self.send_bytes_max(&options);
-        let call = self.call_head(path, options);
+        let call = self.call_head(path, options, self.handle.defaults.stream_timeout);
         let shared = self.handle.core.shared.clone();
         let stream = StreamCall::open(shared, call, cardinality).await?;
         Ok(Streaming::new(stream, vtable, send_bytes_max))
@@ -211,16 +217,24 @@ impl Channel {
         self.handle.core.settings.target.to_string()
     }
 
-    fn call_head(&self, path: MethodPath, options: CallOptions) -> CallHead {
-        let defaults = &self.handle.defaults;
+    fn call_head(
+        &self,
+        path: MethodPath,
+        options: CallOptions,
+        timeout: Option<Duration>,
+    ) -> CallHead {
+        let Defaults { wait_for_ready, receive_bytes_max, send_bytes_max, .. } =
+            self.handle.defaults;
         let begun = Instant::now();
         let deadline = options.deadline_from(begun.into_std());
         CallHead {
             path,
             begun,
             deadline: deadline.map(Instant::from_std),
-            wait_for_ready: options.wait_for_ready.unwrap_or(defaults.wait_for_ready),
-            receive_bytes_max: options.receive_bytes_max.unwrap_or(defaults.receive_bytes_max),
+            wait_for_ready: options.wait_for_ready,
+            receive_bytes_max: options.receive_bytes_max,
+            send_bytes_max: options.send_bytes_max,
+            defaults: call::Defaults { timeout, wait_for_ready, receive_bytes_max, send_bytes_max },
             metadata: options.metadata,
             authority: options.authority,
             credentials: options.credentials,

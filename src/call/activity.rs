@@ -48,6 +48,12 @@ impl Activity {
         let waiting = Waiting(self);
         if before < self.waiting_max { Ok(waiting) } else { Err(Full { limit: self.waiting_max }) }
     }
+
+    /// A call that is under way has no stream for now, until what this gives is dropped.
+    pub(super) fn stay(&self) -> Waiting<'_> {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        Waiting(self)
+    }
 }
 
 /// As many calls wait as may.

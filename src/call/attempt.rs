@@ -1,19 +1,20 @@
 //! One attempt of a streaming call: a stream on a picked connection.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::time::Instant;
 
 use super::credentials::{prove, wants_proof};
-use super::pick::{Picked, let_others_run, pick};
-use super::{CallHead, Shared, status};
-use crate::policy::retry::{Verdict, verdict};
+use super::pick::{PickError, Picked, let_others_run, pick};
+use super::retry::AttemptError;
+use super::{CallHead, Shared, Terms};
 use crate::transport::{
     Connection, Discard, Headers, Received, RecvHalf, Stream, StreamError, StreamHandle, Trailers,
 };
-use crate::types::{Address, SecurityLevel, Seen, Status};
+use crate::types::{Address, SecurityLevel, Status};
 
 /// One stream that the call runs on.
 pub(super) struct Attempt {
@@ -32,48 +33,69 @@ pub(super) struct Peer {
 
 struct Receiving {
     half: RecvHalf,
-    headers_read: bool,
+    head: Head,
     /// What was read while looking for the status of a stream that took no more messages.
     ahead: VecDeque<Received>,
     /// How the stream ended, if that was read so.
     end: Option<Result<Trailers, StreamError>>,
 }
 
-/// Picks until a stream opens.
+/// The headers of a response.
+enum Head {
+    Unread,
+    /// Read while looking for the status, and not given to anybody.
+    Ahead(Headers),
+    Given,
+}
+
+/// What came of beginning an attempt.
+pub(super) enum Begun {
+    Attempt(Arc<Attempt>),
+    Failed(AttemptError),
+    /// There is to be no other.
+    Ended(Status),
+}
+
+/// Picks, and opens a stream. The terms of the call are `settled` by its first pick. Attempts
+/// before this one have `failed`.
 pub(super) async fn begin(
     shared: &Shared,
     head: &CallHead,
-    refused: &mut bool,
+    settled: Option<Terms>,
+    failed: u32,
     number: u32,
-) -> Result<Arc<Attempt>, Status> {
-    loop {
-        let Picked { connection, .. } = pick(shared, head).await?;
-        let proof = if wants_proof(shared, head) {
-            Some(prove(shared, head, &connection).await?)
-        } else {
-            None
-        };
-        let request = head.request(Instant::now(), proof.as_ref());
-        let failure = match connection.open(&request, None, head.deadline).await {
-            Ok(stream) => {
-                let_others_run().await;
-                return Ok(Attempt::new(number, &connection, stream));
-            }
-            Err(failure) => failure,
-        };
-        match verdict(failure.seen(), *refused, false) {
-            Verdict::RetryTransparently => *refused |= failure.seen() == Seen::Refused,
-            Verdict::Finish => {
-                return Err(status::of_stream_error(&failure, head.deadline, connection.address()));
-            }
+) -> (Terms, Begun) {
+    let Picked { terms, outcome, .. } = pick(shared, head, settled).await;
+    let connection = match outcome {
+        Ok(connection) => connection,
+        Err(PickError::Failed(status)) => {
+            return (terms, Begun::Failed(AttemptError::Pick(status)));
+        }
+        Err(PickError::Ended(status)) => return (terms, Begun::Ended(status)),
+    };
+    let mut proof = None;
+    if wants_proof(shared, head) {
+        match prove(shared, head, &terms, &connection).await {
+            Ok(metadata) => proof = Some(metadata),
+            Err(status) => return (terms, Begun::Ended(status)),
         }
     }
+    let metadata = head.metadata_after(failed, proof);
+    let request = head.request(Instant::now(), &terms, metadata.as_ref());
+    let begun = match connection.open(&request, None, terms.deadline).await {
+        Ok(stream) => {
+            let_others_run().await;
+            Begun::Attempt(Attempt::new(number, &connection, stream))
+        }
+        Err(error) => Begun::Failed(AttemptError::Stream(error, connection.address().clone())),
+    };
+    (terms, begun)
 }
 
 impl Attempt {
     fn new(number: u32, connection: &Connection, stream: Stream) -> Arc<Self> {
         let receiving =
-            Receiving { half: stream.recv, headers_read: false, ahead: VecDeque::new(), end: None };
+            Receiving { half: stream.recv, head: Head::Unread, ahead: VecDeque::new(), end: None };
         let peer =
             Peer { address: connection.address().clone(), security: connection.security_level() };
         let attempt = Arc::new(Self {
@@ -93,12 +115,16 @@ impl Attempt {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Headers>, StreamError>> {
         let mut receiving = self.lock();
-        if receiving.headers_read {
-            return Poll::Ready(Ok(None));
+        match mem::replace(&mut receiving.head, Head::Given) {
+            Head::Given => Poll::Ready(Ok(None)),
+            Head::Ahead(headers) => Poll::Ready(Ok(Some(headers))),
+            Head::Unread => {
+                receiving.head = Head::Unread;
+                let headers = ready!(receiving.half.poll_headers(cx))?;
+                receiving.head = Head::Given;
+                Poll::Ready(Ok(Some(headers)))
+            }
         }
-        let headers = ready!(receiving.half.poll_headers(cx))?;
-        receiving.headers_read = true;
-        Poll::Ready(Ok(Some(headers)))
     }
 
     pub(super) fn poll_message(
@@ -139,9 +165,11 @@ impl Attempt {
         receiving.end.clone()
     }
 
-    /// Whether messages were put aside that nobody has received.
+    /// Whether the server has answered with more than how the call ended, and nobody has seen it.
     pub(super) fn has_unread(&self) -> bool {
-        !self.lock().ahead.is_empty()
+        let receiving = self.lock();
+        let is_answer = |head: &Head| matches!(head, Head::Ahead(head) if !head.trailers_only);
+        !receiving.ahead.is_empty() || is_answer(&receiving.head)
     }
 
     fn lock(&self) -> MutexGuard<'_, Receiving> {
@@ -161,9 +189,9 @@ impl Receiving {
         cx: &mut Context<'_>,
         limit: usize,
     ) -> Option<Result<Trailers, StreamError>> {
-        if !self.headers_read {
+        if matches!(self.head, Head::Unread) {
             match self.half.poll_headers(cx) {
-                Poll::Ready(Ok(_)) => self.headers_read = true,
+                Poll::Ready(Ok(headers)) => self.head = Head::Ahead(headers),
                 Poll::Ready(Err(failure)) => return Some(Err(failure)),
                 Poll::Pending => return None,
             }

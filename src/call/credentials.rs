@@ -1,7 +1,7 @@
 //! The credentials of a call, which are made anew for each attempt.
 
 use super::shared::Elapsed;
-use super::{CallHead, NoRuntime, Shared, status};
+use super::{CallHead, NoRuntime, Shared, Terms, status};
 use crate::transport::{BoxFuture, CallContext, Connection};
 use crate::types::{Metadata, Status};
 
@@ -16,11 +16,12 @@ pub(super) fn wants_proof(shared: &Shared, call: &CallHead) -> bool {
 pub(super) fn prove<'a>(
     shared: &'a Shared,
     call: &'a CallHead,
+    terms: &'a Terms,
     connection: &'a Connection,
 ) -> BoxFuture<'a, Result<Metadata, Status>> {
     Box::pin(async move {
         let _waiting = shared.activity.wait().map_err(status::too_many_waiting)?;
-        match shared.before(call.deadline, gather(shared, call, connection)).await {
+        match shared.before(terms.deadline, gather(shared, call, connection)).await {
             Ok(gathered) => gathered,
             Err(Elapsed) => Err(status::deadline_while_proving()),
         }

@@ -17,6 +17,7 @@ mod credentials;
 mod pick;
 mod ready;
 mod replay;
+mod retry;
 #[cfg(feature = "test-util")]
 mod rig;
 mod shared;
@@ -25,10 +26,12 @@ mod snapshot;
 mod states;
 mod status;
 mod stream;
+mod terms;
 mod unary;
 
 pub(crate) use activity::Activity;
 pub(crate) use ready::until_ready;
+pub(crate) use retry::{RetryLimits, Retrying};
 #[cfg(feature = "test-util")]
 pub use rig::PickRig;
 pub(crate) use shared::{NoRuntime, Shared};
@@ -38,6 +41,7 @@ pub(crate) use states::StateBoard;
 pub use states::{StateChange, StateChanges};
 pub use stream::Cardinality;
 pub(crate) use stream::StreamCall;
+pub(crate) use terms::{Defaults, Terms};
 pub(crate) use unary::{Reply, unary};
 
 use tokio::time::Instant;
@@ -54,12 +58,16 @@ pub(crate) struct CallHead {
     pub(crate) metadata: Metadata,
     /// When the call began.
     pub(crate) begun: Instant,
-    /// When the call ends at the latest.
+    /// When the call ends at the latest, where it says so itself.
     pub(crate) deadline: Option<Instant>,
     /// Whether failing picks are waited out.
-    pub(crate) wait_for_ready: bool,
+    pub(crate) wait_for_ready: Option<bool>,
     /// The largest message that is taken, in bytes.
-    pub(crate) receive_bytes_max: usize,
+    pub(crate) receive_bytes_max: Option<usize>,
+    /// The largest message that is sent, in bytes.
+    pub(crate) send_bytes_max: Option<usize>,
+    /// What it goes by otherwise.
+    pub(crate) defaults: Defaults,
     /// The name to address the server by, where the call overrides the channel's.
     pub(crate) authority: Option<Authority>,
     /// What proves who calls, beside the channel's.
@@ -68,12 +76,28 @@ pub(crate) struct CallHead {
 
 impl CallHead {
     /// The head of a request that is sent at `now`, with `metadata` in place of the application's.
-    fn request<'a>(&'a self, now: Instant, metadata: Option<&'a Metadata>) -> RequestHead<'a> {
+    fn request<'a>(
+        &'a self,
+        now: Instant,
+        terms: &Terms,
+        metadata: Option<&'a Metadata>,
+    ) -> RequestHead<'a> {
         RequestHead {
             path: self.path.as_http(),
             authority: self.authority.as_ref(),
-            timeout: self.deadline.map(|deadline| deadline.saturating_duration_since(now)),
+            timeout: terms.deadline.map(|deadline| deadline.saturating_duration_since(now)),
             metadata: metadata.unwrap_or(&self.metadata).as_fields(),
         }
+    }
+
+    /// What an attempt sends in place of the application's metadata: `proof`, which has that too,
+    /// and how many attempts there have been before.
+    fn metadata_after(&self, failed: u32, proof: Option<Metadata>) -> Option<Metadata> {
+        if failed == 0 {
+            return proof;
+        }
+        let mut metadata = proof.unwrap_or_else(|| self.metadata.clone());
+        metadata.set_previous_attempts(failed);
+        Some(metadata)
     }
 }

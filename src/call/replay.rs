@@ -1,12 +1,20 @@
 //! What a stream has sent, kept until it is certain that no other attempt will need it.
 
+use std::mem;
+use std::sync::Arc;
+
+use super::Retrying;
 use crate::transport::Message;
 
 /// The messages of a call that is not committed yet.
 ///
-/// They share their bytes with what was sent. At most [`REPLAY_BYTES_MAX`] are kept: the message
-/// that goes beyond commits the call, as the answer of the server does.
-pub(super) struct Replay(State);
+/// They share their bytes with what was sent. No more of them are kept than the channel allows for
+/// a call, and for all calls together: the message that goes beyond commits the call, as the answer
+/// of the server does.
+pub(super) struct Replay {
+    retrying: Arc<Retrying>,
+    state: State,
+}
 
 enum State {
     Open { messages: Vec<Message>, bytes: usize, half_closed: bool },
@@ -14,25 +22,26 @@ enum State {
 }
 
 impl Replay {
-    pub(super) fn new() -> Self {
-        Self(State::Open { messages: Vec::new(), bytes: 0, half_closed: false })
+    pub(super) fn new(retrying: Arc<Retrying>) -> Self {
+        let state = State::Open { messages: Vec::new(), bytes: 0, half_closed: false };
+        Self { retrying, state }
     }
 
     /// Remembers a message that is being sent.
     pub(super) fn push(&mut self, message: &Message) {
-        if let State::Open { messages, bytes, .. } = &mut self.0 {
-            *bytes += message.payload_len() + PREFIX_BYTES;
-            if *bytes > REPLAY_BYTES_MAX {
-                self.commit();
-            } else {
+        if let State::Open { messages, bytes, .. } = &mut self.state {
+            if self.retrying.keep(*bytes, message.frame_len()) {
+                *bytes += message.frame_len();
                 messages.push(message.clone());
+            } else {
+                self.commit();
             }
         }
     }
 
     /// Remembers that no further message follows.
     pub(super) fn half_close(&mut self) {
-        match &mut self.0 {
+        match &mut self.state {
             State::Open { half_closed, .. } | State::Committed { half_closed } => {
                 *half_closed = true;
             }
@@ -41,39 +50,43 @@ impl Replay {
 
     /// Whether no further message follows.
     pub(super) fn is_half_closed(&self) -> bool {
-        match &self.0 {
+        match &self.state {
             State::Open { half_closed, .. } | State::Committed { half_closed } => *half_closed,
         }
     }
 
     /// Forgets the messages: this attempt is the call's last.
     pub(super) fn commit(&mut self) {
-        self.0 = State::Committed { half_closed: self.is_half_closed() };
+        let committed = State::Committed { half_closed: self.is_half_closed() };
+        if let State::Open { bytes, .. } = mem::replace(&mut self.state, committed) {
+            self.retrying.give_back(bytes);
+        }
     }
 
     /// Whether there will be no further attempt.
     pub(super) fn is_committed(&self) -> bool {
-        matches!(self.0, State::Committed { .. })
+        matches!(self.state, State::Committed { .. })
     }
 
     /// What another attempt must send.
     pub(super) fn messages(&self) -> &[Message] {
-        match &self.0 {
+        match &self.state {
             State::Open { messages, .. } => messages,
             State::Committed { .. } => &[],
         }
     }
 }
 
-/// What the prefix of a message adds to its size.
-const PREFIX_BYTES: usize = 5;
-
-/// As in grpc-go: large enough for calls of ordinary size, small enough to hold thousands.
-const REPLAY_BYTES_MAX: usize = 256 * 1024;
+impl Drop for Replay {
+    fn drop(&mut self) {
+        self.commit();
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::RetryLimits;
 
     fn message(len: usize) -> Message {
         Message::encode(len, |buf| {
@@ -83,26 +96,56 @@ mod tests {
         .unwrap()
     }
 
+    fn retrying(call_buffer_max: usize, channel_buffer_max: usize) -> Arc<Retrying> {
+        let limits = RetryLimits { attempts_cap: 5, call_buffer_max, channel_buffer_max };
+        Arc::new(Retrying::new(limits, 1))
+    }
+
+    /// What is kept of all calls.
+    fn kept(retrying: &Retrying) -> usize {
+        retrying.buffered.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     #[test]
     fn messages_are_kept_until_the_call_commits() {
-        let mut replay = Replay::new();
+        let retrying = retrying(100, 100);
+        let mut replay = Replay::new(retrying.clone());
         replay.push(&message(10));
         replay.push(&message(20));
         replay.half_close();
         assert_eq!(replay.messages().len(), 2);
+        assert_eq!(kept(&retrying), 10 + 20 + 2 * 5);
         replay.commit();
         assert!(replay.is_committed() && replay.is_half_closed());
         assert!(replay.messages().is_empty());
+        assert_eq!(kept(&retrying), 0);
     }
 
     #[test]
-    fn the_message_that_goes_beyond_the_limit_commits() {
-        let mut replay = Replay::new();
-        replay.push(&message(REPLAY_BYTES_MAX - PREFIX_BYTES));
+    fn the_message_that_goes_beyond_the_limit_of_its_call_commits_that() {
+        let retrying = retrying(100, 1_000);
+        let mut replay = Replay::new(retrying.clone());
+        replay.push(&message(95));
         assert!(!replay.is_committed());
         replay.push(&message(0));
         assert!(replay.is_committed());
         replay.push(&message(1));
         assert!(replay.messages().is_empty());
+        assert_eq!(kept(&retrying), 0);
+    }
+
+    #[test]
+    fn the_message_that_goes_beyond_the_limit_of_all_calls_commits_its_own() {
+        let retrying = retrying(100, 150);
+        let mut one = Replay::new(retrying.clone());
+        let mut other = Replay::new(retrying.clone());
+        one.push(&message(95));
+        other.push(&message(45));
+        assert_eq!(kept(&retrying), 150);
+        other.push(&message(0));
+        assert!(other.is_committed() && !one.is_committed());
+        assert_eq!(kept(&retrying), 100);
+        drop(one);
+        assert_eq!(kept(&retrying), 0);
     }
 }

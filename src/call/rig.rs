@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
-use super::pick::{Step, step};
-use super::{CallHead, SlotTable, Snapshot, SnapshotCell, SubchannelSlot};
+use super::pick::{Step, look};
+use super::{CallHead, Defaults, SlotTable, Snapshot, SnapshotCell, SubchannelSlot};
 use crate::policy::chance::Dice;
 use crate::policy::lb::{
     self, LbContext, LbEffect, LbEvent, LbRegistry, LbUpdate, SubchannelState, Subchannels,
@@ -56,8 +56,15 @@ impl PickRig {
             metadata: Metadata::new(),
             begun: Instant::now(),
             deadline: None,
-            wait_for_ready: false,
-            receive_bytes_max: 0,
+            wait_for_ready: None,
+            receive_bytes_max: None,
+            send_bytes_max: None,
+            defaults: Defaults {
+                timeout: None,
+                wait_for_ready: false,
+                receive_bytes_max: 0,
+                send_bytes_max: 0,
+            },
             authority: None,
             credentials: AllCallCredentials::default(),
         };
@@ -67,7 +74,7 @@ impl PickRig {
     /// One pick as a call does it: loads the snapshot, asks the picker, takes the connection from
     /// the slot. Says whether there was one.
     pub fn pick(&self) -> bool {
-        matches!(step(&self.cell.load(), &self.call), Step::Go(_))
+        matches!(look(&self.cell.load(), &self.call, None), (_, Step::Go(_)))
     }
 }
 

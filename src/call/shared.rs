@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::{Activity, Snapshot, SnapshotCell, StateBoard};
+use super::{Activity, Retrying, Snapshot, SnapshotCell, StateBoard};
 use crate::transport::AllCallCredentials;
 
 /// The read side of a channel.
@@ -20,6 +20,8 @@ pub(crate) struct Shared {
     pub(crate) credentials: AllCallCredentials,
     /// Whether the channel is in use.
     pub(crate) activity: Activity,
+    /// What attempts beyond the first have in common.
+    pub(super) retrying: Arc<Retrying>,
     /// Where the channel's tasks run; set when it starts.
     pub(crate) runtime: OnceLock<Handle>,
     demand: Box<dyn Fn() -> Result<(), NoRuntime> + Send + Sync>,
@@ -46,6 +48,7 @@ impl Shared {
         first: Snapshot,
         credentials: AllCallCredentials,
         waiting_max: usize,
+        retrying: Retrying,
         demand: impl Fn() -> Result<(), NoRuntime> + Send + Sync + 'static,
     ) -> Self {
         Self {
@@ -53,6 +56,7 @@ impl Shared {
             states: StateBoard::new(),
             credentials,
             activity: Activity::new(waiting_max),
+            retrying: Arc::new(retrying),
             runtime: OnceLock::new(),
             demand: Box::new(demand),
         }
@@ -82,6 +86,20 @@ impl Shared {
             done = work => Ok(done),
             () = sleep => Err(Elapsed),
         }
+    }
+
+    /// Rests until `time`, but not beyond `deadline`.
+    pub(super) async fn rest_until(
+        &self,
+        deadline: Option<Instant>,
+        time: Instant,
+    ) -> Result<(), Elapsed> {
+        let Some(runtime) = self.runtime.get() else { return Err(Elapsed) };
+        let over = {
+            let _context = runtime.enter();
+            tokio::time::sleep_until(time)
+        };
+        self.before(deadline, over).await
     }
 }
 

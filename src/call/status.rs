@@ -104,6 +104,26 @@ pub(super) fn deadline_while_proving() -> Status {
     Status::deadline_exceeded("the deadline passed while the call's credentials were made")
 }
 
+/// The deadline passed before the next attempt.
+pub(super) fn deadline_while_resting(last: &Status) -> Status {
+    Status::deadline_exceeded(format!(
+        "the deadline passed before the next attempt; the last ended with {last}"
+    ))
+}
+
+/// `status` of the last of so many attempts, which the policy would have followed by another.
+pub(super) fn retries_exhausted(status: Status, attempts: u32) -> Status {
+    let times = if attempts == 1 { "attempt" } else { "attempts" };
+    status.with_prefix(&format!("max retries exhausted: failed after {attempts} {times}: "))
+}
+
+/// The message is larger than the service config of its method allows.
+pub(super) fn too_large_to_send(length: usize, bytes_max: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "the request is {length} bytes long, and the service config allows {bytes_max}"
+    ))
+}
+
 /// As many calls as are allowed wait already.
 pub(super) fn too_many_waiting(full: Full) -> Status {
     Status::resource_exhausted(format!(

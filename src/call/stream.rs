@@ -11,12 +11,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use super::attempt::{Attempt, Peer, begin};
+use super::attempt::{Attempt, Begun, Peer, begin};
 use super::replay::Replay;
-use super::{CallHead, Shared, status};
-use crate::policy::retry::{Verdict, verdict};
-use crate::transport::{Message, Received, StreamError};
-use crate::types::{Address, Metadata, SecurityLevel, Seen, Status};
+use super::retry::{AttemptError, Attempts, Next};
+use super::{CallHead, Shared, Terms, status};
+use crate::transport::{Message, Received, StreamError, Trailers};
+use crate::types::{Address, Metadata, SecurityLevel, Status};
 
 /// How many messages go each way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,6 +45,7 @@ impl Cardinality {
 pub(crate) struct StreamCall {
     shared: Arc<Shared>,
     head: CallHead,
+    terms: Terms,
     cardinality: Cardinality,
     state: Mutex<State>,
     /// Held by the half that replaces the attempt.
@@ -57,8 +58,10 @@ struct State {
     /// How many messages have been sent and received.
     sent: u64,
     received: u64,
-    /// Whether the server has refused an attempt already.
-    refused: bool,
+    attempts: Attempts,
+    /// What follows the live attempt, which has failed. Kept so that whoever gives up waiting for
+    /// that can come back to it.
+    next: Option<Next>,
     /// What the server sent before its messages, once it has.
     headers: Option<Metadata>,
 }
@@ -79,7 +82,21 @@ struct Outcome {
 /// An attempt that failed, and how.
 pub(crate) struct Failed {
     attempt: Arc<Attempt>,
-    failure: StreamError,
+    failure: Failure,
+}
+
+/// How an attempt failed.
+enum Failure {
+    /// Its stream did.
+    Stream(StreamError),
+    /// The server has answered with no more than this.
+    Answered(Status),
+}
+
+impl From<StreamError> for Failure {
+    fn from(error: StreamError) -> Self {
+        Self::Stream(error)
+    }
 }
 
 enum Sent {
@@ -96,19 +113,30 @@ impl StreamCall {
         head: CallHead,
         cardinality: Cardinality,
     ) -> Result<Arc<Self>, Status> {
-        let mut refused = false;
-        let first = begin(&shared, &head, &mut refused, 0).await?;
+        let (mut attempts, mut settled) = (Attempts::default(), None);
+        let (terms, first) = loop {
+            let begun = begin(&shared, &head, settled.take(), attempts.failed(), 0).await;
+            let (terms, error) = match begun {
+                (terms, Begun::Attempt(attempt)) => break (terms, attempt),
+                (_, Begun::Ended(status)) => return Err(status),
+                (terms, Begun::Failed(error)) => (terms, error),
+            };
+            attempts.judge(error, &shared, &terms, false, true).wait(&shared, &terms).await?;
+            settled = Some(terms);
+        };
         let state = State {
             phase: Phase::Live(first),
-            replay: Replay::new(),
+            replay: Replay::new(shared.retrying.clone()),
             sent: 0,
             received: 0,
-            refused,
+            attempts,
+            next: None,
             headers: None,
         };
         Ok(Arc::new(Self {
             shared,
             head,
+            terms,
             cardinality,
             state: Mutex::new(state),
             restarting: tokio::sync::Mutex::new(()),
@@ -120,6 +148,10 @@ impl StreamCall {
     ///
     /// Fails with the status of the call where that is over.
     pub(crate) async fn send(&self, message: Message) -> Result<(), Status> {
+        let length = message.payload_len();
+        if length > self.terms.send_bytes_max {
+            return Err(status::too_large_to_send(length, self.terms.send_bytes_max));
+        }
         loop {
             let attempt = self.live_for_sending()?;
             let failure = match attempt.sending.send_ready().await {
@@ -130,7 +162,7 @@ impl StreamCall {
                 },
                 Err(failure) => failure,
             };
-            self.after(&attempt, failure).await?;
+            self.after(&attempt, failure.into()).await?;
         }
     }
 
@@ -150,20 +182,25 @@ impl StreamCall {
     /// What the server sent before its messages. Cancel-safe.
     pub(crate) async fn headers(&self) -> Result<Metadata, Status> {
         loop {
-            let attempt = {
+            let (attempt, has_failed) = {
                 let state = self.lock();
                 if let Some(headers) = &state.headers {
                     return Ok(headers.clone());
                 }
                 match &state.phase {
-                    Phase::Live(attempt) => attempt.clone(),
+                    Phase::Live(attempt) => (attempt.clone(), state.next.is_some()),
                     Phase::Ended(outcome) => {
                         outcome.result.clone()?;
                         return Ok(Metadata::new());
                     }
                 }
             };
-            if let Err(failure) = poll_fn(|cx| self.poll_read_headers(&attempt, cx)).await {
+            let read = if has_failed {
+                Err(StreamError::Ended.into())
+            } else {
+                poll_fn(|cx| self.poll_read_headers(&attempt, cx)).await
+            };
+            if let Err(failure) = read {
                 self.after(&attempt, failure).await?;
             }
         }
@@ -185,10 +222,18 @@ impl StreamCall {
         &self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Result<Option<Bytes>, Status>, Failed>> {
-        let attempt = match &self.lock().phase {
-            Phase::Live(attempt) => attempt.clone(),
-            Phase::Ended(outcome) => return Poll::Ready(Ok(outcome.result.clone().map(|()| None))),
+        let (attempt, has_failed) = {
+            let state = self.lock();
+            match &state.phase {
+                Phase::Live(attempt) => (attempt.clone(), state.next.is_some()),
+                Phase::Ended(outcome) => {
+                    return Poll::Ready(Ok(outcome.result.clone().map(|()| None)));
+                }
+            }
         };
+        if has_failed {
+            return Poll::Ready(Err(Failed { attempt, failure: StreamError::Ended.into() }));
+        }
         Poll::Ready(match ready!(self.poll_receive_on(&attempt, cx)) {
             Ok(received) => Ok(received),
             Err(failure) => Err(Failed { attempt, failure }),
@@ -228,25 +273,32 @@ impl StreamCall {
         &self,
         attempt: &Attempt,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Result<Option<Bytes>, Status>, StreamError>> {
+    ) -> Poll<Result<Result<Option<Bytes>, Status>, Failure>> {
         ready!(self.poll_read_headers(attempt, cx))?;
-        let received = ready!(attempt.poll_message(cx, self.head.receive_bytes_max));
+        let received = ready!(attempt.poll_message(cx, self.terms.receive_bytes_max));
         Poll::Ready(Ok(if let Some(message) = received.transpose()? {
             self.received(attempt, message).map(Some)
         } else {
             let trailers = ready!(attempt.poll_trailers(cx))?;
-            let result = status::of_trailers(trailers, self.head.deadline, &attempt.peer.address);
+            let result = self.read_trailers(trailers, attempt);
             self.ended(attempt, result).map(|()| None)
         }))
     }
 
-    /// Reads the headers, if nobody has. They commit the call: the server has answered.
+    /// Reads the headers, if nobody has. They commit the call, as the server has answered, unless
+    /// they are its end as well.
     fn poll_read_headers(
         &self,
         attempt: &Attempt,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), StreamError>> {
+    ) -> Poll<Result<(), Failure>> {
         if let Some(headers) = ready!(attempt.poll_headers(cx))? {
+            if headers.trailers_only
+                && let Some(Ok(trailers)) = attempt.read_ahead(self.terms.receive_bytes_max)
+                && let Err(status) = self.read_trailers(trailers, attempt)
+            {
+                return Poll::Ready(Err(Failure::Answered(status)));
+            }
             let mut state = self.lock();
             if !headers.trailers_only {
                 state.replay.commit();
@@ -254,6 +306,10 @@ impl StreamCall {
             state.headers = Some(headers.metadata);
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn read_trailers(&self, trailers: Trailers, attempt: &Attempt) -> Result<Metadata, Status> {
+        status::of_trailers(trailers, self.terms.deadline, &attempt.peer.address)
     }
 
     fn live_for_sending(&self) -> Result<Arc<Attempt>, Status> {
@@ -312,16 +368,19 @@ impl StreamCall {
             Ok(_) if one_is_due => Err(status::cardinality(&attempt.peer.address, "none")),
             result => result,
         };
+        if result.is_ok() {
+            self.terms.succeeded();
+        }
         let outcome = result.as_ref().map(drop).map_err(Clone::clone);
         state.end(result);
         outcome
     }
 
     /// Goes on after `attempt` has failed: with another in its place, or with the status of the
-    /// call.
-    async fn after(&self, attempt: &Arc<Attempt>, failure: StreamError) -> Result<(), Status> {
+    /// call. Cancel-safe.
+    async fn after(&self, attempt: &Arc<Attempt>, failure: Failure) -> Result<(), Status> {
         let _restarting = self.restarting.lock().await;
-        {
+        let mut next = {
             let mut state = self.lock();
             match &state.phase {
                 Phase::Live(live) if live.number == attempt.number => {}
@@ -329,59 +388,63 @@ impl StreamCall {
                 Phase::Live(_) => return Ok(()),
                 Phase::Ended(outcome) => return outcome.result.clone(),
             }
-            let failure = match failure {
-                StreamError::Ended => self.why_ended(attempt, &mut state)?,
-                failure => failure,
-            };
-            let committed = state.replay.is_committed();
-            match verdict(failure.seen(), state.refused, committed) {
-                Verdict::RetryTransparently => state.refused |= failure.seen() == Seen::Refused,
-                Verdict::Finish => {
-                    let status = status::of_stream_error(
-                        &failure,
-                        self.head.deadline,
-                        &attempt.peer.address,
-                    );
-                    state.end(Err(status.clone()));
-                    return Err(status);
-                }
+            if let Some(next) = &state.next {
+                // Somebody has been here, and went before it was time.
+                next.clone()
+            } else {
+                let peer = || attempt.peer.address.clone();
+                let error = match failure {
+                    Failure::Stream(StreamError::Ended) => self.why_ended(attempt, &mut state)?,
+                    Failure::Stream(error) => AttemptError::Stream(error, peer()),
+                    Failure::Answered(status) => AttemptError::Answered(status),
+                };
+                state.judge(error, &self.shared, &self.terms)
             }
+        };
+        loop {
+            let waited = next.wait(&self.shared, &self.terms).await;
+            let failed = match waited {
+                Ok(()) => self.lock().attempts.failed(),
+                Err(status) => return Err(self.end_with(status)),
+            };
+            let terms = Some(self.terms.clone());
+            let number = attempt.number + 1;
+            let (_, begun) = begin(&self.shared, &self.head, terms, failed, number).await;
+            let error = match begun {
+                Begun::Attempt(attempt) => return self.lock().go_on_with(attempt),
+                Begun::Ended(status) => return Err(self.end_with(status)),
+                Begun::Failed(error) => error,
+            };
+            next = self.lock().judge(error, &self.shared, &self.terms);
         }
-        self.restart(attempt.number + 1).await
     }
 
-    async fn restart(&self, number: u32) -> Result<(), Status> {
-        let mut refused = self.lock().refused;
-        let begun = begin(&self.shared, &self.head, &mut refused, number).await;
+    fn end_with(&self, status: Status) -> Status {
         let mut state = self.lock();
-        state.refused = refused;
-        match begun {
-            Ok(next) => state.go_on_with(next),
-            Err(status) => {
-                state.end(Err(status.clone()));
-                Err(status)
-            }
+        // This side may have ended the call meanwhile.
+        if let Phase::Ended(outcome) = &state.phase {
+            return outcome.result.clone().err().unwrap_or(status);
         }
+        state.end(Err(status.clone()));
+        status
     }
 
     /// A stream took no message because it is over; the receiving side knows why. What came before
     /// its end is put aside for whoever receives: all of it is in memory already.
     ///
-    /// Gives the failure of the stream, or fails with the status for the sender.
-    fn why_ended(&self, attempt: &Attempt, state: &mut State) -> Result<StreamError, Status> {
-        match attempt.read_ahead(self.head.receive_bytes_max) {
-            Some(Err(failure)) => Ok(failure),
-            Some(Ok(trailers)) => {
-                match status::of_trailers(trailers, self.head.deadline, &attempt.peer.address) {
-                    Ok(_) => Err(no_more_wanted()),
-                    Err(status) => {
-                        if !attempt.has_unread() {
-                            state.end(Err(status.clone()));
-                        }
-                        Err(status)
-                    }
+    /// Gives the failure of the attempt, or fails with the status for the sender.
+    fn why_ended(&self, attempt: &Attempt, state: &mut State) -> Result<AttemptError, Status> {
+        match attempt.read_ahead(self.terms.receive_bytes_max) {
+            Some(Err(failure)) => Ok(AttemptError::Stream(failure, attempt.peer.address.clone())),
+            Some(Ok(trailers)) => match self.read_trailers(trailers, attempt) {
+                Ok(_) => Err(no_more_wanted()),
+                Err(status) if attempt.has_unread() => Err(status),
+                Err(status) if state.replay.is_committed() => {
+                    state.end(Err(status.clone()));
+                    Err(status)
                 }
-            }
+                Err(status) => Ok(AttemptError::Answered(status)),
+            },
             None => Err(no_more_wanted()),
         }
     }
@@ -392,6 +455,14 @@ impl StreamCall {
 }
 
 impl State {
+    /// What follows the failure of an attempt.
+    fn judge(&mut self, error: AttemptError, shared: &Shared, terms: &Terms) -> Next {
+        let committed = self.replay.is_committed();
+        let next = self.attempts.judge(error, shared, terms, committed, true);
+        self.next = Some(next.clone());
+        next
+    }
+
     /// This side ends the call.
     fn abort(&mut self, status: Status) -> Status {
         if let Phase::Live(attempt) = &self.phase {
@@ -426,6 +497,7 @@ impl State {
         if let Phase::Ended(outcome) = &self.phase {
             return outcome.result.clone();
         }
+        self.next = None;
         // A failure shows to whoever uses the attempt next.
         let _ = self.replay_on(&next);
         self.phase = Phase::Live(next);

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::credentials::{prove, wants_proof};
-use super::pick::{Picked, pick};
-use super::{CallHead, Shared, status};
-use crate::policy::retry::{Verdict, verdict};
+use super::pick::{PickError, Picked, pick};
+use super::retry::{AttemptError, Attempts};
+use super::{CallHead, Shared, Terms, status};
 use crate::transport::{
-    Connection, Message, Received, RecvHalf, RequestHead, StreamError, Trailers,
+    Connection, Headers, Message, Received, RecvHalf, RequestHead, StreamError, Trailers,
 };
-use crate::types::{Address, Metadata, SecurityLevel, Seen, Status};
+use crate::types::{Address, Metadata, SecurityLevel, Status};
 
 /// The answer to a unary call.
 pub(crate) struct Reply {
@@ -30,50 +30,84 @@ pub(crate) async fn unary(
     call: &CallHead,
     message: Message,
 ) -> Result<Reply, Status> {
-    let mut refused = false;
+    let mut attempts = Attempts::default();
+    let mut settled = None;
     // The clock is read again only where time has passed.
     let mut now = Some(call.begun);
     loop {
-        let Picked { connection, waited } = pick(shared, call).await?;
-        let proof = if wants_proof(shared, call) {
-            Some(prove(shared, call, &connection).await?)
-        } else {
-            None
-        };
-        let has_waited = waited || proof.is_some();
-        let now = now.take().filter(|_| !has_waited).unwrap_or_else(Instant::now);
-        let head = call.request(now, proof.as_ref());
-        let mut answer = Answer::default();
-        let failure = match attempt(&connection, call, &head, message.clone(), &mut answer).await {
-            Ok(()) => return answer.complete(call.deadline, &connection),
-            Err(failure) => failure,
-        };
-        match verdict(failure.seen(), refused, false) {
-            Verdict::RetryTransparently => refused |= failure.seen() == Seen::Refused,
-            Verdict::Finish => {
-                let peer = connection.address();
-                return Err(status::of_stream_error(&failure, call.deadline, peer));
+        let Picked { terms, waited, outcome } = pick(shared, call, settled.take()).await;
+        let terms = settled.insert(terms);
+        let outcome = match outcome {
+            Ok(connection) => {
+                let now = now.take().filter(|_| !waited);
+                let sent = message.clone();
+                attempt(shared, call, terms, &connection, attempts.failed(), now, sent).await?
             }
-        }
+            Err(PickError::Failed(status)) => {
+                Outcome::Failed { error: AttemptError::Pick(status), committed: false }
+            }
+            Err(PickError::Ended(status)) => return Err(status),
+        };
+        let (error, committed) = match outcome {
+            Outcome::Done(reply) => {
+                terms.succeeded();
+                return Ok(reply);
+            }
+            Outcome::Failed { error, committed } => (error, committed),
+        };
+        let is_kept = message.frame_len() <= shared.retrying.limits.call_buffer_max;
+        let next = attempts.judge(error, shared, terms, committed, is_kept);
+        next.wait(shared, terms).await?;
     }
 }
 
+/// What came of one attempt.
+enum Outcome {
+    Done(Reply),
+    Failed {
+        error: AttemptError,
+        /// Whether the server has begun to answer.
+        committed: bool,
+    },
+}
+
+/// Fails where there is to be no other attempt.
 async fn attempt(
-    connection: &Connection,
+    shared: &Shared,
     call: &CallHead,
-    head: &RequestHead<'_>,
+    terms: &Terms,
+    connection: &Connection,
+    failed_before: u32,
+    now: Option<Instant>,
     message: Message,
-    answer: &mut Answer,
-) -> Result<(), StreamError> {
-    let mut stream = connection.open(head, Some((message, true)), call.deadline).await?;
-    poll_fn(|cx| answer.poll_read(&mut stream.recv, call.receive_bytes_max, cx)).await
+) -> Result<Outcome, Status> {
+    let length = message.payload_len();
+    if length > terms.send_bytes_max {
+        return Err(status::too_large_to_send(length, terms.send_bytes_max));
+    }
+    let proof = if wants_proof(shared, call) {
+        Some(prove(shared, call, terms, connection).await?)
+    } else {
+        None
+    };
+    let now = now.filter(|_| proof.is_none()).unwrap_or_else(Instant::now);
+    let metadata = call.metadata_after(failed_before, proof);
+    let head = call.request(now, terms, metadata.as_ref());
+    let mut answer = Answer::default();
+    Ok(match answer.obtain(connection, &head, message, terms).await {
+        Ok(()) => answer.complete(terms.deadline, connection),
+        Err(error) => {
+            let error = AttemptError::Stream(error, connection.address().clone());
+            Outcome::Failed { error, committed: answer.has_begun() }
+        }
+    })
 }
 
 /// All that a server sent, up to the second message. It is filled where it lies: moving it about
 /// would cost more than reading it.
 #[derive(Default)]
 struct Answer {
-    headers: Option<Metadata>,
+    headers: Option<Headers>,
     messages: Messages,
     trailers: Option<Trailers>,
 }
@@ -88,6 +122,22 @@ enum Messages {
 }
 
 impl Answer {
+    async fn obtain(
+        &mut self,
+        connection: &Connection,
+        head: &RequestHead<'_>,
+        message: Message,
+        terms: &Terms,
+    ) -> Result<(), StreamError> {
+        let mut stream = connection.open(head, Some((message, true)), terms.deadline).await?;
+        poll_fn(|cx| self.poll_read(&mut stream.recv, terms.receive_bytes_max, cx)).await
+    }
+
+    /// Whether there is more to it than how the call ended.
+    fn has_begun(&self) -> bool {
+        self.headers.as_ref().is_some_and(|headers| !headers.trailers_only)
+    }
+
     /// Reads to the trailers, or to a message too many: then there is no need to read on, and
     /// dropping the stream resets it.
     fn poll_read(
@@ -97,7 +147,7 @@ impl Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), StreamError>> {
         if self.headers.is_none() {
-            self.headers = Some(ready!(recv.poll_headers(cx))?.metadata);
+            self.headers = Some(ready!(recv.poll_headers(cx))?);
         }
         while let Some(message) = ready!(recv.poll_message(cx, limit)) {
             let message = message?;
@@ -114,8 +164,20 @@ impl Answer {
     }
 
     /// The server's status comes before its message, and one message is due with OK.
-    fn complete(self, deadline: Option<Instant>, connection: &Connection) -> Result<Reply, Status> {
-        let peer = connection.address();
+    fn complete(self, deadline: Option<Instant>, connection: &Connection) -> Outcome {
+        let (peer, committed) = (connection.address(), self.has_begun());
+        match self.into_reply(deadline, connection, peer) {
+            Ok(reply) => Outcome::Done(reply),
+            Err(status) => Outcome::Failed { error: AttemptError::Answered(status), committed },
+        }
+    }
+
+    fn into_reply(
+        self,
+        deadline: Option<Instant>,
+        connection: &Connection,
+        peer: &Address,
+    ) -> Result<Reply, Status> {
         let trailers = match self.trailers {
             Some(trailers) => status::of_trailers(trailers, deadline, peer)?,
             None => Metadata::new(),
@@ -123,7 +185,7 @@ impl Answer {
         match self.messages {
             Messages::One(message) if message.compressed => Err(status::compressed(peer)),
             Messages::One(message) => Ok(Reply {
-                headers: self.headers.unwrap_or_default(),
+                headers: self.headers.unwrap_or_default().metadata,
                 message: message.payload,
                 trailers,
                 peer: peer.clone(),

@@ -41,6 +41,11 @@ impl Message {
         self.0.len() - PREFIX_LEN
     }
 
+    /// Bytes of the message with its prefix.
+    pub(crate) fn frame_len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether the prefix says that the message is compressed.
     pub(crate) fn is_compressed(&self) -> bool {
         self.0[0] == 1

@@ -61,6 +61,11 @@ impl Metadata {
         }
     }
 
+    /// Says that so many attempts have failed (A6).
+    pub(crate) fn set_previous_attempts(&mut self, attempts: u32) {
+        let _ = self.fields_mut().try_insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempts));
+    }
+
     /// Adds a binary value to those of `key`, which must end in `-bin`.
     pub fn append_bin(&mut self, key: &str, value: &[u8]) -> Result<(), InvalidMetadata> {
         let (name, value) = binary(key, value)?;
@@ -216,6 +221,8 @@ fn checked_name(key: &str) -> Result<HeaderName, InvalidMetadata> {
     }
     HeaderName::from_bytes(lower.as_bytes()).map_err(|_| InvalidMetadata::new(key, Fault::Key))
 }
+
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
 fn is_binary(key: &str) -> bool {
     key.ends_with("-bin")

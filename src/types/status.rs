@@ -54,6 +54,13 @@ impl Code {
         Self(number)
     }
 
+    /// The code of this name, such as `UNAVAILABLE`. `CANCELED` will do as well.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        let name = if name == "CANCELED" { "CANCELLED" } else { name };
+        let number = NAMES.iter().position(|known| *known == name)?;
+        Some(Self(number as u32))
+    }
+
     /// Its number on the wire.
     pub const fn number(self) -> u32 {
         self.0
@@ -175,6 +182,12 @@ impl Status {
     /// The same status, with encoded `google.rpc.Status` details.
     pub fn with_details(mut self, details: Bytes) -> Self {
         self.0.details = details;
+        self
+    }
+
+    /// The same status with this before its message.
+    pub(crate) fn with_prefix(mut self, prefix: &str) -> Self {
+        self.0.message.insert_str(0, prefix);
         self
     }
 

@@ -110,7 +110,8 @@ fn split_scheme(text: &str) -> Option<(&str, &str)> {
 
 fn decoded(endpoint: &str) -> Option<String> {
     let decoded = percent_encoding::percent_decode_str(endpoint).decode_utf8().ok()?;
-    Some(decoded.into_owned())
+    // Escaped or not, such characters have no place in a name, nor in a line of a log.
+    (!decoded.chars().any(char::is_control)).then(|| decoded.into_owned())
 }
 
 /// A target that cannot be used; quotes it and says what is expected.

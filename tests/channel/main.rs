@@ -19,6 +19,7 @@ mod lifecycle;
 mod limits;
 mod names;
 mod proxy;
+mod retries;
 mod scaling;
 mod streaming;
 mod supervision;

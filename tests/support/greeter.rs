@@ -387,6 +387,9 @@ impl Answer {
     }
 }
 
+/// With this as a name the greeter fails the first attempt of each unary call.
+pub(crate) const FLAKY: &str = "flaky";
+
 /// `fail:CODE:MESSAGE` as a name makes the greeter fail so.
 fn refusal(name: &str) -> Option<Status> {
     let (code, message) = name.strip_prefix("fail:")?.split_once(':')?;
@@ -406,6 +409,10 @@ impl tonic::server::UnaryService<HelloRequest> for Call {
             answer.released().await;
             if let Some(refusal) = refusal(&request.get_ref().name) {
                 return Err(refusal);
+            }
+            let is_first = request.metadata().get("grpc-previous-rpc-attempts").is_none();
+            if is_first && request.get_ref().name == FLAKY {
+                return Err(Status::unavailable("not at the first attempt"));
             }
             let mut response = Response::new(answer.greet(&request.get_ref().name));
             for key in ["echo", "echo-bin"] {

@@ -2,6 +2,7 @@
 //! endpoints.
 
 mod json;
+mod method_config;
 #[cfg(test)]
 mod tests;
 
@@ -11,13 +12,20 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::lb::{LbPolicyBuilder, LbPolicyConfig, LbRegistry, pick_first};
+use super::retry::Throttle;
+
+use crate::types::MethodPath;
 
 pub(crate) use json::optional_bool;
+use method_config::MethodConfigs;
+pub(crate) use method_config::{AttemptPolicy, MethodConfig};
 
 /// A service config that has been read and found good (A2).
 #[derive(Clone, Debug)]
 pub(crate) struct ServiceConfig {
     lb: LbConfig,
+    methods: MethodConfigs,
+    throttle: Option<Arc<Throttle>>,
     max_connections_per_subchannel: Option<usize>,
 }
 
@@ -26,22 +34,54 @@ impl ServiceConfig {
     /// fields that are not known are ignored (A21).
     pub(crate) fn parse(text: &str, registry: &LbRegistry) -> Result<Self, ServiceConfigError> {
         let config = json::object(text)?;
-        let lb = match json::present(&config, "loadBalancingConfig") {
+        let lb = match json::present(&config, FIELD) {
             Some(list) => LbConfig::parse(list, registry)?,
-            None => LbConfig::pick_first(registry),
+            None => LbConfig::by_legacy_name(&config, registry)?,
         };
-        let max_connections_per_subchannel = max_connections_per_subchannel(&config)?;
-        Ok(Self { lb, max_connections_per_subchannel })
+        Ok(Self {
+            lb,
+            methods: MethodConfigs::parse(&config)?,
+            throttle: method_config::throttle(&config)?,
+            max_connections_per_subchannel: max_connections_per_subchannel(&config)?,
+        })
     }
 
     /// The config of a channel that was given none.
     pub(crate) fn default_for(registry: &LbRegistry) -> Self {
-        Self { lb: LbConfig::pick_first(registry), max_connections_per_subchannel: None }
+        Self {
+            lb: LbConfig::pick_first(registry),
+            methods: MethodConfigs::default(),
+            throttle: None,
+            max_connections_per_subchannel: None,
+        }
     }
 
     /// Which load-balancing policy, and its config.
     pub(crate) fn lb(&self) -> &LbConfig {
         &self.lb
+    }
+
+    /// What it says of `method`, if anything.
+    pub(crate) fn method(&self, method: &MethodPath) -> Option<&Arc<MethodConfig>> {
+        self.methods.get(method)
+    }
+
+    /// What keeps attempts beyond the first in bounds, if anything.
+    pub(crate) fn throttle(&self) -> Option<&Arc<Throttle>> {
+        self.throttle.as_ref()
+    }
+
+    /// The same with the tokens of the config before it, where their rules are the same: a resolver
+    /// that says the same again does not end a throttling.
+    pub(crate) fn go_on_from(self: Arc<Self>, before: Option<&Self>) -> Arc<Self> {
+        match (&self.throttle, before.and_then(|before| before.throttle.as_ref())) {
+            (Some(throttle), Some(before))
+                if throttle.has_rules_of(before) && !Arc::ptr_eq(throttle, before) =>
+            {
+                Arc::new(Self { throttle: Some(before.clone()), ..(*self).clone() })
+            }
+            _ => self,
+        }
     }
 
     /// How many connections a subchannel may have, where the config says so (A105).
@@ -119,6 +159,20 @@ impl LbConfig {
             )
         };
         Err(ServiceConfigError::new(FIELD, reason))
+    }
+
+    /// The policy of `loadBalancingPolicy`, which is the field of old and has no config;
+    /// `pick_first` where that names none that is known.
+    fn by_legacy_name(
+        config: &Map<String, Value>,
+        registry: &LbRegistry,
+    ) -> Result<Self, ServiceConfigError> {
+        let name = json::optional_text(config, "loadBalancingPolicy")?.to_ascii_lowercase();
+        let policy = registry.get(&name).and_then(|builder| {
+            let config = builder.parse_config(&Value::Object(Map::new()));
+            Some(Self::new(Arc::clone(builder), config.ok()?))
+        });
+        Ok(policy.unwrap_or_else(|| Self::pick_first(registry)))
     }
 
     fn pick_first(registry: &LbRegistry) -> Self {

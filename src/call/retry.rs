@@ -1,0 +1,158 @@
+//! After an attempt has failed: the rest before the next, or the end of the call.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use tokio::time::Instant;
+
+use super::shared::Elapsed;
+use super::{Shared, Terms, status};
+use crate::policy::chance::Dice;
+use crate::policy::retry::{Failure, Progress, Pushback, Rules, Verdict};
+use crate::transport::StreamError;
+use crate::types::{Address, Metadata, Seen, Status};
+
+/// What a channel has settled about attempts beyond the first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RetryLimits {
+    /// How many attempts a call may have, whatever the service config says.
+    pub(crate) attempts_cap: u32,
+    /// What is kept of one call to be sent again, in bytes.
+    pub(crate) call_buffer_max: usize,
+    /// What is kept of all calls together, in bytes.
+    pub(crate) channel_buffer_max: usize,
+}
+
+/// What attempts beyond the first have in common, over all calls of a channel.
+pub(crate) struct Retrying {
+    pub(super) limits: RetryLimits,
+    /// Bytes that are kept to be sent again.
+    pub(super) buffered: AtomicUsize,
+    dice: Mutex<Dice>,
+}
+
+impl Retrying {
+    pub(crate) fn new(limits: RetryLimits, seed: u64) -> Self {
+        Self { limits, buffered: AtomicUsize::new(0), dice: Mutex::new(Dice::new(seed)) }
+    }
+
+    /// Keeps `bytes` more of a call that keeps `has` already, if they may be kept.
+    pub(super) fn keep(&self, has: usize, bytes: usize) -> bool {
+        let may = has + bytes <= self.limits.call_buffer_max
+            && self.buffered.fetch_add(bytes, Ordering::Relaxed) + bytes
+                <= self.limits.channel_buffer_max;
+        if !may && has + bytes <= self.limits.call_buffer_max {
+            self.give_back(bytes);
+        }
+        may
+    }
+
+    pub(super) fn give_back(&self, bytes: usize) {
+        self.buffered.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// How an attempt failed.
+pub(super) enum AttemptError {
+    /// There was no connection for it.
+    Pick(Status),
+    /// Its stream failed.
+    Stream(StreamError, Address),
+    /// The server has answered, with no more than this.
+    Answered(Status),
+}
+
+impl AttemptError {
+    fn into_status(self, terms: &Terms) -> Status {
+        match self {
+            Self::Pick(status) | Self::Answered(status) => status,
+            Self::Stream(error, peer) => status::of_stream_error(&error, terms.deadline, &peer),
+        }
+    }
+}
+
+/// The attempts of one call.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Attempts(Progress);
+
+impl Attempts {
+    /// How many have failed that the server is told of.
+    pub(super) fn failed(&self) -> u32 {
+        self.0.failed
+    }
+
+    /// What follows `error`. Once `committed` there is nothing left to send again; without
+    /// `is_kept` only for what the server cannot have seen.
+    pub(super) fn judge(
+        &mut self,
+        error: AttemptError,
+        shared: &Shared,
+        terms: &Terms,
+        committed: bool,
+        is_kept: bool,
+    ) -> Next {
+        let seen = match &error {
+            AttemptError::Stream(error, _) => error.seen(),
+            AttemptError::Pick(_) | AttemptError::Answered(_) => Seen::Maybe,
+        };
+        let limits = &shared.retrying.limits;
+        let policy = terms.retry_policy().filter(|_| is_kept && limits.attempts_cap > 1);
+        let status = error.into_status(terms);
+        let failure = Failure { seen, code: status.code(), pushback: pushback(status.metadata()) };
+        let rules = Rules {
+            policy,
+            attempts_cap: limits.attempts_cap,
+            throttle: terms.throttle.as_deref(),
+        };
+        let verdict = {
+            let mut dice = shared.retrying.dice.lock().unwrap_or_else(PoisonError::into_inner);
+            self.0.judge(failure, committed, rules, &mut dice)
+        };
+        match verdict {
+            Verdict::RetryTransparently => Next::AtOnce,
+            Verdict::RetryAfter(rest) => Next::At(Instant::now() + rest, status),
+            Verdict::Finish => Next::End(status),
+            Verdict::Exhausted(attempts) => Next::End(status::retries_exhausted(status, attempts)),
+        }
+    }
+}
+
+/// What follows an attempt that failed.
+#[derive(Clone)]
+pub(super) enum Next {
+    /// Another.
+    AtOnce,
+    /// Another at this time; the last failed so.
+    At(Instant, Status),
+    /// The end of the call.
+    End(Status),
+}
+
+impl Next {
+    /// Waits until it is time for another attempt. Fails with the status of the call. Cancel-safe.
+    pub(super) async fn wait(self, shared: &Shared, terms: &Terms) -> Result<(), Status> {
+        match self {
+            Self::AtOnce => Ok(()),
+            Self::End(status) => Err(status),
+            Self::At(at, last) => Box::pin(rest_until(at, shared, terms, last)).await,
+        }
+    }
+}
+
+async fn rest_until(
+    at: Instant,
+    shared: &Shared,
+    terms: &Terms,
+    last: Status,
+) -> Result<(), Status> {
+    let _busy = shared.activity.stay();
+    match shared.rest_until(terms.deadline, at).await {
+        Ok(()) => Ok(()),
+        Err(Elapsed) => Err(status::deadline_while_resting(&last)),
+    }
+}
+
+fn pushback(trailers: &Metadata) -> Pushback {
+    Pushback::of(trailers.get_all(PUSHBACK))
+}
+
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
