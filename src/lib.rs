@@ -9,6 +9,9 @@
 mod actors;
 mod api;
 mod call;
+#[cfg(feature = "_fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod observe;
 mod policy;
 mod transport;

@@ -224,8 +224,9 @@ fn checked_name(key: &str) -> Result<HeaderName, InvalidMetadata> {
 
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
+/// However it is written, as the values of a key are found.
 fn is_binary(key: &str) -> bool {
-    key.ends_with("-bin")
+    key.as_bytes().last_chunk().is_some_and(|end: &[u8; 4]| end.eq_ignore_ascii_case(b"-bin"))
 }
 
 /// A key or value cannot be metadata.
@@ -337,6 +338,14 @@ mod tests {
         assert_eq!(metadata.as_fields().unwrap()["trace-bin"], "AP8HCQ");
         assert_eq!(metadata.get_bin("trace-bin").unwrap().as_ref(), [0, 255, 7, 9]);
         assert_eq!(metadata.get("trace-bin"), None);
+    }
+
+    #[test]
+    fn a_binary_key_may_be_asked_for_in_upper_case_as_it_may_be_set() {
+        let mut metadata = Metadata::new();
+        metadata.append_bin("Trace-Bin", &[0, 255]).unwrap();
+        assert_eq!(metadata.get_bin("TRACE-BIN").unwrap().as_ref(), [0, 255]);
+        assert_eq!(metadata.get("TRACE-BIN"), None);
     }
 
     #[test]
