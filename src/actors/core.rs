@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::mailbox::Mailbox;
 use super::registry::Registry;
 use super::{balancer, client_conn, resolver, root, supervisor};
-use crate::call::{NoRuntime, RetryLimits, Retrying, Shared, Snapshot};
+use crate::call::{Conduct, NoRuntime, RetryLimits, Shared, Snapshot};
 use crate::policy::backoff::Backoff;
 use crate::policy::idle;
 use crate::policy::lb::{self, DropPicker, Picker};
@@ -55,6 +55,18 @@ pub(crate) struct Settings {
     pub(crate) runtime: Option<Handle>,
     #[cfg_attr(not(feature = "test-util"), expect(dead_code, reason = "read where faults exist"))]
     pub(crate) allow_injection: bool,
+}
+
+impl Settings {
+    fn conduct(&self) -> Conduct {
+        Conduct {
+            credentials: self.call_credentials.clone(),
+            waiting_max: self.queued_calls_max,
+            retry_limits: self.retry_limits,
+            seed: self.seed,
+            accepted: self.connection.accepted.clone(),
+        }
+    }
 }
 
 /// The state of one channel that no crash of an actor takes away.
@@ -200,13 +212,7 @@ impl Core {
             let core = core.clone();
             let demand = move || core.upgrade().map_or(Ok(()), |core| core.demand());
             Self {
-                shared: Arc::new(Shared::new(
-                    first,
-                    settings.call_credentials.clone(),
-                    settings.queued_calls_max,
-                    Retrying::new(settings.retry_limits, settings.seed),
-                    demand,
-                )),
+                shared: Arc::new(Shared::new(first, settings.conduct(), demand)),
                 dials: Semaphore::new(settings.dials_max.clamp(1, Semaphore::MAX_PERMITS)),
                 settings,
                 no_config,

@@ -19,7 +19,7 @@ use crate::transport::{
     Connect, ConnectionOptions, Credentials, CredentialsError, KeepaliveConfig, Proxy, ProxyError,
     RECEIVE_BUFFER_BYTES_MAX, ReceiveBuffer, SocketConnector,
 };
-use crate::types::{Authority, InvalidAuthority, Target, TargetError};
+use crate::types::{Authority, Compression, InvalidAuthority, Target, TargetError};
 
 /// Builds a [`Channel`]. A builder is a template: it can be cloned and built from many times.
 ///
@@ -268,6 +268,19 @@ impl ChannelBuilder {
     /// the time doubles for the channel's later connections.
     pub fn keepalive(mut self, keepalive: KeepaliveConfig) -> Self {
         self.connection.keepalive = Some(keepalive);
+        self
+    }
+
+    /// The default of [`CallOptions::compress`](crate::CallOptions::compress): none.
+    pub fn compress(mut self, compression: impl Into<Option<Compression>>) -> Self {
+        self.defaults.compression = compression.into();
+        self
+    }
+
+    /// What servers may compress messages with. Default: all that is built in
+    /// ([`Compression::ALL`]). Messages in other encodings end their calls with INTERNAL.
+    pub fn accept_compression(mut self, accepted: impl IntoIterator<Item = Compression>) -> Self {
+        self.connection.accepted = accepted.into_iter().collect();
         self
     }
 

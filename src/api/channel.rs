@@ -14,7 +14,7 @@ use crate::actors::Core;
 use crate::call::{self, CallHead, StateChanges, StreamCall};
 use crate::observe::Inspection;
 use crate::transport::Message;
-use crate::types::{ConnectivityState, MethodPath, Status};
+use crate::types::{Compression, ConnectivityState, MethodPath, Status};
 
 /// A virtual connection to a service: it finds the servers, keeps connections to them and sends
 /// each call to one.
@@ -58,6 +58,8 @@ pub(super) struct Defaults {
     pub(super) wait_for_ready: bool,
     pub(super) receive_bytes_max: usize,
     pub(super) send_bytes_max: usize,
+    /// How messages are compressed.
+    pub(super) compression: Option<Compression>,
     /// How long a unary call may take.
     pub(super) timeout: Option<Duration>,
     /// How long a stream may take.
@@ -70,6 +72,7 @@ impl Default for Defaults {
             wait_for_ready: false,
             receive_bytes_max: RECEIVE_BYTES_MAX,
             send_bytes_max: usize::MAX,
+            compression: None,
             timeout: None,
             stream_timeout: None,
         }
@@ -107,7 +110,8 @@ impl Channel {
             return Err(Status::internal(text));
         }
         let (message, options) = request.into_parts();
-        let message = encode(&message, &vtable, self.send_bytes_max(&options))?;
+        let compression = options.compression.or(self.handle.defaults.compression);
+        let message = encode(&message, &vtable, self.send_bytes_max(&options), compression)?;
         let call = self.call_head(path, options, self.handle.defaults.timeout);
         let reply = call::unary(&self.handle.core.shared, &call, message).await?;
         let message = decode(&vtable, reply.message)?;
@@ -129,9 +133,10 @@ impl Channel {
         let cardinality = cardinality.unwrap_or(Cardinality::BidiStreaming);
         let send_bytes_max = self.send_bytes_max(&options);
         let call = self.call_head(path, options, self.handle.defaults.stream_timeout);
+        let compression = call.compression;
         let shared = self.handle.core.shared.clone();
         let stream = StreamCall::open(shared, call, cardinality).await?;
-        Ok(Streaming::new(stream, vtable, send_bytes_max))
+        Ok(Streaming::new(stream, vtable, send_bytes_max, compression))
     }
 
     /// The channel's state.
@@ -236,6 +241,7 @@ impl Channel {
             send_bytes_max: options.send_bytes_max,
             defaults: call::Defaults { timeout, wait_for_ready, receive_bytes_max, send_bytes_max },
             metadata: options.metadata,
+            compression: options.compression.or(self.handle.defaults.compression),
             authority: options.authority,
             credentials: options.credentials,
         }
@@ -265,12 +271,19 @@ pub(super) fn encode<Req, Resp>(
     message: &Req,
     vtable: &Vtable<Req, Resp>,
     bytes_max: usize,
+    compression: Option<Compression>,
 ) -> Result<Message, Status> {
     let capacity = (vtable.encoded_len)(message);
     let encoded = Message::encode(capacity, |buf| (vtable.encode)(message, buf));
-    let encoded = encoded.map_err(|error| {
+    let mut encoded = encoded.map_err(|error| {
         Status::internal(format!("the request cannot be encoded: {error}")).with_source(error)
     })?;
+    if let Some(compression) = compression {
+        encoded = encoded.compress(compression).map_err(|error| {
+            Status::internal(format!("the request cannot be compressed: {error}"))
+                .with_source(error)
+        })?;
+    }
     let length = encoded.payload_len();
     if length > bytes_max {
         return Err(Status::resource_exhausted(format!(

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::transport::{AllCallCredentials, CallCredentials};
-use crate::types::{Address, Authority, Deadline, InvalidAuthority, Metadata, SecurityLevel};
+use crate::types::{
+    Address, Authority, Compression, Deadline, InvalidAuthority, Metadata, SecurityLevel,
+};
 
 /// What one call is to do differently from the channel's defaults.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +16,7 @@ pub struct CallOptions {
     pub(super) wait_for_ready: Option<bool>,
     pub(super) receive_bytes_max: Option<usize>,
     pub(super) send_bytes_max: Option<usize>,
+    pub(super) compression: Compress,
     pub(super) authority: Option<Authority>,
     pub(super) credentials: AllCallCredentials,
 }
@@ -25,6 +28,27 @@ pub(super) enum End {
     Never,
     After(Duration),
     At(Deadline),
+}
+
+/// How the messages of a call are compressed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Compress {
+    /// As the channel's are.
+    #[default]
+    AsChannel,
+    /// Not at all.
+    No,
+    With(Compression),
+}
+
+impl Compress {
+    pub(super) fn or(self, channel: Option<Compression>) -> Option<Compression> {
+        match self {
+            Self::AsChannel => channel,
+            Self::No => None,
+            Self::With(compression) => Some(compression),
+        }
+    }
 }
 
 impl CallOptions {
@@ -66,6 +90,14 @@ impl CallOptions {
     /// `RESOURCE_EXHAUSTED`. Default: the channel's, which is no limit.
     pub fn max_send_message_bytes(mut self, bytes: usize) -> Self {
         self.send_bytes_max = Some(bytes);
+        self
+    }
+
+    /// Compresses the messages that are sent, or none with `None`; a stream may choose for each
+    /// message with [`Sender::compress`](crate::Sender::compress). A server that does not have it
+    /// ends the call with UNIMPLEMENTED. Default: the channel's, which is no compression.
+    pub fn compress(mut self, compression: impl Into<Option<Compression>>) -> Self {
+        self.compression = compression.into().map_or(Compress::No, Compress::With);
         self
     }
 
@@ -137,6 +169,11 @@ impl<M> Request<M> {
     /// As [`CallOptions::max_send_message_bytes`].
     pub fn max_send_message_bytes(self, bytes: usize) -> Self {
         self.with(|options| options.max_send_message_bytes(bytes))
+    }
+
+    /// As [`CallOptions::compress`].
+    pub fn compress(self, compression: impl Into<Option<Compression>>) -> Self {
+        self.with(|options| options.compress(compression))
     }
 
     /// As [`CallOptions::authority`].

@@ -12,7 +12,7 @@ use super::channel::{decode, encode};
 use super::method::Vtable;
 use crate::call::StreamCall;
 use crate::transport::BoxFuture;
-use crate::types::{Address, Metadata, SecurityLevel, Status};
+use crate::types::{Address, Compression, Metadata, SecurityLevel, Status};
 
 /// A call that takes or gives several messages.
 ///
@@ -31,6 +31,10 @@ pub struct Sender<Req, Resp> {
     call: Arc<StreamCall>,
     vtable: Vtable<Req, Resp>,
     bytes_max: usize,
+    /// What messages may be compressed with.
+    compression: Option<Compression>,
+    /// Whether they are.
+    compresses: bool,
 }
 
 /// The receiving half of a [`Streaming`].
@@ -51,9 +55,14 @@ enum Reading {
 }
 
 impl<Req, Resp> Streaming<Req, Resp> {
-    pub(super) fn new(call: Arc<StreamCall>, vtable: Vtable<Req, Resp>, bytes_max: usize) -> Self {
+    pub(super) fn new(
+        call: Arc<StreamCall>,
+        vtable: Vtable<Req, Resp>,
+        bytes_max: usize,
+        compression: Option<Compression>,
+    ) -> Self {
         Self {
-            sender: Sender { call: call.clone(), vtable, bytes_max },
+            sender: Sender { call: call.clone(), vtable, bytes_max, compression, compresses: true },
             receiver: Receiver { call, vtable, reading: Reading::Messages },
         }
     }
@@ -61,6 +70,11 @@ impl<Req, Resp> Streaming<Req, Resp> {
     /// As [`Sender::send`].
     pub async fn send(&mut self, message: Req) -> Result<(), Status> {
         self.sender.send(message).await
+    }
+
+    /// As [`Sender::compress`].
+    pub fn compress(&mut self, compress: bool) {
+        self.sender.compress(compress);
     }
 
     /// As [`Sender::send_all`].
@@ -118,8 +132,15 @@ impl<Req, Resp> Sender<Req, Resp> {
     /// [`close_send`](Self::close_send) or for a second message to a method that takes one.
     /// Cancel-safe: a message is sent as a whole or not at all.
     pub async fn send(&mut self, message: Req) -> Result<(), Status> {
-        let message = encode(&message, &self.vtable, self.bytes_max)?;
+        let compression = self.compression.filter(|_| self.compresses);
+        let message = encode(&message, &self.vtable, self.bytes_max, compression)?;
         self.call.send(message).await
+    }
+
+    /// Whether the messages that are sent from now on are compressed, where the call has a
+    /// [compression](crate::CallOptions::compress). At first they are.
+    pub fn compress(&mut self, compress: bool) {
+        self.compresses = compress;
     }
 
     /// Sends all messages of a stream, then closes the sending side. What was taken from the

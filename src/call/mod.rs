@@ -14,6 +14,7 @@
 mod activity;
 mod attempt;
 mod credentials;
+mod decompress;
 mod pick;
 mod ready;
 mod replay;
@@ -31,10 +32,11 @@ mod unary;
 
 pub(crate) use activity::Activity;
 pub(crate) use ready::until_ready;
-pub(crate) use retry::{RetryLimits, Retrying};
+pub(crate) use retry::RetryLimits;
+use retry::Retrying;
 #[cfg(feature = "test-util")]
 pub use rig::PickRig;
-pub(crate) use shared::{NoRuntime, Shared};
+pub(crate) use shared::{Conduct, NoRuntime, Shared};
 pub(crate) use slot::{SlotTable, SubchannelSlot};
 pub(crate) use snapshot::{Snapshot, SnapshotCell};
 pub(crate) use states::StateBoard;
@@ -47,7 +49,7 @@ pub(crate) use unary::{Reply, unary};
 use tokio::time::Instant;
 
 use crate::transport::{AllCallCredentials, RequestHead};
-use crate::types::{Authority, Metadata, MethodPath};
+use crate::types::{Authority, Compression, Metadata, MethodPath};
 
 /// What one call asks of the channel, apart from its messages.
 #[derive(Clone, Debug)]
@@ -68,6 +70,8 @@ pub(crate) struct CallHead {
     pub(crate) send_bytes_max: Option<usize>,
     /// What it goes by otherwise.
     pub(crate) defaults: Defaults,
+    /// How its messages are compressed, or may be.
+    pub(crate) compression: Option<Compression>,
     /// The name to address the server by, where the call overrides the channel's.
     pub(crate) authority: Option<Authority>,
     /// What proves who calls, beside the channel's.
@@ -85,6 +89,7 @@ impl CallHead {
         RequestHead {
             path: self.path.as_http(),
             authority: self.authority.as_ref(),
+            encoding: self.compression,
             timeout: terms.deadline.map(|deadline| deadline.saturating_duration_since(now)),
             metadata: metadata.unwrap_or(&self.metadata).as_fields(),
         }

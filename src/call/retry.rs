@@ -23,7 +23,7 @@ pub(crate) struct RetryLimits {
 }
 
 /// What attempts beyond the first have in common, over all calls of a channel.
-pub(crate) struct Retrying {
+pub(super) struct Retrying {
     pub(super) limits: RetryLimits,
     /// Bytes that are kept to be sent again.
     pub(super) buffered: AtomicUsize,
@@ -31,7 +31,7 @@ pub(crate) struct Retrying {
 }
 
 impl Retrying {
-    pub(crate) fn new(limits: RetryLimits, seed: u64) -> Self {
+    pub(super) fn new(limits: RetryLimits, seed: u64) -> Self {
         Self { limits, buffered: AtomicUsize::new(0), dice: Mutex::new(Dice::new(seed)) }
     }
 

@@ -65,6 +65,7 @@ impl PickRig {
                 receive_bytes_max: 0,
                 send_bytes_max: 0,
             },
+            compression: None,
             authority: None,
             credentials: AllCallCredentials::default(),
         };

@@ -7,8 +7,9 @@ use std::sync::{Arc, OnceLock};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::{Activity, Retrying, Snapshot, SnapshotCell, StateBoard};
+use super::{Activity, RetryLimits, Retrying, Snapshot, SnapshotCell, StateBoard};
 use crate::transport::AllCallCredentials;
+use crate::types::Compression;
 
 /// The read side of a channel.
 pub(crate) struct Shared {
@@ -24,7 +25,22 @@ pub(crate) struct Shared {
     pub(super) retrying: Arc<Retrying>,
     /// Where the channel's tasks run; set when it starts.
     pub(crate) runtime: OnceLock<Handle>,
+    /// What servers may compress messages with.
+    pub(super) accepted: Arc<[Compression]>,
     demand: Box<dyn Fn() -> Result<(), NoRuntime> + Send + Sync>,
+}
+
+/// What the builder decided of all calls.
+pub(crate) struct Conduct {
+    /// What proves who calls.
+    pub(crate) credentials: AllCallCredentials,
+    /// How many may wait for a connection.
+    pub(crate) waiting_max: usize,
+    pub(crate) retry_limits: RetryLimits,
+    /// Of what is left to chance.
+    pub(crate) seed: u64,
+    /// What servers may compress messages with.
+    pub(crate) accepted: Arc<[Compression]>,
 }
 
 /// There is no runtime to start the channel on.
@@ -43,20 +59,20 @@ impl fmt::Display for NoRuntime {
 impl std::error::Error for NoRuntime {}
 
 impl Shared {
-    /// Up to `waiting_max` calls may wait. `demand` is called when a call needs the channel to leave IDLE; it must not block.
+    /// `demand` is called when a call needs the channel to leave IDLE; it must not block.
     pub(crate) fn new(
         first: Snapshot,
-        credentials: AllCallCredentials,
-        waiting_max: usize,
-        retrying: Retrying,
+        conduct: Conduct,
         demand: impl Fn() -> Result<(), NoRuntime> + Send + Sync + 'static,
     ) -> Self {
+        let Conduct { credentials, waiting_max, retry_limits, seed, accepted } = conduct;
         Self {
             cell: SnapshotCell::new(first),
             states: StateBoard::new(),
             credentials,
             activity: Activity::new(waiting_max),
-            retrying: Arc::new(retrying),
+            retrying: Arc::new(Retrying::new(retry_limits, seed)),
+            accepted,
             runtime: OnceLock::new(),
             demand: Box::new(demand),
         }

@@ -72,10 +72,16 @@ fn has_passed(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|deadline| deadline <= Instant::now())
 }
 
-/// A compressed message came, and this side has offered no compression.
-pub(super) fn compressed(peer: &Address) -> Status {
-    Status::internal(format!(
-        "{peer}: the server sent a compressed message although no compression was offered"
+/// A compressed message came that cannot be read.
+pub(super) fn compressed(peer: &Address, what: &str) -> Status {
+    Status::internal(format!("{peer}: the server sent a compressed message, and {what}"))
+}
+
+/// A compressed message came that is larger than is taken.
+pub(super) fn too_large_decompressed(peer: &Address, limit: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "{peer}: the server sent a compressed message of more than {limit} bytes where {limit} are \
+         allowed; raise max_receive_message_bytes to take it"
     ))
 }
 

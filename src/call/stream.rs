@@ -12,10 +12,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use super::attempt::{Attempt, Begun, Peer, begin};
+use super::decompress::decompressed;
 use super::replay::Replay;
 use super::retry::{AttemptError, Attempts, Next};
 use super::{CallHead, Shared, Terms, status};
-use crate::transport::{Message, Received, StreamError, Trailers};
+use crate::transport::{Encoding, Message, Received, StreamError, Trailers};
 use crate::types::{Address, Metadata, SecurityLevel, Status};
 
 /// How many messages go each way.
@@ -64,6 +65,8 @@ struct State {
     next: Option<Next>,
     /// What the server sent before its messages, once it has.
     headers: Option<Metadata>,
+    /// How those are compressed that are.
+    encoding: Encoding,
 }
 
 enum Phase {
@@ -132,6 +135,7 @@ impl StreamCall {
             attempts,
             next: None,
             headers: None,
+            encoding: Encoding::Identity,
         };
         Ok(Arc::new(Self {
             shared,
@@ -304,6 +308,7 @@ impl StreamCall {
                 state.replay.commit();
             }
             state.headers = Some(headers.metadata);
+            state.encoding = headers.encoding;
         }
         Poll::Ready(Ok(()))
     }
@@ -350,14 +355,17 @@ impl StreamCall {
     fn received(&self, attempt: &Attempt, message: Received) -> Result<Bytes, Status> {
         let mut state = self.lock();
         state.received += 1;
-        let fault = if message.compressed {
-            status::compressed(&attempt.peer.address)
-        } else if state.received > 1 && !self.cardinality.has_many_responses() {
-            status::cardinality(&attempt.peer.address, "more than one")
-        } else {
+        let peer = &attempt.peer.address;
+        if state.received > 1 && !self.cardinality.has_many_responses() {
+            return Err(state.abort(status::cardinality(peer, "more than one")));
+        }
+        if !message.compressed {
             return Ok(message.payload);
-        };
-        Err(state.abort(fault))
+        }
+        let encoding = state.encoding.clone();
+        drop(state);
+        let message = decompressed(message, &encoding, &self.shared, &self.terms, peer);
+        message.map_err(|fault| self.lock().abort(fault))
     }
 
     /// The server has ended the call.

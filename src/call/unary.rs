@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::credentials::{prove, wants_proof};
+use super::decompress::decompressed;
 use super::pick::{PickError, Picked, pick};
 use super::retry::{AttemptError, Attempts};
 use super::{CallHead, Shared, Terms, status};
@@ -95,7 +96,7 @@ async fn attempt(
     let head = call.request(now, terms, metadata.as_ref());
     let mut answer = Answer::default();
     Ok(match answer.obtain(connection, &head, message, terms).await {
-        Ok(()) => answer.complete(terms.deadline, connection),
+        Ok(()) => answer.complete(shared, terms, connection),
         Err(error) => {
             let error = AttemptError::Stream(error, connection.address().clone());
             Outcome::Failed { error, committed: answer.has_begun() }
@@ -164,9 +165,9 @@ impl Answer {
     }
 
     /// The server's status comes before its message, and one message is due with OK.
-    fn complete(self, deadline: Option<Instant>, connection: &Connection) -> Outcome {
-        let (peer, committed) = (connection.address(), self.has_begun());
-        match self.into_reply(deadline, connection, peer) {
+    fn complete(self, shared: &Shared, terms: &Terms, connection: &Connection) -> Outcome {
+        let committed = self.has_begun();
+        match self.into_reply(shared, terms, connection) {
             Ok(reply) => Outcome::Done(reply),
             Err(status) => Outcome::Failed { error: AttemptError::Answered(status), committed },
         }
@@ -174,19 +175,20 @@ impl Answer {
 
     fn into_reply(
         self,
-        deadline: Option<Instant>,
+        shared: &Shared,
+        terms: &Terms,
         connection: &Connection,
-        peer: &Address,
     ) -> Result<Reply, Status> {
+        let peer = connection.address();
+        let headers = self.headers.unwrap_or_default();
         let trailers = match self.trailers {
-            Some(trailers) => status::of_trailers(trailers, deadline, peer)?,
+            Some(trailers) => status::of_trailers(trailers, terms.deadline, peer)?,
             None => Metadata::new(),
         };
         match self.messages {
-            Messages::One(message) if message.compressed => Err(status::compressed(peer)),
             Messages::One(message) => Ok(Reply {
-                headers: self.headers.unwrap_or_default().metadata,
-                message: message.payload,
+                message: decompressed(message, &headers.encoding, shared, terms, peer)?,
+                headers: headers.metadata,
                 trailers,
                 peer: peer.clone(),
                 security: connection.security_level(),

@@ -36,6 +36,11 @@ impl Message {
         Ok(Self(buf.freeze()))
     }
 
+    /// The message without its prefix.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.0[PREFIX_LEN..]
+    }
+
     /// Bytes of the message without its prefix.
     pub(crate) fn payload_len(&self) -> usize {
         self.0.len() - PREFIX_LEN

@@ -6,6 +6,7 @@
 //! compressed flag, and trailers. Nothing of the HTTP/2 engine shows through.
 
 mod call_credentials;
+mod compression;
 mod connect;
 mod credentials;
 mod error;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 use tokio::time::{Instant, timeout_at};
 
-use crate::types::{Address, Authority};
+use crate::types::{Address, Authority, Compression};
 
 pub use call_credentials::{BearerToken, CallContext, CallCredentials};
 pub use connect::{BoxFuture, Connect, Io, SocketConnector};
@@ -40,6 +41,7 @@ pub use resolve::{BuildResolver, Resolution, Resolve, ResolveError};
 pub use tls::TlsConfig;
 
 pub(crate) use call_credentials::AllCallCredentials;
+pub(crate) use compression::{DecompressError, decompress};
 pub(crate) use credentials::Security;
 pub(crate) use error::{
     ConnectError, ConnectFault, ConnectPhase, Disconnect, ErrorCode, NotGrpc, StreamError,
@@ -48,7 +50,7 @@ pub(crate) use http2::{
     Connection, Discard, Driver, ReceiveBuffer, RecvHalf, RequestHead, Stream, StreamHandle,
 };
 pub(crate) use message::{Message, Received};
-pub(crate) use response::{Headers, Trailers};
+pub(crate) use response::{Encoding, Headers, Trailers};
 
 /// Connects to `address`: dials it, secures the connection for `authority` and exchanges the
 /// prefaces of HTTP/2.
@@ -98,6 +100,8 @@ pub(crate) async fn dial(
 pub(crate) struct ConnectionOptions {
     /// `user-agent` of every request.
     pub(crate) user_agent: HeaderValue,
+    /// What servers may compress messages with.
+    pub(crate) accepted: Arc<[Compression]>,
     /// Bytes that the server may send ahead on one stream.
     pub(crate) initial_stream_window: u32,
     /// Bytes that the server may send ahead on all streams together.
@@ -121,6 +125,7 @@ impl Default for ConnectionOptions {
     fn default() -> Self {
         Self {
             user_agent: HeaderValue::from_static(USER_AGENT),
+            accepted: Compression::ALL.into(),
             initial_stream_window: INITIAL_STREAM_WINDOW,
             initial_connection_window: INITIAL_CONNECTION_WINDOW,
             adaptive_windows: true,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
-use crate::types::{Code, Metadata};
+use crate::types::{Code, Compression, Metadata};
 
 use super::error::StreamError;
 
@@ -15,12 +15,38 @@ pub(crate) struct Headers {
     pub(crate) metadata: Metadata,
     /// Whether the response ended with these fields: then they are its trailers.
     pub(crate) trailers_only: bool,
+    /// How messages are compressed of which their prefix says that they are.
+    pub(crate) encoding: Encoding,
+}
+
+/// What `grpc-encoding` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// Nothing, or `identity`.
+    #[default]
+    Identity,
+    /// This one.
+    Known(Compression),
+    /// One that is not built in.
+    Unknown(Box<str>),
+}
+
+impl Encoding {
+    fn of(fields: &HeaderMap) -> Self {
+        let Some(value) = fields.get(GRPC_ENCODING) else { return Self::Identity };
+        match String::from_utf8_lossy(value.as_bytes()) {
+            name if name == "identity" => Self::Identity,
+            name => Compression::of_name(&name)
+                .map_or_else(|| Self::Unknown(name.as_ref().into()), Self::Known),
+        }
+    }
 }
 
 impl Headers {
     /// Reads the fields of a gRPC response that goes on.
     pub(crate) fn parse(fields: HeaderMap) -> Result<Self, StreamError> {
-        Ok(Self { metadata: metadata(fields)?, trailers_only: false })
+        let encoding = Encoding::of(&fields);
+        Ok(Self { metadata: metadata(fields)?, trailers_only: false, encoding })
     }
 }
 
@@ -86,6 +112,9 @@ impl Trailers {
         Ok(Self { code, message, details, metadata })
     }
 }
+
+/// How messages are compressed.
+pub(crate) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
 /// Whether a response of this content type is one of gRPC.
 pub(crate) fn is_grpc(fields: &HeaderMap) -> bool {

@@ -2,6 +2,7 @@
 
 mod address;
 mod authority;
+mod compression;
 mod connectivity;
 mod deadline;
 mod id;
@@ -15,6 +16,7 @@ mod target;
 
 pub use address::{Address, Endpoint};
 pub use authority::{Authority, InvalidAuthority};
+pub use compression::Compression;
 pub use connectivity::ConnectivityState;
 pub use deadline::Deadline;
 pub use id::{Generation, SubchannelId};

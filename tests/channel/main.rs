@@ -8,6 +8,7 @@ mod support;
 mod balancing;
 mod calls;
 mod clock;
+mod compression;
 mod credentials;
 mod deadlines;
 mod dial;

@@ -1,5 +1,8 @@
 //! What goes wrong with a message.
 
+use std::io::Write as _;
+
+use flate2::write::GzEncoder;
 use switchboard::Code;
 
 use crate::frames::*;
@@ -24,6 +27,48 @@ async fn a_message_that_is_none_is_named() {
         script("4 GiB, and silence")
             .answers(|id| [head(id), data(id, 0, &message(0, u32::MAX, b""))].concat())
             .fails(Code::RESOURCE_EXHAUSTED, &["@"]),
+    ])
+    .await;
+}
+
+/// A MiB of gzip that is a GiB of zeros: members of a MiB each, one behind the other.
+fn bomb() -> Vec<u8> {
+    let member = || {
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(&vec![0; 1 << 20]).unwrap();
+        encoder.finish().unwrap()
+    };
+    member().repeat(1 << 10)
+}
+
+#[tokio::test]
+async fn a_message_that_inflates_beyond_all_measure_ends_in_bounded_memory() {
+    let head = |id| headers(id, 0, &[GRPC, &[("grpc-encoding", "gzip")]].concat());
+    let bomb = bomb();
+    assert!((900_000..2_000_000).contains(&bomb.len()), "{}", bomb.len());
+    let sends = move |id| {
+        let framed = message(1, bomb.len() as u32, &bomb);
+        let data: Vec<u8> = framed.chunks(16_000).flat_map(|part| data(id, 0, part)).collect();
+        [head(id), data, trailers(id, &[("grpc-status", "0")])].concat()
+    };
+    play(vec![
+        script("a bomb")
+            .answers(sends)
+            .uses(20 << 20)
+            .fails(Code::RESOURCE_EXHAUSTED, &["@", "more than 4194304 bytes"]),
+        script("not what its encoding says")
+            .answers(move |id| {
+                let end = trailers(id, &[("grpc-status", "0")]);
+                [head(id), data(id, 0, &message(1, 2, b"xx")), end].concat()
+            })
+            .fails(Code::INTERNAL, &["@", "cannot be decompressed"]),
+        script("an encoding that nobody has")
+            .answers(|id| {
+                let head = headers(id, 0, &[GRPC, &[("grpc-encoding", "br")]].concat());
+                [head, data(id, 0, &message(1, 2, b"xx")), trailers(id, &[("grpc-status", "0")])]
+                    .concat()
+            })
+            .fails(Code::INTERNAL, &["@", "its encoding `br` is not built in"]),
     ])
     .await;
 }

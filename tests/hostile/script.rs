@@ -35,6 +35,7 @@ pub(crate) struct Script {
     hangs_up: bool,
     timeout: Duration,
     outcome: Result<(), (Code, &'static [&'static str])>,
+    memory_max: usize,
 }
 
 /// A script that as yet does nothing wrong.
@@ -50,6 +51,7 @@ pub(crate) fn script(name: &'static str) -> Script {
         hangs_up: false,
         timeout: Duration::from_secs(20),
         outcome: Ok(()),
+        memory_max: MEMORY_MAX,
     }
 }
 
@@ -96,6 +98,11 @@ impl Script {
     /// The call has little time.
     pub(crate) fn within(self, millis: u64) -> Self {
         Self { timeout: Duration::from_millis(millis), ..self }
+    }
+
+    /// The script itself takes some memory: there may be so much in all.
+    pub(crate) fn uses(self, memory_max: usize) -> Self {
+        Self { memory_max, ..self }
     }
 
     /// The call fails so; its text has each of `texts`, where `@` is the server's address.
@@ -167,7 +174,7 @@ async fn play_one(script: &Arc<Script>, issuer: Option<&Issuer>) -> Result<(), S
         Ok(Err(status)) => return Err(format!("the next call fails with {status}")),
         Err(_) => return Err("the next call hangs".to_owned()),
     }
-    if used > MEMORY_MAX { Err(format!("{used} bytes were in use")) } else { Ok(()) }
+    if used > script.memory_max { Err(format!("{used} bytes were in use")) } else { Ok(()) }
 }
 
 /// Starts a server that goes by `script`.

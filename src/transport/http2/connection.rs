@@ -212,7 +212,7 @@ pub(super) fn new(
         };
     let shared = Arc::new(Shared {
         identity,
-        template: Template::new(options.user_agent.clone()),
+        template: Template::new(options.user_agent.clone(), &options.accepted),
         watch,
         table: Mutex::new(table),
         admission: admission.clone(),

@@ -8,9 +8,10 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Version};
 
-use crate::types::{Authority, Timeout};
+use crate::types::{Authority, Compression, Timeout};
 
 use super::super::error::StreamError;
+use super::super::response;
 use super::Identity;
 
 /// What the header fields of one request say beyond what all of a connection's say.
@@ -22,8 +23,9 @@ pub(crate) struct RequestHead<'a> {
     pub(crate) authority: Option<&'a Authority>,
     /// What is left until the deadline, sent as `grpc-timeout`.
     pub(crate) timeout: Option<Duration>,
-    /// Everything else, in this order: the fields of compression and of retries, and the
-    /// application's.
+    /// How its messages are compressed.
+    pub(crate) encoding: Option<Compression>,
+    /// Everything else: the field of retries, and the application's.
     pub(crate) metadata: Option<&'a HeaderMap>,
 }
 
@@ -43,6 +45,10 @@ impl RequestHead<'_> {
         };
         let too_many = |_| StreamError::TooManyFields;
         let mut fields = template.fields(timeout);
+        if let Some(encoding) = self.encoding {
+            let name = HeaderValue::from_static(encoding.name());
+            fields.try_insert(response::GRPC_ENCODING, name).map_err(too_many)?;
+        }
         if let Some(metadata) = self.metadata {
             fields.try_reserve(metadata.len()).map_err(too_many)?;
             for (name, value) in metadata {
@@ -96,11 +102,18 @@ pub(super) struct Template {
 }
 
 impl Template {
-    pub(super) fn new(user_agent: HeaderValue) -> Self {
+    pub(super) fn new(user_agent: HeaderValue, accepted: &[Compression]) -> Self {
         let mut fields = HeaderMap::new();
         fields.insert(header::CONTENT_TYPE, APPLICATION_GRPC);
         fields.insert(header::USER_AGENT, user_agent);
         fields.insert(header::TE, TRAILERS);
+        let accepted: Vec<_> = accepted.iter().map(|compression| compression.name()).collect();
+        // Names are legal in a header; without any there is nothing to say.
+        if let Ok(accepted) = HeaderValue::from_str(&accepted.join(","))
+            && !accepted.is_empty()
+        {
+            fields.insert(GRPC_ACCEPT_ENCODING, accepted);
+        }
         Self { fields, timed: Mutex::default() }
     }
 
@@ -134,4 +147,5 @@ const LEAST_TAKEN: usize = 4 * 1024;
 
 const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");

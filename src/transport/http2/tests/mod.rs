@@ -80,7 +80,13 @@ async fn open(
     timeout: Option<Duration>,
 ) -> Result<Stream, StreamError> {
     let (path, metadata) = (path(), HeaderMap::new());
-    let head = RequestHead { path: &path, authority: None, timeout, metadata: Some(&metadata) };
+    let head = RequestHead {
+        path: &path,
+        authority: None,
+        timeout,
+        encoding: None,
+        metadata: Some(&metadata),
+    };
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     connection.open(&head, first, deadline).await
 }

@@ -1,0 +1,39 @@
+//! Messages as they came, as the application gets them.
+
+use bytes::Bytes;
+
+use super::{Shared, Terms, status};
+use crate::transport::{DecompressError, Encoding, Received, decompress};
+use crate::types::{Address, Status};
+
+/// The message that was `received` under `encoding`, decompressed if it has to be: never to more
+/// than the call takes.
+pub(super) fn decompressed(
+    received: Received,
+    encoding: &Encoding,
+    shared: &Shared,
+    terms: &Terms,
+    peer: &Address,
+) -> Result<Bytes, Status> {
+    if !received.compressed {
+        return Ok(received.payload);
+    }
+    let fault = |what: &str| Err(status::compressed(peer, what));
+    let compression = match encoding {
+        Encoding::Identity => return fault("it has named no encoding"),
+        Encoding::Unknown(name) => {
+            return fault(&format!("its encoding `{}` is not built in", name.escape_debug()));
+        }
+        Encoding::Known(known) if !shared.accepted.contains(known) => {
+            return fault(&format!("its encoding `{}` was not offered", known.name()));
+        }
+        Encoding::Known(known) => *known,
+    };
+    decompress(compression, &received.payload, terms.receive_bytes_max).map_err(|error| match error
+    {
+        DecompressError::TooLarge { limit } => status::too_large_decompressed(peer, limit),
+        DecompressError::Corrupt(error) => {
+            status::compressed(peer, &format!("it cannot be decompressed: {error}"))
+        }
+    })
+}

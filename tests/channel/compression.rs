@@ -1,0 +1,174 @@
+//! Compressed messages, both ways.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use switchboard::{CallOptions, Channel, Code, Compression, Method, Raw, Request};
+
+use crate::support::plaintext;
+
+const ECHO: Method<Bytes, Bytes> =
+    Method::with_codec::<Raw>("/test.Echo/Once", switchboard::Cardinality::Unary);
+const ECHO_ALL: Method<Bytes, Bytes> =
+    Method::with_codec::<Raw>("/test.Echo/All", switchboard::Cardinality::BidiStreaming);
+
+/// What a server has seen of calls: `grpc-encoding`, `grpc-accept-encoding`, and the flags and
+/// lengths of the messages.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<String>>>);
+
+impl Seen {
+    fn note(&self, text: String) {
+        self.0.lock().unwrap().push(text);
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+/// Sends everything back as it came, under the encoding that it came in.
+async fn echo(stream: tokio::io::DuplexStream, seen: Seen) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let seen = seen.clone();
+        tokio::spawn(async move {
+            let (head, mut body) = request.into_parts();
+            let field = |name| head.headers.get(name).map_or("-", |it| it.to_str().unwrap());
+            seen.note(format!("{} of {}", field("grpc-encoding"), field("grpc-accept-encoding")));
+            let mut response = http::Response::builder().header("content-type", "application/grpc");
+            if let Some(encoding) = head.headers.get("grpc-encoding") {
+                response = response.header("grpc-encoding", encoding);
+            }
+            let mut send = respond.send_response(response.body(()).unwrap(), false).unwrap();
+            let mut buffer = Vec::new();
+            while let Some(Ok(data)) = body.data().await {
+                body.flow_control().release_capacity(data.len()).unwrap();
+                buffer.extend_from_slice(&data);
+                while let Some((prefix, rest)) = buffer.split_first_chunk::<5>() {
+                    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
+                    let Some(_) = rest.get(..length as usize) else { break };
+                    seen.note(format!("{} {length}", prefix[0]));
+                    let rest = buffer.split_off(5 + length as usize);
+                    let message = std::mem::replace(&mut buffer, rest);
+                    send.send_data(message.into(), false).unwrap();
+                }
+            }
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", 0.into());
+            let _ = send.send_trailers(trailers);
+        });
+    }
+}
+
+fn echoing(
+    change: impl FnOnce(switchboard::ChannelBuilder) -> switchboard::ChannelBuilder,
+) -> (Channel, Seen) {
+    let (connector, mut listener) = switchboard::memory::pipe();
+    let seen = Seen::default();
+    let all = seen.clone();
+    tokio::spawn(async move {
+        while let Some(stream) = listener.accept().await {
+            tokio::spawn(echo(stream, all.clone()));
+        }
+    });
+    let builder = change(plaintext("passthrough:server").connector(connector));
+    (builder.build().unwrap(), seen)
+}
+
+fn long() -> Bytes {
+    Bytes::from(b"switchboard ".repeat(1_000))
+}
+
+/// The flag and the length of the one message that was noted.
+fn only(seen: &[String]) -> (bool, usize) {
+    let [message] = seen else { panic!("{seen:?}") };
+    let (flag, length) = message.split_once(' ').unwrap();
+    (flag == "1", length.parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_call_may_be_compressed_and_its_answer_is_read() {
+    let (channel, seen) = echoing(|it| it);
+    let accepted: Vec<_> = Compression::ALL.iter().map(|it| it.name()).collect();
+    let accepted = accepted.join(",");
+    for compression in Compression::ALL.iter().copied() {
+        let request = Request::new(long()).compress(compression);
+        let reply = channel.invoke(&ECHO, request).await.unwrap();
+        assert_eq!(*reply.message(), long());
+        let seen = seen.take();
+        assert_eq!(seen[0], format!("{} of {accepted}", compression.name()));
+        let (is_compressed, length) = only(&seen[1..]);
+        assert!(is_compressed && length < 1_000, "{seen:?}");
+        // Nothing cannot be made smaller.
+        let request = Request::new(Bytes::new()).compress(compression);
+        channel.invoke(&ECHO, request).await.unwrap();
+    }
+    seen.take();
+    channel.invoke(&ECHO, Request::new(long())).await.unwrap();
+    assert_eq!(seen.take(), [format!("- of {accepted}"), "0 12000".to_owned()]);
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn a_channel_may_compress_and_a_call_may_not_want_it() {
+    let (channel, seen) = echoing(|it| it.compress(Compression::Gzip));
+    channel.invoke(&ECHO, Request::new(long())).await.unwrap();
+    assert!(only(&seen.take()[1..]).0);
+    channel.invoke(&ECHO, Request::new(long()).compress(None)).await.unwrap();
+    assert!(!only(&seen.take()[1..]).0);
+    // The limit is on what is sent.
+    let request = Request::new(long()).max_send_message_bytes(1_000);
+    channel.invoke(&ECHO, request).await.unwrap();
+    let request = Request::new(long()).compress(None).max_send_message_bytes(1_000);
+    let status = channel.invoke(&ECHO, request).await.unwrap_err();
+    assert_eq!(status.code(), Code::RESOURCE_EXHAUSTED);
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn each_message_of_a_stream_is_compressed_or_not() {
+    let (channel, seen) = echoing(|it| it);
+    let options = CallOptions::new().compress(Compression::Gzip);
+    let mut stream = channel.new_stream(&ECHO_ALL, options).await.unwrap();
+    let mut flags = Vec::new();
+    for compress in [true, false, true] {
+        stream.compress(compress);
+        stream.send(long()).await.unwrap();
+        assert_eq!(stream.recv().await.unwrap().unwrap(), long());
+        flags.push(seen.take().last().unwrap().starts_with('1'));
+    }
+    assert_eq!(flags, [true, false, true]);
+    stream.close_send();
+    assert!(stream.recv().await.unwrap().is_none());
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn what_was_not_offered_or_is_too_large_once_decompressed_is_refused() {
+    let (channel, seen) = echoing(|it| it.accept_compression([]).compress(Compression::Gzip));
+    let status = channel.invoke(&ECHO, Request::new(long())).await.unwrap_err();
+    assert_eq!(status.code(), Code::INTERNAL);
+    assert!(status.message().contains("its encoding `gzip` was not offered"), "{status}");
+    assert_eq!(seen.take()[0], "gzip of -");
+    channel.close().await;
+
+    let (channel, _) = echoing(|it| it.compress(Compression::Gzip));
+    for limit in [11_999, 12_000] {
+        let options = CallOptions::new().max_receive_message_bytes(limit);
+        let mut stream = channel.new_stream(&ECHO_ALL, options.clone()).await.unwrap();
+        stream.send(long()).await.unwrap();
+        let received = stream.recv().await;
+        let reply = channel.invoke(&ECHO, Request::new(long()).options(options)).await;
+        if limit == 12_000 {
+            assert_eq!(received.unwrap().unwrap(), long());
+            reply.unwrap();
+            continue;
+        }
+        for status in [received.unwrap_err(), reply.unwrap_err()] {
+            assert_eq!(status.code(), Code::RESOURCE_EXHAUSTED);
+            assert!(status.message().contains("more than 11999 bytes"), "{status}");
+        }
+    }
+    channel.close().await;
+}
