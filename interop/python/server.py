@@ -28,9 +28,12 @@ class TestService(services.TestServiceServicer):
     def UnaryCall(self, request, context):
         echo_metadata(context)
         end_as_told(request, context)
+        if request.response_compressed.value:
+            context.set_compression(grpc.Compression.Gzip)
         return messages.SimpleResponse(payload=zeros(request.response_size))
 
     def StreamingOutputCall(self, request, context):
+        context.set_compression(grpc.Compression.Gzip)
         echo_metadata(context)
         yield from responses_to(request, context)
 
@@ -40,6 +43,7 @@ class TestService(services.TestServiceServicer):
         return messages.StreamingInputCallResponse(aggregated_payload_size=size)
 
     def FullDuplexCall(self, requests, context):
+        context.set_compression(grpc.Compression.Gzip)
         echo_metadata(context)
         for request in requests:
             yield from responses_to(request, context)
@@ -49,6 +53,8 @@ def responses_to(request, context):
     end_as_told(request, context)
     for wanted in request.response_parameters:
         time.sleep(wanted.interval_us / 1e6)
+        if not wanted.compressed.value:
+            context.disable_next_message_compression()
         yield messages.StreamingOutputCallResponse(payload=zeros(wanted.size))
 
 

@@ -15,7 +15,7 @@ use crate::proto::{
     StreamingOutputCallRequest, StreamingOutputCallResponse, UNARY_CALL, UNIMPLEMENTED_METHOD,
     UNIMPLEMENTED_SERVICE,
 };
-use crate::{cancel, churn, frozen, soak};
+use crate::{cancel, churn, compression, frozen, soak};
 
 /// What `--test_case` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +36,13 @@ pub(crate) enum Case {
     UnimplementedService,
     RpcSoak,
     ChannelSoak,
+    Compression,
     GoawayChurn,
     FrozenServer,
 }
 
 impl Case {
-    const ALL: [(Self, &str); 18] = [
+    const ALL: [(Self, &str); 19] = [
         (Self::EmptyUnary, "empty_unary"),
         (Self::LargeUnary, "large_unary"),
         (Self::ClientStreaming, "client_streaming"),
@@ -58,6 +59,7 @@ impl Case {
         (Self::UnimplementedService, "unimplemented_service"),
         (Self::RpcSoak, "rpc_soak"),
         (Self::ChannelSoak, "channel_soak"),
+        (Self::Compression, "compression"),
         (Self::GoawayChurn, "goaway_churn"),
         (Self::FrozenServer, "frozen_server"),
     ];
@@ -112,6 +114,7 @@ impl Case {
             Self::CustomMetadata => custom_metadata(&channel).await?,
             Self::UnimplementedMethod => unimplemented(&channel, &UNIMPLEMENTED_METHOD).await?,
             Self::UnimplementedService => unimplemented(&channel, &UNIMPLEMENTED_SERVICE).await?,
+            Self::Compression => compression::run(&channel).await?,
             Self::CancelAfterBegin
             | Self::CancelAfterFirstResponse
             | Self::RpcSoak
@@ -346,7 +349,7 @@ pub(crate) fn ping(request_size: usize, response_size: usize) -> StreamingOutput
 }
 
 fn parameters(size: usize) -> Vec<ResponseParameters> {
-    vec![ResponseParameters { size: number(size), interval_us: 0 }]
+    vec![ResponseParameters { size: number(size), ..Default::default() }]
 }
 
 pub(crate) fn zeros(size: usize) -> Payload {

@@ -122,6 +122,7 @@ async fn stream(channel: &Channel) -> Result<()> {
             response_parameters: vec![ResponseParameters {
                 size: number(RESPONSE_SIZE),
                 interval_us: STREAM_INTERVAL_US,
+                compressed: None,
             }],
             payload: Some(zeros(REQUEST_SIZE)),
             ..Default::default()

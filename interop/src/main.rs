@@ -8,6 +8,7 @@
 mod cancel;
 mod cases;
 mod churn;
+mod compression;
 mod flags;
 mod frozen;
 mod proto;

@@ -63,8 +63,18 @@ pub(crate) struct SimpleRequest {
     pub(crate) response_size: i32,
     #[prost(message, optional, tag = "3")]
     pub(crate) payload: Option<Payload>,
+    /// Whether the server is to compress what it sends.
+    #[prost(message, optional, tag = "6")]
+    pub(crate) response_compressed: Option<BoolValue>,
     #[prost(message, optional, tag = "7")]
     pub(crate) response_status: Option<EchoStatus>,
+}
+
+/// A truth that may be left out.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct BoolValue {
+    #[prost(bool, tag = "1")]
+    pub(crate) value: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -93,6 +103,8 @@ pub(crate) struct ResponseParameters {
     /// How long the server waits before it sends it, in microseconds.
     #[prost(int32, tag = "2")]
     pub(crate) interval_us: i32,
+    #[prost(message, optional, tag = "3")]
+    pub(crate) compressed: Option<BoolValue>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
