@@ -15,6 +15,7 @@ mod activity;
 mod attempt;
 mod credentials;
 mod decompress;
+mod hedge;
 mod pick;
 mod ready;
 mod replay;

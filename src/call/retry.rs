@@ -62,6 +62,16 @@ pub(super) enum AttemptError {
 }
 
 impl AttemptError {
+    /// What policies go by, and what the call would end with.
+    pub(super) fn told(self, terms: &Terms) -> (Failure, Status) {
+        let seen = match &self {
+            Self::Stream(error, _) => error.seen(),
+            Self::Pick(_) | Self::Answered(_) => Seen::Maybe,
+        };
+        let status = self.into_status(terms);
+        (Failure { seen, code: status.code(), pushback: pushback(status.metadata()) }, status)
+    }
+
     fn into_status(self, terms: &Terms) -> Status {
         match self {
             Self::Pick(status) | Self::Answered(status) => status,
@@ -90,14 +100,9 @@ impl Attempts {
         committed: bool,
         is_kept: bool,
     ) -> Next {
-        let seen = match &error {
-            AttemptError::Stream(error, _) => error.seen(),
-            AttemptError::Pick(_) | AttemptError::Answered(_) => Seen::Maybe,
-        };
         let limits = &shared.retrying.limits;
         let policy = terms.retry_policy().filter(|_| is_kept && limits.attempts_cap > 1);
-        let status = error.into_status(terms);
-        let failure = Failure { seen, code: status.code(), pushback: pushback(status.metadata()) };
+        let (failure, status) = error.told(terms);
         let rules = Rules {
             policy,
             attempts_cap: limits.attempts_cap,

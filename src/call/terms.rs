@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::CallHead;
-use crate::policy::retry::{RetryPolicy, Throttle};
+use crate::policy::retry::{HedgingPolicy, RetryPolicy, Throttle};
 use crate::policy::service_config::{AttemptPolicy, MethodConfig, ServiceConfig};
 
 /// What calls go by of which nothing is said.
@@ -63,6 +63,14 @@ impl Terms {
         match &self.method.as_ref()?.attempts {
             AttemptPolicy::Retry(policy) => Some(policy),
             AttemptPolicy::Once | AttemptPolicy::Hedging(_) => None,
+        }
+    }
+
+    /// When attempts that have not answered are joined by others, if ever.
+    pub(super) fn hedging_policy(&self) -> Option<&HedgingPolicy> {
+        match &self.method.as_ref()?.attempts {
+            AttemptPolicy::Hedging(policy) => Some(policy),
+            AttemptPolicy::Once | AttemptPolicy::Retry(_) => None,
         }
     }
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::credentials::{prove, wants_proof};
 use super::decompress::decompressed;
+use super::hedge::hedged;
 use super::pick::{PickError, Picked, pick};
 use super::retry::{AttemptError, Attempts};
 use super::{CallHead, Shared, Terms, status};
@@ -33,6 +34,7 @@ pub(crate) async fn unary(
 ) -> Result<Reply, Status> {
     let mut attempts = Attempts::default();
     let mut settled = None;
+    let is_kept = message.frame_len() <= shared.retrying.limits.call_buffer_max;
     // The clock is read again only where time has passed.
     let mut now = Some(call.begun);
     loop {
@@ -40,6 +42,10 @@ pub(crate) async fn unary(
         let terms = settled.insert(terms);
         let outcome = match outcome {
             Ok(connection) => {
+                if let Some(policy) = terms.hedging_policy().filter(|_| is_kept) {
+                    let hedged = hedged(shared, call, terms, policy, connection, message);
+                    return Box::pin(hedged).await;
+                }
                 let now = now.take().filter(|_| !waited);
                 let sent = message.clone();
                 attempt(shared, call, terms, &connection, attempts.failed(), now, sent).await?
@@ -56,14 +62,13 @@ pub(crate) async fn unary(
             }
             Outcome::Failed { error, committed } => (error, committed),
         };
-        let is_kept = message.frame_len() <= shared.retrying.limits.call_buffer_max;
         let next = attempts.judge(error, shared, terms, committed, is_kept);
         next.wait(shared, terms).await?;
     }
 }
 
 /// What came of one attempt.
-enum Outcome {
+pub(super) enum Outcome {
     Done(Reply),
     Failed {
         error: AttemptError,
@@ -73,7 +78,7 @@ enum Outcome {
 }
 
 /// Fails where there is to be no other attempt.
-async fn attempt(
+pub(super) async fn attempt(
     shared: &Shared,
     call: &CallHead,
     terms: &Terms,

@@ -14,6 +14,7 @@ mod deadlines;
 mod dial;
 mod dns;
 mod failures;
+mod hedging;
 mod idleness;
 mod keepalive;
 mod lifecycle;

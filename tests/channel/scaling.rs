@@ -22,8 +22,11 @@ fn slow_server(
     let accepted = Arc::new(AtomicUsize::new(0));
     let count = accepted.clone();
     tokio::spawn(async move {
-        let manner =
-            Manner { max_streams: Some(max_streams), service_time: Duration::from_millis(20) };
+        let manner = Manner {
+            max_streams: Some(max_streams),
+            service_time: Duration::from_millis(20),
+            ..Manner::default()
+        };
         while let Some(stream) = listener.accept().await {
             count.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(answer_all_in(manner, stream, |_| ()));

@@ -13,8 +13,10 @@ use super::greeter::HelloReply;
 pub(crate) struct Manner {
     /// How many streams it takes at a time; any number, where there is none.
     pub(crate) max_streams: Option<u32>,
-    /// How long each answer takes it.
+    /// How long an answer takes it.
     pub(crate) service_time: Duration,
+    /// Where this is n, only one call in n takes it that long, and the others no time.
+    pub(crate) slow_one_in: Option<u32>,
 }
 
 /// Answers every call with one greeting once the caller has said all; shows `seen` its head first.
@@ -37,26 +39,30 @@ pub(crate) async fn answer_all_in(
         builder.max_concurrent_streams(max_streams);
     }
     let mut connection = builder.handshake(stream).await?;
+    let mut calls = 0_u32;
     while let Some(call) = connection.accept().await {
         let (request, respond) = call?;
+        calls = calls.wrapping_add(1);
+        let is_slow = manner.slow_one_in.is_none_or(|n| calls.is_multiple_of(n));
+        let service_time = if is_slow { manner.service_time } else { Duration::ZERO };
         let (head, body) = request.into_parts();
         seen(&head);
-        tokio::spawn(answer(manner, body, respond));
+        tokio::spawn(answer(service_time, body, respond));
     }
     Ok(())
 }
 
 /// The caller may be gone at any of these steps, which is its affair.
 async fn answer(
-    manner: Manner,
+    service_time: Duration,
     mut body: h2::RecvStream,
     mut respond: h2::server::SendResponse<Bytes>,
 ) {
     while let Some(Ok(data)) = body.data().await {
         let _ = body.flow_control().release_capacity(data.len());
     }
-    if !manner.service_time.is_zero() {
-        tokio::time::sleep(manner.service_time).await;
+    if !service_time.is_zero() {
+        tokio::time::sleep(service_time).await;
     }
     let mut response = http::Response::new(());
     let grpc = http::HeaderValue::from_static("application/grpc");

@@ -40,6 +40,11 @@ impl Throttle {
         }
     }
 
+    /// Whether further attempts may be made.
+    pub(crate) fn is_open(&self) -> bool {
+        self.tokens.load(Ordering::Relaxed) > self.max / 2
+    }
+
     /// Whether the two differ by nothing but their tokens.
     pub(crate) fn has_rules_of(&self, other: &Self) -> bool {
         (self.max, self.ratio) == (other.max, other.ratio)

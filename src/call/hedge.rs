@@ -1,0 +1,164 @@
+//! A unary call that several servers are asked, and the first answers.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
+
+use tokio::time::Instant;
+
+use super::pick::{PickError, pick};
+use super::retry::AttemptError;
+use super::unary::{Outcome, Reply, attempt};
+use super::{CallHead, Shared, Terms, status};
+use crate::policy::hedging::{Action, Event, Rules, State};
+use crate::policy::retry::HedgingPolicy;
+use crate::transport::{Connection, Message};
+use crate::types::{Address, Status};
+
+/// Goes on with a call that is hedged by `policy`, whose first pick was `first`.
+///
+/// All attempts run on the caller's task. The first that the server answers, be it with what ends
+/// the call, is the call's; the others are dropped, which resets them.
+pub(super) async fn hedged(
+    shared: &Shared,
+    call: &CallHead,
+    terms: &Terms,
+    policy: &HedgingPolicy,
+    first: Connection,
+    message: Message,
+) -> Result<Reply, Status> {
+    let attempts_cap = shared.retrying.limits.attempts_cap;
+    let rules = Rules { policy, attempts_cap, throttle: terms.throttle.as_deref() };
+    let asked = Asked::default();
+    let mut first = Some(first);
+    let mut live = Vec::new();
+    let mut last = None;
+    let (mut state, mut action) = State::default().step(now(), Event::Begin, rules);
+    loop {
+        match action {
+            Action::End => {
+                let ended = || status::deadline_while_waiting(None);
+                return Err(last.unwrap_or_else(ended));
+            }
+            Action::Send => {
+                let (before, first) = (state.sent() - 1, first.take());
+                let one = one(shared, call, terms, &asked, before, first, message.clone());
+                live.push(Box::pin(one));
+            }
+            Action::Wait => {}
+        }
+        let event = match next(shared, terms, &mut live, state.wake_at()).await {
+            Next::Due => Event::Wake,
+            Next::DeadlinePassed => return Err(status::deadline_while_waiting(last)),
+            Next::Ended(outcome) => match outcome? {
+                Outcome::Done(reply) => {
+                    terms.succeeded();
+                    return Ok(reply);
+                }
+                Outcome::Failed { error, committed } => {
+                    let (failure, status) = error.told(terms);
+                    if committed {
+                        return Err(status);
+                    }
+                    last = Some(status);
+                    Event::Failed(failure)
+                }
+            },
+        };
+        (state, action) = state.step(now(), event, rules);
+    }
+}
+
+/// The servers that are asked.
+#[derive(Default)]
+struct Asked(Mutex<Vec<Address>>);
+
+impl Asked {
+    /// Adds a server; says whether it is asked for the first time.
+    fn add(&self, address: &Address) -> bool {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = !asked.contains(address);
+        if is_new {
+            asked.push(address.clone());
+        }
+        is_new
+    }
+}
+
+/// One attempt, on a connection to a server that is not asked yet, if the picker gives one.
+async fn one(
+    shared: &Shared,
+    call: &CallHead,
+    terms: &Terms,
+    asked: &Asked,
+    before: u32,
+    first: Option<Connection>,
+    message: Message,
+) -> Result<Outcome, Status> {
+    let mut chosen = first;
+    let mut tries = 0;
+    let connection = loop {
+        let connection = match chosen.take() {
+            Some(connection) => connection,
+            None => match pick(shared, call, Some(terms.clone())).await.outcome {
+                Ok(connection) => connection,
+                Err(PickError::Failed(status)) => {
+                    let error = AttemptError::Pick(status);
+                    return Ok(Outcome::Failed { error, committed: false });
+                }
+                Err(PickError::Ended(status)) => return Err(status),
+            },
+        };
+        tries += 1;
+        if asked.add(connection.address()) || tries == PICKS_MAX {
+            break connection;
+        }
+    };
+    attempt(shared, call, terms, &connection, before, None, message).await
+}
+
+enum Next {
+    /// One has ended.
+    Ended(Result<Outcome, Status>),
+    /// It is time for another.
+    Due,
+    DeadlinePassed,
+}
+
+/// What happens first.
+async fn next<F: Future<Output = Result<Outcome, Status>>>(
+    shared: &Shared,
+    terms: &Terms,
+    live: &mut Vec<Pin<Box<F>>>,
+    due: Option<std::time::Instant>,
+) -> Next {
+    // Without one that waits for the server, nobody else says that the call is under way.
+    let _busy = live.is_empty().then(|| shared.activity.stay());
+    let mut timer = pin!(async {
+        match due {
+            Some(at) => shared.rest_until(terms.deadline, Instant::from_std(at)).await,
+            None => std::future::pending().await,
+        }
+    });
+    poll_fn(|cx| {
+        for place in 0..live.len() {
+            if let Poll::Ready(outcome) = live[place].as_mut().poll(cx) {
+                drop(live.swap_remove(place));
+                return Poll::Ready(Next::Ended(outcome));
+            }
+        }
+        timer.as_mut().poll(cx).map(|rested| match rested {
+            Ok(()) => Next::Due,
+            Err(_) => Next::DeadlinePassed,
+        })
+    })
+    .await
+}
+
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// How often the picker is asked for a server that is not asked yet.
+const PICKS_MAX: u32 = 8;

@@ -1,0 +1,190 @@
+//! Calls that several servers are asked at a time.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use switchboard::{Address, BoxFuture, Channel, Code, Connect, Io};
+use tokio::time::Instant;
+
+use crate::support::greeter::{SAY_HELLO, ask};
+use crate::support::{no_leaks, plaintext, until};
+
+/// What a server does with every call.
+#[derive(Clone, Copy)]
+enum Server {
+    /// Answers after so many milliseconds.
+    Takes(u64),
+    /// Fails at once with this code.
+    Fails(u32),
+    IsSilent,
+}
+
+use Server::{Fails, IsSilent, Takes};
+
+/// Servers at 10.0.0.1 and so on; each notes when it is asked, and when it is told to stop.
+#[derive(Clone)]
+struct Servers {
+    all: Vec<Server>,
+    noted: Arc<Mutex<Vec<String>>>,
+}
+
+impl Servers {
+    fn new(all: &[Server]) -> Self {
+        Self { all: all.to_vec(), noted: Arc::default() }
+    }
+
+    /// A channel to all of them in turn, that hedges up to so many times, 20 ms apart.
+    fn channel(&self, attempts: u32) -> Channel {
+        let addresses: Vec<_> = (1..=self.all.len()).map(|nth| format!("10.0.0.{nth}:1")).collect();
+        let config = format!(
+            r#"{{"loadBalancingConfig":[{{"round_robin":{{}}}}],"methodConfig":[{{"name":[{{}}],
+            "hedgingPolicy":{{"maxAttempts":{attempts},"hedgingDelay":"0.02s",
+            "nonFatalStatusCodes":["UNAVAILABLE"]}}}}]}}"#
+        );
+        let builder = plaintext(format!("ipv4:{}", addresses.join(","))).connector(self.clone());
+        builder.default_service_config(config).seed(3).build().unwrap()
+    }
+
+    async fn until_connected(&self, channel: &Channel) {
+        channel.connect();
+        until("connected to all", async || {
+            let inspection = channel.inspect().await.to_string();
+            inspection.matches("open connections 1").count() == self.all.len()
+        })
+        .await;
+        self.noted.lock().unwrap().clear();
+    }
+
+    fn noted(&self) -> Vec<String> {
+        self.noted.lock().unwrap().clone()
+    }
+
+    fn note(&self, what: &str) {
+        self.noted.lock().unwrap().push(what.to_owned());
+    }
+}
+
+impl Connect for Servers {
+    fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Io>> {
+        let Address::Socket(address) = address else { panic!("{address}") };
+        let nth = address.ip().to_string().rsplit_once('.').unwrap().1.parse::<usize>().unwrap();
+        let (servers, server) = (self.clone(), self.all[nth - 1]);
+        let (near, far) = tokio::io::duplex(1 << 16);
+        tokio::spawn(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                let before = request.headers().get("grpc-previous-rpc-attempts");
+                let before = before.map_or("-", |it| it.to_str().unwrap());
+                servers.note(&format!("asked, {before} before"));
+                tokio::spawn(answer(server, servers.clone(), respond));
+            }
+        });
+        Box::pin(std::future::ready(Ok(Io::new(near))))
+    }
+}
+
+async fn answer(
+    server: Server,
+    servers: Servers,
+    mut respond: h2::server::SendResponse<Bytes>,
+) -> Option<()> {
+    let mut response = http::Response::new(());
+    let grpc = http::HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert("content-type", grpc);
+    let wait = match server {
+        Takes(millis) => Duration::from_millis(millis),
+        Fails(code) => {
+            response.headers_mut().insert("grpc-status", code.into());
+            respond.send_response(response, true).ok()?;
+            return Some(());
+        }
+        IsSilent => Duration::MAX,
+    };
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        reason = std::future::poll_fn(|cx| respond.poll_reset(cx)) => {
+            servers.note(&format!("told {}", u32::from(reason.ok()?)));
+            return None;
+        }
+    }
+    let mut body = respond.send_response(response, false).ok()?;
+    body.send_data(Bytes::from_static(&[0; 5]), false).ok()?;
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("grpc-status", 0.into());
+    body.send_trailers(trailers).ok()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_answer_is_made_up_for_by_the_next_and_told_to_stop() {
+    let servers = Servers::new(&[IsSilent, IsSilent, Takes(5)]);
+    let channel = servers.channel(3);
+    servers.until_connected(&channel).await;
+    for _ in 0..6 {
+        let began = Instant::now();
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        let took = began.elapsed().as_millis();
+        assert!([5, 25, 45].contains(&took), "{took}");
+    }
+    channel.close().await;
+    until("the losers are told", async || {
+        let noted = servers.noted();
+        let of = |what: &str| noted.iter().filter(|it| it.starts_with(what)).count();
+        of("asked") == of("told 8") + 6
+    })
+    .await;
+    drop(channel);
+    no_leaks(&[]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_server_is_asked_twice_while_another_is_free() {
+    let servers = Servers::new(&[IsSilent, IsSilent, IsSilent]);
+    let channel = servers.channel(3);
+    servers.until_connected(&channel).await;
+    for call in 0..3 {
+        let request = ask("Ada").timeout(Duration::from_millis(100));
+        let status = channel.invoke(&SAY_HELLO, request).await.unwrap_err();
+        assert_eq!(status.code(), Code::DEADLINE_EXCEEDED, "call {call}");
+    }
+    let noted = servers.noted();
+    let asked: Vec<_> = noted.iter().filter(|it| it.starts_with("asked")).collect();
+    let expected = ["asked, - before", "asked, 1 before", "asked, 2 before"];
+    assert_eq!(asked, expected.repeat(3).iter().collect::<Vec<_>>());
+    // Each has had its three: a connection counts the streams it had.
+    let streams = crate::support::reports(&channel).await;
+    let streams: Vec<_> = streams.iter().filter_map(|it| it.counters.get("streams")).collect();
+    assert_eq!(streams, [&3, &3, &3]);
+    channel.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_ends_the_call_or_makes_room_for_the_next_as_the_policy_says() {
+    // Not fatal: the next is asked at once.
+    let servers = Servers::new(&[Fails(14), Takes(5)]);
+    let channel = servers.channel(2);
+    servers.until_connected(&channel).await;
+    for _ in 0..4 {
+        let began = Instant::now();
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        assert_eq!(began.elapsed().as_millis(), 5);
+    }
+    channel.close().await;
+    // Fatal: nobody else is waited for.
+    let servers = Servers::new(&[Fails(13), Fails(13)]);
+    let channel = servers.channel(2);
+    servers.until_connected(&channel).await;
+    let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert_eq!(status.code(), Code::INTERNAL);
+    assert_eq!(servers.noted(), ["asked, - before"]);
+    channel.close().await;
+    // All have failed.
+    let servers = Servers::new(&[Fails(14), Fails(14)]);
+    let channel = servers.channel(2);
+    servers.until_connected(&channel).await;
+    let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert_eq!(status.code(), Code::UNAVAILABLE);
+    assert_eq!(servers.noted().len(), 2);
+    channel.close().await;
+}
