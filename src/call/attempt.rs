@@ -56,40 +56,38 @@ pub(super) enum Begun {
     Ended(Status),
 }
 
-/// Picks, and opens a stream. The terms of the call are `settled` by its first pick. Attempts
-/// before this one have `failed`.
+/// Picks, and opens a stream. The terms of the call are settled by its first pick. Attempts before
+/// this one have `failed`.
 pub(super) async fn begin(
     shared: &Shared,
     head: &CallHead,
-    settled: Option<Terms>,
+    settled: &mut Option<Terms>,
     failed: u32,
     number: u32,
-) -> (Terms, Begun) {
-    let Picked { terms, outcome, .. } = pick(shared, head, settled).await;
-    let connection = match outcome {
-        Ok(connection) => connection,
-        Err(PickError::Failed(status)) => {
-            return (terms, Begun::Failed(AttemptError::Pick(status)));
-        }
-        Err(PickError::Ended(status)) => return (terms, Begun::Ended(status)),
+) -> Begun {
+    let picked = pick(shared, head, settled).await;
+    let terms = settled.get_or_insert_with(|| Terms::of(head, &shared.cell.load().config));
+    let connection = match picked {
+        Ok(Picked { connection, .. }) => connection,
+        Err(PickError::Failed(status)) => return Begun::Failed(AttemptError::Pick(status)),
+        Err(PickError::Ended(status)) => return Begun::Ended(status),
     };
     let mut proof = None;
     if wants_proof(shared, head) {
-        match prove(shared, head, &terms, &connection).await {
+        match prove(shared, head, terms, &connection).await {
             Ok(metadata) => proof = Some(metadata),
-            Err(status) => return (terms, Begun::Ended(status)),
+            Err(status) => return Begun::Ended(status),
         }
     }
     let metadata = head.metadata_after(failed, proof);
-    let request = head.request(Instant::now(), &terms, metadata.as_ref());
-    let begun = match connection.open(&request, None, terms.deadline).await {
+    let request = head.request(Instant::now(), terms, metadata.as_ref());
+    match connection.open(&request, None, terms.deadline).await {
         Ok(stream) => {
             let_others_run().await;
             Begun::Attempt(Attempt::new(number, &connection, stream))
         }
         Err(error) => Begun::Failed(AttemptError::Stream(error, connection.address().clone())),
-    };
-    (terms, begun)
+    }
 }
 
 impl Attempt {

@@ -7,9 +7,9 @@ use std::task::Poll;
 
 use tokio::time::Instant;
 
-use super::pick::{PickError, pick};
+use super::pick::{PickError, Picked, pick};
 use super::retry::AttemptError;
-use super::unary::{Outcome, Reply, attempt};
+use super::unary::{Answer, Reply, attempt};
 use super::{CallHead, Shared, Terms, status};
 use crate::policy::hedging::{Action, Event, Rules, State};
 use crate::policy::retry::HedgingPolicy;
@@ -96,13 +96,14 @@ async fn one(
     first: Option<Connection>,
     message: Message,
 ) -> Result<Outcome, Status> {
+    let mut settled = Some(terms.clone());
     let mut chosen = first;
     let mut tries = 0;
     let connection = loop {
         let connection = match chosen.take() {
             Some(connection) => connection,
-            None => match pick(shared, call, Some(terms.clone())).await.outcome {
-                Ok(connection) => connection,
+            None => match pick(shared, call, &mut settled).await {
+                Ok(Picked { connection, .. }) => connection,
                 Err(PickError::Failed(status)) => {
                     let error = AttemptError::Pick(status);
                     return Ok(Outcome::Failed { error, committed: false });
@@ -115,7 +116,30 @@ async fn one(
             break connection;
         }
     };
-    attempt(shared, call, terms, &connection, before, None, message).await
+    let mut answer = Answer::default();
+    let ended = attempt(shared, call, terms, &connection, before, None, message, &mut answer);
+    Ok(match ended.await? {
+        Ok(()) => match answer.complete(shared, terms, &connection) {
+            Ok(reply) => Outcome::Done(reply),
+            Err((status, committed)) => {
+                Outcome::Failed { error: AttemptError::Answered(status), committed }
+            }
+        },
+        Err(error) => {
+            let error = AttemptError::Stream(error, connection.address().clone());
+            Outcome::Failed { error, committed: answer.has_begun() }
+        }
+    })
+}
+
+/// What came of one attempt.
+enum Outcome {
+    Done(Reply),
+    Failed {
+        error: AttemptError,
+        /// Whether the server has begun to answer.
+        committed: bool,
+    },
 }
 
 enum Next {

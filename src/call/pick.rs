@@ -11,20 +11,28 @@ use crate::types::{ConnectivityState, Generation, Status};
 /// Picks a connection for one attempt, waiting for newer snapshots where the picker says so, the
 /// subchannel that it chose has no connection, or the pick failed and the call waits for ready.
 ///
-/// The terms of the call are `settled` by its first pick. Each generation is used at most once.
+/// The terms of the call are settled by its first pick. Each generation is used at most once.
 /// Cancel-safe.
-pub(super) async fn pick(shared: &Shared, call: &CallHead, settled: Option<Terms>) -> Picked {
-    let (terms, step) = look(&shared.cell.load(), call, settled);
+pub(super) async fn pick(
+    shared: &Shared,
+    call: &CallHead,
+    terms: &mut Option<Terms>,
+) -> Result<Picked, PickError> {
+    let is_settled = terms.is_some();
+    let step = look(&shared.cell.load(), call, terms);
     match step {
-        Step::Go(connection) => Picked { terms, waited: false, outcome: Ok(connection) },
+        Step::Go(connection) => Ok(Picked { connection, waited: false }),
         Step::End(error) => {
             // No stream tells of this call.
             shared.activity.over_at(Instant::now());
             let_others_run().await;
-            Picked { terms, waited: false, outcome: Err(error) }
+            Err(error)
         }
         // In a box: most calls never wait, and their futures need no room for it.
-        Step::Wait(wait) => Box::pin(pick_later(shared, call, terms, wait)).await,
+        Step::Wait(wait) => {
+            let connection = Box::pin(pick_later(shared, call, terms, is_settled, wait)).await?;
+            Ok(Picked { connection, waited: true })
+        }
     }
 }
 
@@ -34,46 +42,45 @@ pub(super) async fn let_others_run() {
     Box::pin(tokio::task::consume_budget()).await;
 }
 
-async fn pick_later(shared: &Shared, call: &CallHead, mut terms: Terms, first: Wait) -> Picked {
-    let Wait { is_settled, .. } = first;
-    let outcome = async {
-        let _waiting = shared.activity.wait().map_err(status::too_many_waiting)?;
-        let mut wait = first;
-        let mut last_error = None;
-        loop {
-            if wait.demand {
-                shared.demand().map_err(status::no_runtime)?;
-            }
-            if wait.error.is_some() {
-                last_error = wait.error;
-            }
-            let newer = shared.cell.newer_than(wait.seen);
-            if let Err(Elapsed) = shared.before(terms.deadline, newer).await {
-                return Err(status::deadline_while_waiting(last_error).into());
-            }
-            let snapshot = shared.cell.load();
-            if !is_settled {
-                terms = Terms::of(call, &snapshot.config);
-            }
-            match step(&snapshot, call, &terms, is_settled) {
-                Step::Go(connection) => return Ok(connection),
-                Step::End(error) => return Err(error),
-                Step::Wait(next) => wait = next,
-            }
+async fn pick_later(
+    shared: &Shared,
+    call: &CallHead,
+    terms: &mut Option<Terms>,
+    is_settled: bool,
+    first: Wait,
+) -> Result<Connection, PickError> {
+    let _waiting = shared.activity.wait().map_err(status::too_many_waiting)?;
+    let mut wait = first;
+    let mut last_error = None;
+    loop {
+        if wait.demand {
+            shared.demand().map_err(status::no_runtime)?;
         }
-    };
-    let outcome = outcome.await;
-    Picked { terms, waited: true, outcome }
+        if wait.error.is_some() {
+            last_error = wait.error;
+        }
+        let newer = shared.cell.newer_than(wait.seen);
+        let deadline = terms.as_ref().and_then(|terms| terms.deadline);
+        if let Err(Elapsed) = shared.before(deadline, newer).await {
+            return Err(status::deadline_while_waiting(last_error).into());
+        }
+        if !is_settled {
+            *terms = None;
+        }
+        let step = look(&shared.cell.load(), call, terms);
+        match step {
+            Step::Go(connection) => return Ok(connection),
+            Step::End(error) => return Err(error),
+            Step::Wait(next) => wait = next,
+        }
+    }
 }
 
 /// What came of a pick.
 pub(super) struct Picked {
-    /// What the call goes by from now on.
-    pub(super) terms: Terms,
+    pub(super) connection: Connection,
     /// Whether it took time.
     pub(super) waited: bool,
-    /// A connection for the attempt.
-    pub(super) outcome: Result<Connection, PickError>,
 }
 
 /// There is no connection for a call.
@@ -100,23 +107,15 @@ pub(super) enum Step {
 pub(super) struct Wait {
     seen: Generation,
     demand: bool,
-    is_settled: bool,
     error: Option<Status>,
 }
 
-/// Looks once at `snapshot`.
-pub(super) fn look(snapshot: &Snapshot, call: &CallHead, settled: Option<Terms>) -> (Terms, Step) {
-    let is_settled = settled.is_some();
-    let terms = settled.unwrap_or_else(|| Terms::of(call, &snapshot.config));
-    let step = step(snapshot, call, &terms, is_settled);
-    (terms, step)
-}
-
-fn step(snapshot: &Snapshot, call: &CallHead, terms: &Terms, is_settled: bool) -> Step {
+/// Looks once at `snapshot`, and takes its terms where there are none.
+pub(super) fn look(snapshot: &Snapshot, call: &CallHead, terms: &mut Option<Terms>) -> Step {
+    let terms = terms.get_or_insert_with(|| Terms::of(call, &snapshot.config));
     let wait = |error| {
         Step::Wait(Wait {
             seen: snapshot.generation,
-            is_settled,
             // An idle channel connects because a call wants it to.
             demand: snapshot.connectivity == ConnectivityState::Idle,
             error,

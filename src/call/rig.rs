@@ -75,7 +75,7 @@ impl PickRig {
     /// One pick as a call does it: loads the snapshot, asks the picker, takes the connection from
     /// the slot. Says whether there was one.
     pub fn pick(&self) -> bool {
-        matches!(look(&self.cell.load(), &self.call, None), (_, Step::Go(_)))
+        matches!(look(&self.cell.load(), &self.call, &mut None), Step::Go(_))
     }
 }
 

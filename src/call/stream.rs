@@ -117,12 +117,16 @@ impl StreamCall {
         cardinality: Cardinality,
     ) -> Result<Arc<Self>, Status> {
         let (mut attempts, mut settled) = (Attempts::default(), None);
-        let (terms, first) = loop {
-            let begun = begin(&shared, &head, settled.take(), attempts.failed(), 0).await;
-            let (terms, error) = match begun {
-                (terms, Begun::Attempt(attempt)) => break (terms, attempt),
-                (_, Begun::Ended(status)) => return Err(status),
-                (terms, Begun::Failed(error)) => (terms, error),
+        let (first, terms) = loop {
+            let begun = begin(&shared, &head, &mut settled, attempts.failed(), 0).await;
+            let terms = match settled.take() {
+                Some(terms) => terms,
+                None => Terms::of(&head, &shared.cell.load().config),
+            };
+            let error = match begun {
+                Begun::Attempt(attempt) => break (attempt, terms),
+                Begun::Ended(status) => return Err(status),
+                Begun::Failed(error) => error,
             };
             attempts.judge(error, &shared, &terms, false, true).wait(&shared, &terms).await?;
             settled = Some(terms);
@@ -415,10 +419,9 @@ impl StreamCall {
                 Ok(()) => self.lock().attempts.failed(),
                 Err(status) => return Err(self.end_with(status)),
             };
-            let terms = Some(self.terms.clone());
+            let mut terms = Some(self.terms.clone());
             let number = attempt.number + 1;
-            let (_, begun) = begin(&self.shared, &self.head, terms, failed, number).await;
-            let error = match begun {
+            let error = match begin(&self.shared, &self.head, &mut terms, failed, number).await {
                 Begun::Attempt(attempt) => return self.lock().go_on_with(attempt),
                 Begun::Ended(status) => return Err(self.end_with(status)),
                 Begun::Failed(error) => error,

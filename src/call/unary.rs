@@ -38,46 +38,43 @@ pub(crate) async fn unary(
     // The clock is read again only where time has passed.
     let mut now = Some(call.begun);
     loop {
-        let Picked { terms, waited, outcome } = pick(shared, call, settled.take()).await;
-        let terms = settled.insert(terms);
-        let outcome = match outcome {
-            Ok(connection) => {
+        let picked = pick(shared, call, &mut settled).await;
+        let terms = settled.get_or_insert_with(|| Terms::of(call, &shared.cell.load().config));
+        let (error, committed) = match picked {
+            Ok(Picked { connection, waited }) => {
                 if let Some(policy) = terms.hedging_policy().filter(|_| is_kept) {
                     let hedged = hedged(shared, call, terms, policy, connection, message);
                     return Box::pin(hedged).await;
                 }
+                let (sent, before) = (message.clone(), attempts.failed());
                 let now = now.take().filter(|_| !waited);
-                let sent = message.clone();
-                attempt(shared, call, terms, &connection, attempts.failed(), now, sent).await?
+                let mut answer = Answer::default();
+                let attempt =
+                    attempt(shared, call, terms, &connection, before, now, sent, &mut answer);
+                match attempt.await? {
+                    Ok(()) => match answer.complete(shared, terms, &connection) {
+                        Ok(reply) => {
+                            terms.succeeded();
+                            return Ok(reply);
+                        }
+                        Err((status, committed)) => (AttemptError::Answered(status), committed),
+                    },
+                    Err(error) => {
+                        let peer = connection.address().clone();
+                        (AttemptError::Stream(error, peer), answer.has_begun())
+                    }
+                }
             }
-            Err(PickError::Failed(status)) => {
-                Outcome::Failed { error: AttemptError::Pick(status), committed: false }
-            }
+            Err(PickError::Failed(status)) => (AttemptError::Pick(status), false),
             Err(PickError::Ended(status)) => return Err(status),
-        };
-        let (error, committed) = match outcome {
-            Outcome::Done(reply) => {
-                terms.succeeded();
-                return Ok(reply);
-            }
-            Outcome::Failed { error, committed } => (error, committed),
         };
         let next = attempts.judge(error, shared, terms, committed, is_kept);
         next.wait(shared, terms).await?;
     }
 }
 
-/// What came of one attempt.
-pub(super) enum Outcome {
-    Done(Reply),
-    Failed {
-        error: AttemptError,
-        /// Whether the server has begun to answer.
-        committed: bool,
-    },
-}
-
-/// Fails where there is to be no other attempt.
+/// Makes an attempt, and fills `answer`. Fails with a status where there is to be no other.
+#[expect(clippy::too_many_arguments, reason = "all of it differs from attempt to attempt")]
 pub(super) async fn attempt(
     shared: &Shared,
     call: &CallHead,
@@ -86,7 +83,8 @@ pub(super) async fn attempt(
     failed_before: u32,
     now: Option<Instant>,
     message: Message,
-) -> Result<Outcome, Status> {
+    answer: &mut Answer,
+) -> Result<Result<(), StreamError>, Status> {
     let length = message.payload_len();
     if length > terms.send_bytes_max {
         return Err(status::too_large_to_send(length, terms.send_bytes_max));
@@ -99,20 +97,13 @@ pub(super) async fn attempt(
     let now = now.filter(|_| proof.is_none()).unwrap_or_else(Instant::now);
     let metadata = call.metadata_after(failed_before, proof);
     let head = call.request(now, terms, metadata.as_ref());
-    let mut answer = Answer::default();
-    Ok(match answer.obtain(connection, &head, message, terms).await {
-        Ok(()) => answer.complete(shared, terms, connection),
-        Err(error) => {
-            let error = AttemptError::Stream(error, connection.address().clone());
-            Outcome::Failed { error, committed: answer.has_begun() }
-        }
-    })
+    Ok(answer.obtain(connection, &head, message, terms).await)
 }
 
 /// All that a server sent, up to the second message. It is filled where it lies: moving it about
 /// would cost more than reading it.
 #[derive(Default)]
-struct Answer {
+pub(super) struct Answer {
     headers: Option<Headers>,
     messages: Messages,
     trailers: Option<Trailers>,
@@ -140,7 +131,7 @@ impl Answer {
     }
 
     /// Whether there is more to it than how the call ended.
-    fn has_begun(&self) -> bool {
+    pub(super) fn has_begun(&self) -> bool {
         self.headers.as_ref().is_some_and(|headers| !headers.trailers_only)
     }
 
@@ -169,13 +160,16 @@ impl Answer {
         Poll::Ready(Ok(()))
     }
 
-    /// The server's status comes before its message, and one message is due with OK.
-    fn complete(self, shared: &Shared, terms: &Terms, connection: &Connection) -> Outcome {
+    /// The server's status comes before its message, and one message is due with OK. Fails with
+    /// the status, and whether the server had begun to answer.
+    pub(super) fn complete(
+        self,
+        shared: &Shared,
+        terms: &Terms,
+        connection: &Connection,
+    ) -> Result<Reply, (Status, bool)> {
         let committed = self.has_begun();
-        match self.into_reply(shared, terms, connection) {
-            Ok(reply) => Outcome::Done(reply),
-            Err(status) => Outcome::Failed { error: AttemptError::Answered(status), committed },
-        }
+        self.into_reply(shared, terms, connection).map_err(|status| (status, committed))
     }
 
     fn into_reply(
