@@ -277,8 +277,10 @@ impl ChannelBuilder {
         self
     }
 
-    /// What servers may compress messages with. Default: all that is built in
-    /// ([`Compression::ALL`]). Messages in other encodings end their calls with INTERNAL.
+    /// What servers may compress messages with, such as [`Compression::ALL`]; calls that are
+    /// compressed themselves take their own encoding back in any case. Messages in other encodings
+    /// end their calls with INTERNAL. Default: none, as servers that compress what nobody asked for
+    /// spend their time and the client's.
     pub fn accept_compression(mut self, accepted: impl IntoIterator<Item = Compression>) -> Self {
         self.connection.accepted = accepted.into_iter().collect();
         self

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Shared, Terms, status};
+use super::{CallHead, Shared, Terms, status};
 use crate::transport::{DecompressError, Encoding, Received, decompress};
 use crate::types::{Address, Status};
 
@@ -11,6 +11,7 @@ use crate::types::{Address, Status};
 pub(super) fn decompressed(
     received: Received,
     encoding: &Encoding,
+    call: &CallHead,
     shared: &Shared,
     terms: &Terms,
     peer: &Address,
@@ -24,7 +25,9 @@ pub(super) fn decompressed(
         Encoding::Unknown(name) => {
             return fault(&format!("its encoding `{}` is not built in", name.escape_debug()));
         }
-        Encoding::Known(known) if !shared.accepted.contains(known) => {
+        Encoding::Known(known)
+            if !shared.accepted.contains(known) && call.compression != Some(*known) =>
+        {
             return fault(&format!("its encoding `{}` was not offered", known.name()));
         }
         Encoding::Known(known) => *known,

@@ -119,7 +119,7 @@ async fn one(
     let mut answer = Answer::default();
     let ended = attempt(shared, call, terms, &connection, before, None, message, &mut answer);
     Ok(match ended.await? {
-        Ok(()) => match answer.complete(shared, terms, &connection) {
+        Ok(()) => match answer.complete(shared, call, terms, &connection) {
             Ok(reply) => Outcome::Done(reply),
             Err((status, committed)) => {
                 Outcome::Failed { error: AttemptError::Answered(status), committed }

@@ -52,7 +52,7 @@ pub(crate) async fn unary(
                 let attempt =
                     attempt(shared, call, terms, &connection, before, now, sent, &mut answer);
                 match attempt.await? {
-                    Ok(()) => match answer.complete(shared, terms, &connection) {
+                    Ok(()) => match answer.complete(shared, call, terms, &connection) {
                         Ok(reply) => {
                             terms.succeeded();
                             return Ok(reply);
@@ -165,16 +165,18 @@ impl Answer {
     pub(super) fn complete(
         self,
         shared: &Shared,
+        call: &CallHead,
         terms: &Terms,
         connection: &Connection,
     ) -> Result<Reply, (Status, bool)> {
         let committed = self.has_begun();
-        self.into_reply(shared, terms, connection).map_err(|status| (status, committed))
+        self.into_reply(shared, call, terms, connection).map_err(|status| (status, committed))
     }
 
     fn into_reply(
         self,
         shared: &Shared,
+        call: &CallHead,
         terms: &Terms,
         connection: &Connection,
     ) -> Result<Reply, Status> {
@@ -186,7 +188,7 @@ impl Answer {
         };
         match self.messages {
             Messages::One(message) => Ok(Reply {
-                message: decompressed(message, &headers.encoding, shared, terms, peer)?,
+                message: decompressed(message, &headers.encoding, call, shared, terms, peer)?,
                 headers: headers.metadata,
                 trailers,
                 peer: peer.clone(),

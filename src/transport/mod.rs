@@ -100,7 +100,7 @@ pub(crate) async fn dial(
 pub(crate) struct ConnectionOptions {
     /// `user-agent` of every request.
     pub(crate) user_agent: HeaderValue,
-    /// What servers may compress messages with.
+    /// What servers may compress messages with, beside what their calls are compressed with.
     pub(crate) accepted: Arc<[Compression]>,
     /// Bytes that the server may send ahead on one stream.
     pub(crate) initial_stream_window: u32,
@@ -125,7 +125,7 @@ impl Default for ConnectionOptions {
     fn default() -> Self {
         Self {
             user_agent: HeaderValue::from_static(USER_AGENT),
-            accepted: Compression::ALL.into(),
+            accepted: Arc::default(),
             initial_stream_window: INITIAL_STREAM_WINDOW,
             initial_connection_window: INITIAL_CONNECTION_WINDOW,
             adaptive_windows: true,

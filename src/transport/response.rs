@@ -33,7 +33,10 @@ pub(crate) enum Encoding {
 
 impl Encoding {
     fn of(fields: &HeaderMap) -> Self {
-        let Some(value) = fields.get(GRPC_ENCODING) else { return Self::Identity };
+        // Most responses have one field, and looking for another by its hash would cost more than
+        // all the rest of reading them.
+        let mut found = fields.iter().filter(|(name, _)| **name == GRPC_ENCODING);
+        let Some((_, value)) = found.next() else { return Self::Identity };
         match String::from_utf8_lossy(value.as_bytes()) {
             name if name == "identity" => Self::Identity,
             name => Compression::of_name(&name)

@@ -37,7 +37,8 @@ async fn echo(stream: tokio::io::DuplexStream, seen: Seen) {
             let field = |name| head.headers.get(name).map_or("-", |it| it.to_str().unwrap());
             seen.note(format!("{} of {}", field("grpc-encoding"), field("grpc-accept-encoding")));
             let mut response = http::Response::builder().header("content-type", "application/grpc");
-            if let Some(encoding) = head.headers.get("grpc-encoding") {
+            let lies = head.headers.get("answer-in");
+            if let Some(encoding) = lies.or_else(|| head.headers.get("grpc-encoding")) {
                 response = response.header("grpc-encoding", encoding);
             }
             let mut send = respond.send_response(response.body(()).unwrap(), false).unwrap();
@@ -50,7 +51,8 @@ async fn echo(stream: tokio::io::DuplexStream, seen: Seen) {
                     let Some(_) = rest.get(..length as usize) else { break };
                     seen.note(format!("{} {length}", prefix[0]));
                     let rest = buffer.split_off(5 + length as usize);
-                    let message = std::mem::replace(&mut buffer, rest);
+                    let mut message = std::mem::replace(&mut buffer, rest);
+                    message[0] |= u8::from(lies.is_some());
                     send.send_data(message.into(), false).unwrap();
                 }
             }
@@ -89,7 +91,7 @@ fn only(seen: &[String]) -> (bool, usize) {
 
 #[tokio::test]
 async fn a_call_may_be_compressed_and_its_answer_is_read() {
-    let (channel, seen) = echoing(|it| it);
+    let (channel, seen) = echoing(|it| it.accept_compression(Compression::ALL.iter().copied()));
     let accepted: Vec<_> = Compression::ALL.iter().map(|it| it.name()).collect();
     let accepted = accepted.join(",");
     for compression in Compression::ALL.iter().copied() {
@@ -146,11 +148,17 @@ async fn each_message_of_a_stream_is_compressed_or_not() {
 
 #[tokio::test]
 async fn what_was_not_offered_or_is_too_large_once_decompressed_is_refused() {
-    let (channel, seen) = echoing(|it| it.accept_compression([]).compress(Compression::Gzip));
-    let status = channel.invoke(&ECHO, Request::new(long())).await.unwrap_err();
+    // The encoding comes back although the message does not say so.
+    let (channel, seen) = echoing(|it| it);
+    let mut request = Request::new(long());
+    request.metadata_mut().insert("answer-in", "gzip").unwrap();
+    let status = channel.invoke(&ECHO, request).await.unwrap_err();
     assert_eq!(status.code(), Code::INTERNAL);
     assert!(status.message().contains("its encoding `gzip` was not offered"), "{status}");
-    assert_eq!(seen.take()[0], "gzip of -");
+    assert_eq!(seen.take()[0], "- of -");
+    let gzip = Request::new(long()).compress(Compression::Gzip);
+    channel.invoke(&ECHO, gzip).await.unwrap();
+    assert_eq!(seen.take()[0], "gzip of gzip");
     channel.close().await;
 
     let (channel, _) = echoing(|it| it.compress(Compression::Gzip));

@@ -47,6 +47,10 @@ impl RequestHead<'_> {
         let mut fields = template.fields(timeout);
         if let Some(encoding) = self.encoding {
             let name = HeaderValue::from_static(encoding.name());
+            if !fields.contains_key(&GRPC_ACCEPT_ENCODING) {
+                // Servers may answer in the encoding that they are asked in.
+                fields.try_insert(GRPC_ACCEPT_ENCODING, name.clone()).map_err(too_many)?;
+            }
             fields.try_insert(response::GRPC_ENCODING, name).map_err(too_many)?;
         }
         if let Some(metadata) = self.metadata {
