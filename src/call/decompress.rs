@@ -3,22 +3,19 @@
 use bytes::Bytes;
 
 use super::{CallHead, Shared, Terms, status};
-use crate::transport::{DecompressError, Encoding, Received, decompress};
+use crate::transport::{DecompressError, Encoding, decompress};
 use crate::types::{Address, Status};
 
-/// The message that was `received` under `encoding`, decompressed if it has to be: never to more
-/// than the call takes.
+/// What `payload` of a compressed message is under `encoding`: never to more than the
+/// call takes.
 pub(super) fn decompressed(
-    received: Received,
+    payload: &[u8],
     encoding: &Encoding,
     call: &CallHead,
     shared: &Shared,
     terms: &Terms,
     peer: &Address,
 ) -> Result<Bytes, Status> {
-    if !received.compressed {
-        return Ok(received.payload);
-    }
     let fault = |what: &str| Err(status::compressed(peer, what));
     let compression = match encoding {
         Encoding::Identity => return fault("it has named no encoding"),
@@ -32,8 +29,7 @@ pub(super) fn decompressed(
         }
         Encoding::Known(known) => *known,
     };
-    decompress(compression, &received.payload, terms.receive_bytes_max).map_err(|error| match error
-    {
+    decompress(compression, payload, terms.receive_bytes_max).map_err(|error| match error {
         DecompressError::TooLarge { limit } => status::too_large_decompressed(peer, limit),
         DecompressError::Corrupt(error) => {
             status::compressed(peer, &format!("it cannot be decompressed: {error}"))

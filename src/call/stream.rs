@@ -368,7 +368,8 @@ impl StreamCall {
         }
         let encoding = state.encoding.clone();
         drop(state);
-        let message = decompressed(message, &encoding, &self.head, &self.shared, &self.terms, peer);
+        let message =
+            decompressed(&message.payload, &encoding, &self.head, &self.shared, &self.terms, peer);
         message.map_err(|fault| self.lock().abort(fault))
     }
 

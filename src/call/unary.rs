@@ -12,9 +12,7 @@ use super::hedge::hedged;
 use super::pick::{PickError, Picked, pick};
 use super::retry::{AttemptError, Attempts};
 use super::{CallHead, Shared, Terms, status};
-use crate::transport::{
-    Connection, Headers, Message, Received, RecvHalf, RequestHead, StreamError, Trailers,
-};
+use crate::transport::{Connection, Headers, Message, Received, RecvHalf, StreamError, Trailers};
 use crate::types::{Address, Metadata, SecurityLevel, Status};
 
 /// The answer to a unary call.
@@ -97,7 +95,12 @@ pub(super) async fn attempt(
     let now = now.filter(|_| proof.is_none()).unwrap_or_else(Instant::now);
     let metadata = call.metadata_after(failed_before, proof);
     let head = call.request(now, terms, metadata.as_ref());
-    Ok(answer.obtain(connection, &head, message, terms).await)
+    let mut stream = match connection.open(&head, Some((message, true)), terms.deadline).await {
+        Ok(stream) => stream,
+        Err(error) => return Ok(Err(error)),
+    };
+    let limit = terms.receive_bytes_max;
+    Ok(poll_fn(|cx| answer.poll_read(&mut stream.recv, limit, cx)).await)
 }
 
 /// All that a server sent, up to the second message. It is filled where it lies: moving it about
@@ -119,17 +122,6 @@ enum Messages {
 }
 
 impl Answer {
-    async fn obtain(
-        &mut self,
-        connection: &Connection,
-        head: &RequestHead<'_>,
-        message: Message,
-        terms: &Terms,
-    ) -> Result<(), StreamError> {
-        let mut stream = connection.open(head, Some((message, true)), terms.deadline).await?;
-        poll_fn(|cx| self.poll_read(&mut stream.recv, terms.receive_bytes_max, cx)).await
-    }
-
     /// Whether there is more to it than how the call ended.
     pub(super) fn has_begun(&self) -> bool {
         self.headers.as_ref().is_some_and(|headers| !headers.trailers_only)
@@ -188,7 +180,11 @@ impl Answer {
         };
         match self.messages {
             Messages::One(message) => Ok(Reply {
-                message: decompressed(message, &headers.encoding, call, shared, terms, peer)?,
+                message: if message.compressed {
+                    decompressed(&message.payload, &headers.encoding, call, shared, terms, peer)?
+                } else {
+                    message.payload
+                },
                 headers: headers.metadata,
                 trailers,
                 peer: peer.clone(),
