@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
-use switchboard::{BuildError, Channel, ChannelBuilder, Credentials, TlsConfig};
+use switchboard::{BuildError, Channel, ChannelBuilder, Compression, Credentials, TlsConfig};
 
 use crate::cases::Case;
 
@@ -156,7 +156,9 @@ impl Flags {
 
     /// A channel to the server, ready to be built.
     pub(crate) fn channel_builder(&self) -> Result<ChannelBuilder, String> {
-        let mut builder = Channel::builder(self.target()).credentials(self.credentials()?);
+        let mut builder = Channel::builder(self.target())
+            .credentials(self.credentials()?)
+            .accept_compression(Compression::ALL.iter().copied());
         // With TLS the credentials say it, and it becomes the authority.
         if let Some(host) = self.server_host_override.as_ref().filter(|_| !self.use_tls) {
             builder = builder.authority(host);

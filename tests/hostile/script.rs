@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use switchboard::{BackoffConfig, Channel, Code, Credentials, TlsConfig};
+use switchboard::{BackoffConfig, Channel, Code, Compression, Credentials, TlsConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
@@ -147,7 +147,9 @@ async fn play_one(script: &Arc<Script>, issuer: Option<&Issuer>) -> Result<(), S
     };
     let wait = Duration::from_millis(20);
     let backoff = BackoffConfig { base_delay: wait, max_delay: wait, ..BackoffConfig::default() };
-    let channel = builder.backoff(backoff).min_connect_timeout(CONNECT_TIMEOUT).build().unwrap();
+    let builder = builder.backoff(backoff).min_connect_timeout(CONNECT_TIMEOUT);
+    let all = Compression::ALL.iter().copied();
+    let channel = builder.accept_compression(all).build().unwrap();
     let before = memory::begin();
     let call = channel.invoke(&SAY_HELLO, ask("Ada").timeout(script.timeout));
     let outcome = tokio::time::timeout(PATIENCE, call).await;
