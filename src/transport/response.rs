@@ -33,8 +33,7 @@ pub(crate) enum Encoding {
 
 impl Encoding {
     fn of(fields: &HeaderMap) -> Self {
-        // Most responses have one field, and looking for another by its hash would cost more than
-        // all the rest of reading them.
+        // By going through them, as [`has_status`] does.
         let mut found = fields.iter().filter(|(name, _)| **name == GRPC_ENCODING);
         let Some((_, value)) = found.next() else { return Self::Identity };
         match String::from_utf8_lossy(value.as_bytes()) {
@@ -119,6 +118,12 @@ impl Trailers {
 /// How messages are compressed.
 pub(crate) const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
+/// Whether these headers say how the call ended. Most responses have few fields: going through them
+/// costs less than to look for one by its hash.
+pub(crate) fn has_status(fields: &HeaderMap) -> bool {
+    fields.keys().any(|name| *name == GRPC_STATUS)
+}
+
 /// Whether a response of this content type is one of gRPC.
 pub(crate) fn is_grpc(fields: &HeaderMap) -> bool {
     let Some(value) = fields.get(header::CONTENT_TYPE) else {
@@ -192,7 +197,7 @@ fn varint(encoded: &mut &[u8]) -> Option<u64> {
 const CONTENT_TYPE: &str = "application/grpc";
 
 /// The field that ends a response.
-pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 const DETAILS: &str = "grpc-status-details-bin";
 

@@ -351,7 +351,7 @@ impl RecvHalf {
     fn take_head(&mut self, response: http::Response<RecvStream>, cx: &mut Context<'_>) {
         let (head, mut body) = response.into_parts();
         let is_whole = body.is_end_stream()
-            || (head.headers.contains_key(&response::GRPC_STATUS) && self.is_cut(&mut body, cx));
+            || (response::has_status(&head.headers) && self.is_cut(&mut body, cx));
         if !response::is_grpc(&head.headers) {
             let content_type = head.headers.get(header::CONTENT_TYPE);
             let what = Box::new(NotGrpc {
