@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 
 use super::backoff_table;
 use super::channel::{Channel, Defaults};
+use super::intercept::Interceptor;
 use crate::actors::{Core, Settings};
 use crate::call::RetryLimits;
 use crate::policy::backoff::Backoff;
@@ -50,6 +51,7 @@ pub struct ChannelBuilder {
     runtime: Option<Handle>,
     seed: Option<u64>,
     defaults: Defaults,
+    interceptors: Vec<Arc<dyn Interceptor>>,
     allow_injection: bool,
 }
 
@@ -84,6 +86,7 @@ impl ChannelBuilder {
             runtime: None,
             seed: None,
             defaults: Defaults::default(),
+            interceptors: Vec::new(),
             allow_injection: false,
         }
     }
@@ -128,6 +131,12 @@ impl ChannelBuilder {
     /// Adds a load-balancing policy that service configs can name.
     pub fn lb_policy(mut self, policy: impl LbPolicyBuilder + 'static) -> Self {
         self.lb_registry.register(Arc::new(policy));
+        self
+    }
+
+    /// Adds an interceptor below those that were added before: the first is the outermost.
+    pub fn interceptor(mut self, interceptor: impl Interceptor) -> Self {
+        self.interceptors.push(Arc::new(interceptor));
         self
     }
 
@@ -432,7 +441,7 @@ impl ChannelBuilder {
             runtime: self.runtime.clone(),
             allow_injection: self.allow_injection,
         });
-        Ok(Channel::new(core, self.defaults))
+        Ok(Channel::new(core, self.defaults, self.interceptors.clone()))
     }
 }
 

@@ -4,17 +4,21 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::builder::ChannelBuilder;
+use super::client_stream::ChannelStream;
+use super::codec::EncodedMessage;
+use super::intercept::{Interceptor, Next, OutgoingCall};
 use super::method::{Cardinality, IntoMethod, PreparedMethod, Vtable};
 use super::request::{CallOptions, Request, Response};
 use super::streaming::Streaming;
 use crate::actors::Core;
 use crate::call::{self, CallHead, StateChanges, StreamCall};
 use crate::observe::Inspection;
-use crate::transport::Message;
-use crate::types::{Compression, ConnectivityState, MethodPath, Status};
+use crate::transport::{BoxFuture, Message};
+use crate::types::{Compression, ConnectivityState, Status};
 
 /// A virtual connection to a service: it finds the servers, keeps connections to them and sends
 /// each call to one.
@@ -50,6 +54,7 @@ pub struct Channel {
 struct Handle {
     core: Arc<Core>,
     defaults: Defaults,
+    interceptors: Vec<Arc<dyn Interceptor>>,
 }
 
 /// What calls go by of which nothing is said.
@@ -87,8 +92,12 @@ impl Channel {
         ChannelBuilder::new(target)
     }
 
-    pub(super) fn new(core: Arc<Core>, defaults: Defaults) -> Self {
-        Self { handle: Arc::new(Handle { core, defaults }) }
+    pub(super) fn new(
+        core: Arc<Core>,
+        defaults: Defaults,
+        interceptors: Vec<Arc<dyn Interceptor>>,
+    ) -> Self {
+        Self { handle: Arc::new(Handle { core, defaults, interceptors }) }
     }
 
     /// Calls a unary method: a [`Method`](crate::Method), or a path for protobuf messages.
@@ -104,19 +113,22 @@ impl Channel {
         method: impl IntoMethod<Req, Resp>,
         request: Request<Req>,
     ) -> Result<Response<Resp>, Status> {
-        let PreparedMethod { path, cardinality, vtable } = method.prepare()?;
-        if cardinality.is_some_and(|cardinality| cardinality != Cardinality::Unary) {
-            let text = format!("{path} is a streaming method: call it with new_stream");
-            return Err(Status::internal(text));
-        }
-        let (message, options) = request.into_parts();
-        let compression = options.compression.or(self.handle.defaults.compression);
-        let message = encode(&message, &vtable, self.send_bytes_max(&options), compression)?;
-        let call = self.call_head(path, options, self.handle.defaults.timeout);
-        let reply = call::unary(&self.handle.core.shared, &call, message).await?;
-        let message = decode(&vtable, reply.message)?;
-        let call::Reply { headers, trailers, peer, security, .. } = reply;
-        Ok(Response::new(message, headers, trailers, peer, security))
+        let (message, mut options) = request.into_parts();
+        let finish = options.take_finish();
+        let result = match self.begin_unary(method, &message, options) {
+            Ok(Begun { call: Unary::Passed(head, message), vtable }) => {
+                let reply = call::unary(&self.handle.core.shared, &head, message).await;
+                reply
+                    .map(Response::from)
+                    .and_then(|reply| reply.try_map(|message| decode(&vtable, message)))
+            }
+            Ok(Begun { call: Unary::Intercepted(answer), vtable }) => {
+                answer.await.and_then(|reply| reply.try_map(|message| decode(&vtable, message)))
+            }
+            Err(status) => Err(status),
+        };
+        finish.run(result.as_ref().map(drop));
+        result
     }
 
     /// Opens a stream to a method of any kind.
@@ -129,14 +141,22 @@ impl Channel {
         method: impl IntoMethod<Req, Resp>,
         options: CallOptions,
     ) -> Result<Streaming<Req, Resp>, Status> {
-        let PreparedMethod { path, cardinality, vtable } = method.prepare()?;
+        let mut options = options;
+        let finish = options.take_finish();
+        let PreparedMethod { path, cardinality, vtable } = match method.prepare() {
+            Ok(method) => method,
+            Err(status) => {
+                finish.run(Err(&status));
+                return Err(status);
+            }
+        };
         let cardinality = cardinality.unwrap_or(Cardinality::BidiStreaming);
-        let send_bytes_max = self.send_bytes_max(&options);
-        let call = self.call_head(path, options, self.handle.defaults.stream_timeout);
-        let compression = call.compression;
-        let shared = self.handle.core.shared.clone();
-        let stream = StreamCall::open(shared, call, cardinality).await?;
-        Ok(Streaming::new(stream, vtable, send_bytes_max, compression))
+        let call = OutgoingCall::new(path, cardinality, vtable.content_type, options);
+        let answer = self.interceptors().stream(call).and_finish(finish);
+        Ok(match answer.into_passed() {
+            Ok(call) => Streaming::of_channel(self.make_stream(call).await?, vtable),
+            Err(answer) => Streaming::wrapped(answer.await?, vtable),
+        })
     }
 
     /// The channel's state.
@@ -222,33 +242,84 @@ impl Channel {
         self.handle.core.settings.target.to_string()
     }
 
-    fn call_head(
+    /// All of a unary call that takes no time.
+    fn begin_unary<Req, Resp>(
         &self,
-        path: MethodPath,
+        method: impl IntoMethod<Req, Resp>,
+        message: &Req,
         options: CallOptions,
-        timeout: Option<Duration>,
-    ) -> CallHead {
+    ) -> Result<Begun<'_, Req, Resp>, Status> {
+        let PreparedMethod { path, cardinality, vtable } = method.prepare()?;
+        if cardinality.is_some_and(|cardinality| cardinality != Cardinality::Unary) {
+            let text = format!("{path} is a streaming method: call it with new_stream");
+            return Err(Status::internal(text));
+        }
+        let message = EncodedMessage::encode(message, &vtable, true)?;
+        let call = OutgoingCall::new(path, Cardinality::Unary, vtable.content_type, options);
+        let call = match self.interceptors().unary(call, message).into_passed() {
+            Ok((call, message)) => {
+                let (head, message) = self.unary_head(call, message)?;
+                Unary::Passed(head, message)
+            }
+            Err(answer) => Unary::Intercepted(answer),
+        };
+        Ok(Begun { call, vtable })
+    }
+
+    /// Makes a unary call that has passed all interceptors.
+    pub(super) async fn make_unary(
+        &self,
+        call: OutgoingCall,
+        message: EncodedMessage,
+    ) -> Result<Response<Bytes>, Status> {
+        let (head, message) = self.unary_head(call, message)?;
+        call::unary(&self.handle.core.shared, &head, message).await.map(Response::from)
+    }
+
+    /// Opens a stream that has passed all interceptors.
+    pub(super) async fn make_stream(&self, call: OutgoingCall) -> Result<ChannelStream, Status> {
+        let cardinality = call.cardinality;
+        let head = self.call_head(call, self.handle.defaults.stream_timeout);
+        let compression = head.compression;
+        let shared = self.handle.core.shared.clone();
+        Ok(ChannelStream { call: StreamCall::open(shared, head, cardinality).await?, compression })
+    }
+
+    fn unary_head(
+        &self,
+        call: OutgoingCall,
+        message: EncodedMessage,
+    ) -> Result<(CallHead, Message), Status> {
+        let head = self.call_head(call, self.handle.defaults.timeout);
+        let message = message.into_message(head.compression)?;
+        Ok((head, message))
+    }
+
+    fn call_head(&self, call: OutgoingCall, timeout: Option<Duration>) -> CallHead {
         let Defaults { wait_for_ready, receive_bytes_max, send_bytes_max, .. } =
             self.handle.defaults;
-        let begun = Instant::now();
-        let deadline = options.deadline_from(begun.into_std());
+        let deadline = call.deadline().map(Instant::from_std);
+        let OutgoingCall { method: path, options, content_type, begun, .. } = call;
         CallHead {
             path,
+            content_type,
             begun,
-            deadline: deadline.map(Instant::from_std),
+            deadline,
             wait_for_ready: options.wait_for_ready,
             receive_bytes_max: options.receive_bytes_max,
             send_bytes_max: options.send_bytes_max,
+            retry_buffer_max: options.retry_buffer_max,
             defaults: call::Defaults { timeout, wait_for_ready, receive_bytes_max, send_bytes_max },
             metadata: options.metadata,
             compression: options.compression.or(self.handle.defaults.compression),
+            accepted: options.accepted,
             authority: options.authority,
             credentials: options.credentials,
         }
     }
 
-    fn send_bytes_max(&self, options: &CallOptions) -> usize {
-        options.send_bytes_max.unwrap_or(self.handle.defaults.send_bytes_max)
+    fn interceptors(&self) -> Next<'_> {
+        Next::new(&self.handle.interceptors, self)
     }
 }
 
@@ -267,37 +338,20 @@ impl fmt::Debug for Channel {
     }
 }
 
-pub(super) fn encode<Req, Resp>(
-    message: &Req,
-    vtable: &Vtable<Req, Resp>,
-    bytes_max: usize,
-    compression: Option<Compression>,
-) -> Result<Message, Status> {
-    let capacity = (vtable.encoded_len)(message);
-    let encoded = Message::encode(capacity, |buf| (vtable.encode)(message, buf));
-    let mut encoded = encoded.map_err(|error| {
-        Status::internal(format!("the request cannot be encoded: {error}")).with_source(error)
-    })?;
-    if let Some(compression) = compression {
-        encoded = encoded.compress(compression).map_err(|error| {
-            Status::internal(format!("the request cannot be compressed: {error}"))
-                .with_source(error)
-        })?;
-    }
-    let length = encoded.payload_len();
-    if length > bytes_max {
-        return Err(Status::resource_exhausted(format!(
-            "the request is {length} bytes long, and {bytes_max} may be sent: raise \
-             max_send_message_bytes or send less"
-        )));
-    }
-    Ok(encoded)
+/// A unary call, so far.
+struct Begun<'a, Req, Resp> {
+    call: Unary<'a>,
+    vtable: Vtable<Req, Resp>,
 }
 
-pub(super) fn decode<Req, Resp>(
-    vtable: &Vtable<Req, Resp>,
-    bytes: bytes::Bytes,
-) -> Result<Resp, Status> {
+#[expect(clippy::large_enum_variant, reason = "calls that nobody intercepts do not allocate")]
+enum Unary<'a> {
+    /// It has passed all interceptors.
+    Passed(CallHead, Message),
+    Intercepted(BoxFuture<'a, Result<Response<Bytes>, Status>>),
+}
+
+pub(super) fn decode<Req, Resp>(vtable: &Vtable<Req, Resp>, bytes: Bytes) -> Result<Resp, Status> {
     (vtable.decode)(bytes).map_err(|error| {
         Status::internal(format!("the response cannot be decoded: {error}")).with_source(error)
     })

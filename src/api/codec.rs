@@ -1,10 +1,15 @@
 //! Messages to bytes and back.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+
+use super::method::Vtable;
+use crate::transport::Message;
+use crate::types::{Compression, Status};
 
 /// Encodes requests and decodes responses of a method. A codec has no state of its own: it is a
 /// type, named by [`Method::with_codec`](crate::Method::with_codec).
@@ -13,6 +18,11 @@ pub trait Codec: 'static {
     type Encode;
     /// What is decoded.
     type Decode;
+
+    /// What requests say they are: `application/grpc`, or that with a subtype behind a `+`, as in
+    /// `application/grpc+json`. Anything else does not compile where the codec is used in a
+    /// constant. Default: `application/grpc`, which servers take for protobuf.
+    const CONTENT_TYPE: &'static str = APPLICATION_GRPC;
 
     /// The length of the encoded message, as far as it is known.
     fn encoded_len(_message: &Self::Encode) -> usize {
@@ -49,6 +59,67 @@ impl fmt::Display for CodecError {
 impl Error for CodecError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.0.source()
+    }
+}
+
+/// A request as its codec has encoded it, which is what interceptors see. Clones share its bytes.
+#[derive(Clone, Debug)]
+pub struct EncodedMessage {
+    message: Message,
+    may_compress: bool,
+}
+
+impl EncodedMessage {
+    /// A message of these bytes, which are copied.
+    pub fn new(payload: &[u8]) -> Self {
+        let Ok(message) = Message::encode(payload.len(), |buf| {
+            buf.extend_from_slice(payload);
+            Ok::<(), Infallible>(())
+        });
+        Self { message, may_compress: true }
+    }
+
+    /// A protobuf message, encoded.
+    #[cfg(feature = "prost")]
+    pub fn of<M: prost::Message>(message: &M) -> Self {
+        Self::new(&message.encode_to_vec())
+    }
+
+    /// The bytes, not compressed.
+    pub fn payload(&self) -> &[u8] {
+        self.message.payload()
+    }
+
+    /// The protobuf message that this is. Fails where it is none of that type.
+    #[cfg(feature = "prost")]
+    pub fn decode<M: prost::Message + Default>(&self) -> Result<M, CodecError> {
+        M::decode(self.payload()).map_err(CodecError::new)
+    }
+
+    pub(super) fn encode<Req, Resp>(
+        message: &Req,
+        vtable: &Vtable<Req, Resp>,
+        may_compress: bool,
+    ) -> Result<Self, Status> {
+        let capacity = (vtable.encoded_len)(message);
+        let encoded = Message::encode(capacity, |buf| (vtable.encode)(message, buf));
+        let message = encoded.map_err(|error| {
+            Status::internal(format!("the request cannot be encoded: {error}")).with_source(error)
+        })?;
+        Ok(Self { message, may_compress })
+    }
+
+    /// As it is sent where messages are compressed like this.
+    pub(super) fn into_message(self, compression: Option<Compression>) -> Result<Message, Status> {
+        match compression {
+            Some(compression) if self.may_compress => {
+                self.message.compress(compression).map_err(|error| {
+                    Status::internal(format!("the request cannot be compressed: {error}"))
+                        .with_source(error)
+                })
+            }
+            Some(_) | None => Ok(self.message),
+        }
     }
 }
 
@@ -102,6 +173,28 @@ where
         decoded.map_err(CodecError::new)
     }
 }
+
+/// Whether `text` is a content type of gRPC.
+pub(super) const fn is_content_type(text: &str) -> bool {
+    let (bytes, base) = (text.as_bytes(), APPLICATION_GRPC.as_bytes());
+    let mut at = 0;
+    while at < bytes.len() {
+        let is_fine = if at < base.len() {
+            bytes[at] == base[at]
+        } else if at == base.len() {
+            bytes[at] == b'+'
+        } else {
+            bytes[at].is_ascii_graphic()
+        };
+        if !is_fine {
+            return false;
+        }
+        at += 1;
+    }
+    bytes.len() >= base.len() && bytes.len() != base.len() + 1
+}
+
+pub(super) const APPLICATION_GRPC: &str = "application/grpc";
 
 /// A message shorter than this is cheaper to copy than to pin a read buffer of 16 KiB with.
 const COPIED_BELOW: usize = 4096;

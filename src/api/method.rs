@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::{Bytes, BytesMut};
 
-use super::codec::{Codec, CodecError};
+use super::codec::{Codec, CodecError, is_content_type};
 use crate::types::{MethodPath, Status};
 
 pub use crate::call::Cardinality;
@@ -34,6 +34,7 @@ pub(crate) struct Vtable<Req, Resp> {
     pub(crate) encoded_len: fn(&Req) -> usize,
     pub(crate) encode: fn(&Req, &mut BytesMut) -> Result<(), CodecError>,
     pub(crate) decode: fn(Bytes) -> Result<Resp, CodecError>,
+    pub(crate) content_type: &'static str,
 }
 
 impl<Req, Resp> Clone for Vtable<Req, Resp> {
@@ -46,7 +47,13 @@ impl<Req, Resp> Copy for Vtable<Req, Resp> {}
 
 impl<Req, Resp> Vtable<Req, Resp> {
     const fn of<C: Codec<Encode = Req, Decode = Resp>>() -> Self {
-        Self { encoded_len: C::encoded_len, encode: C::encode, decode: C::decode }
+        assert!(is_content_type(C::CONTENT_TYPE), "a content type is application/grpc[+subtype]");
+        Self {
+            encoded_len: C::encoded_len,
+            encode: C::encode,
+            decode: C::decode,
+            content_type: C::CONTENT_TYPE,
+        }
     }
 }
 
@@ -82,7 +89,8 @@ impl<Req, Resp> Method<Req, Resp> {
     ///
     /// # Panics
     ///
-    /// Where `path` is not `/package.Service/Method`; in a constant that is a compile error.
+    /// Where `path` is not `/package.Service/Method`, or the content type of the codec is none of
+    /// gRPC; in a constant that is a compile error.
     pub const fn with_codec<C: Codec<Encode = Req, Decode = Resp>>(
         path: &'static str,
         cardinality: Cardinality,

@@ -3,10 +3,13 @@
 mod backoff_table;
 mod builder;
 mod channel;
+mod client_stream;
 mod codec;
 mod dial;
+mod finish;
 #[cfg(feature = "test-util")]
 mod inject;
+mod intercept;
 mod method;
 mod request;
 mod streaming;
@@ -14,12 +17,14 @@ mod token;
 
 pub use builder::{BackoffConfig, BuildError, ChannelBuilder};
 pub use channel::Channel;
+pub use client_stream::{ClientStream, StreamWrapper};
 #[cfg(feature = "prost")]
 pub use codec::Prost;
-pub use codec::{Codec, CodecError, Raw};
+pub use codec::{Codec, CodecError, EncodedMessage, Raw};
 pub use dial::DialError;
 #[cfg(feature = "test-util")]
 pub use inject::{Fault, InjectError};
+pub use intercept::{Answer, Interceptor, Next, Outcome, OutgoingCall};
 pub use method::{Cardinality, IntoMethod, Method, PreparedMethod};
 pub use request::{CallOptions, Request, Response};
 pub use streaming::{Receiver, Sender, Streaming};

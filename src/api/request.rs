@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::finish::{Finish, Hooks};
+use crate::call::Reply;
 use crate::transport::{AllCallCredentials, CallCredentials};
 use crate::types::{
-    Address, Authority, Compression, Deadline, InvalidAuthority, Metadata, SecurityLevel,
+    Address, Authority, Compression, Deadline, InvalidAuthority, Metadata, SecurityLevel, Status,
 };
 
 /// What one call is to do differently from the channel's defaults.
@@ -19,6 +21,9 @@ pub struct CallOptions {
     pub(super) compression: Compress,
     pub(super) authority: Option<Authority>,
     pub(super) credentials: AllCallCredentials,
+    pub(super) accepted: Option<Arc<[Compression]>>,
+    pub(super) retry_buffer_max: Option<usize>,
+    finish: Hooks,
 }
 
 /// When a call ends at the latest.
@@ -114,6 +119,33 @@ impl CallOptions {
         self
     }
 
+    /// What the server may compress its messages with, the first being the dearest; what the call
+    /// itself is [compressed](Self::compress) with is always accepted. Default: the channel's, which
+    /// is nothing.
+    pub fn accept_compression(mut self, accepted: impl IntoIterator<Item = Compression>) -> Self {
+        self.accepted = Some(accepted.into_iter().collect());
+        self
+    }
+
+    /// How much of the call is kept to be sent again, in bytes; a call that has sent more is not
+    /// retried (A6). Default: the channel's, which is 256 KiB.
+    pub fn max_retry_buffer_bytes(mut self, bytes: usize) -> Self {
+        self.retry_buffer_max = Some(bytes);
+        self
+    }
+
+    /// Calls `hook` with the result of the call when it is over, exactly once: also where it fails
+    /// before any attempt, and with CANCELLED where it is dropped under way. May be said several times; the
+    /// hooks are called in that order.
+    ///
+    /// Of a stream the end is what its receiving side has seen. The hook runs on the task that
+    /// sees the end, and must not block. Options that are used for several calls have it called for
+    /// each.
+    pub fn on_finish(mut self, hook: impl Fn(Result<(), &Status>) + Send + Sync + 'static) -> Self {
+        self.finish.push(hook);
+        self
+    }
+
     /// What is sent along with the call.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
@@ -122,6 +154,11 @@ impl CallOptions {
     /// What is sent along with the call, to be changed.
     pub fn metadata_mut(&mut self) -> &mut Metadata {
         &mut self.metadata
+    }
+
+    /// Takes out what is to be called when the call is over.
+    pub(super) fn take_finish(&mut self) -> Finish {
+        self.finish.take()
     }
 
     pub(super) fn deadline_from(&self, now: Instant) -> Option<Instant> {
@@ -187,6 +224,21 @@ impl<M> Request<M> {
         self.with(|options| options.credentials(credentials))
     }
 
+    /// As [`CallOptions::accept_compression`].
+    pub fn accept_compression(self, accepted: impl IntoIterator<Item = Compression>) -> Self {
+        self.with(|options| options.accept_compression(accepted))
+    }
+
+    /// As [`CallOptions::max_retry_buffer_bytes`].
+    pub fn max_retry_buffer_bytes(self, bytes: usize) -> Self {
+        self.with(|options| options.max_retry_buffer_bytes(bytes))
+    }
+
+    /// As [`CallOptions::on_finish`].
+    pub fn on_finish(self, hook: impl Fn(Result<(), &Status>) + Send + Sync + 'static) -> Self {
+        self.with(|options| options.on_finish(hook))
+    }
+
     /// Replaces all options.
     pub fn options(mut self, options: CallOptions) -> Self {
         self.options = options;
@@ -229,14 +281,11 @@ pub struct Response<M> {
 }
 
 impl<M> Response<M> {
-    pub(super) fn new(
-        message: M,
-        metadata: Metadata,
-        trailers: Metadata,
-        peer: Address,
-        security: SecurityLevel,
-    ) -> Self {
-        Self { message, metadata, trailers, peer, security }
+    /// An answer that an interceptor gives in place of a server, as if it came from `peer` without
+    /// protection.
+    pub fn new(message: M, peer: impl Into<Address>) -> Self {
+        let (metadata, trailers) = (Metadata::new(), Metadata::new());
+        Self { message, metadata, trailers, peer: peer.into(), security: SecurityLevel::None }
     }
 
     /// The message.
@@ -249,14 +298,30 @@ impl<M> Response<M> {
         self.message
     }
 
+    /// The same answer with another message, made of this one's.
+    pub fn try_map<N, E>(self, message: impl FnOnce(M) -> Result<N, E>) -> Result<Response<N>, E> {
+        let Self { message: old, metadata, trailers, peer, security } = self;
+        Ok(Response { message: message(old)?, metadata, trailers, peer, security })
+    }
+
     /// What the server sent before the message.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
+    /// What the server sent before the message, to be changed.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
     /// What the server sent after the message.
     pub fn trailers(&self) -> &Metadata {
         &self.trailers
+    }
+
+    /// What the server sent after the message, to be changed.
+    pub fn trailers_mut(&mut self) -> &mut Metadata {
+        &mut self.trailers
     }
 
     /// The server that answered.
@@ -267,5 +332,12 @@ impl<M> Response<M> {
     /// How the connection to it is protected.
     pub fn security_level(&self) -> SecurityLevel {
         self.security
+    }
+}
+
+impl From<Reply> for Response<bytes::Bytes> {
+    fn from(reply: Reply) -> Self {
+        let Reply { headers, message, trailers, peer, security } = reply;
+        Self { message, metadata: headers, trailers, peer, security }
     }
 }

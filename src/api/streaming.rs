@@ -6,13 +6,15 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use futures_core::Stream;
 
-use super::channel::{decode, encode};
+use super::channel::decode;
+use super::client_stream::{ChannelStream, ClientStream};
+use super::codec::EncodedMessage;
 use super::method::Vtable;
-use crate::call::StreamCall;
 use crate::transport::BoxFuture;
-use crate::types::{Address, Compression, Metadata, SecurityLevel, Status};
+use crate::types::{Address, Metadata, SecurityLevel, Status};
 
 /// A call that takes or gives several messages.
 ///
@@ -28,12 +30,9 @@ pub struct Streaming<Req, Resp> {
 ///
 /// Dropping it does not end the requests: call [`close_send`](Self::close_send).
 pub struct Sender<Req, Resp> {
-    call: Arc<StreamCall>,
+    stream: Messages,
     vtable: Vtable<Req, Resp>,
-    bytes_max: usize,
-    /// What messages may be compressed with.
-    compression: Option<Compression>,
-    /// Whether they are.
+    /// Whether messages may be compressed.
     compresses: bool,
 }
 
@@ -41,9 +40,27 @@ pub struct Sender<Req, Resp> {
 ///
 /// It is a [`Stream`] too: of messages, then at most one error, then nothing.
 pub struct Receiver<Req, Resp> {
-    call: Arc<StreamCall>,
+    stream: Messages,
     vtable: Vtable<Req, Resp>,
     reading: Reading,
+}
+
+/// Where the messages go, and come from.
+#[derive(Clone)]
+enum Messages {
+    /// The channel.
+    Channel(ChannelStream),
+    /// Interceptors that stand before it.
+    Wrapped(Arc<dyn ClientStream>),
+}
+
+impl Messages {
+    fn any(&self) -> &dyn ClientStream {
+        match self {
+            Self::Channel(stream) => stream,
+            Self::Wrapped(stream) => &**stream,
+        }
+    }
 }
 
 /// How far a [`Receiver`] that is used as a `Stream` has come.
@@ -51,19 +68,24 @@ enum Reading {
     Messages,
     /// An attempt failed; another is being made.
     Recovering(BoxFuture<'static, Result<(), Status>>),
+    /// Interceptors have been asked for a message.
+    Waiting(BoxFuture<'static, Result<Option<Bytes>, Status>>),
     Over,
 }
 
 impl<Req, Resp> Streaming<Req, Resp> {
-    pub(super) fn new(
-        call: Arc<StreamCall>,
-        vtable: Vtable<Req, Resp>,
-        bytes_max: usize,
-        compression: Option<Compression>,
-    ) -> Self {
+    pub(super) fn of_channel(stream: ChannelStream, vtable: Vtable<Req, Resp>) -> Self {
+        Self::new(Messages::Channel(stream), vtable)
+    }
+
+    pub(super) fn wrapped(stream: Arc<dyn ClientStream>, vtable: Vtable<Req, Resp>) -> Self {
+        Self::new(Messages::Wrapped(stream), vtable)
+    }
+
+    fn new(stream: Messages, vtable: Vtable<Req, Resp>) -> Self {
         Self {
-            sender: Sender { call: call.clone(), vtable, bytes_max, compression, compresses: true },
-            receiver: Receiver { call, vtable, reading: Reading::Messages },
+            sender: Sender { stream: stream.clone(), vtable, compresses: true },
+            receiver: Receiver { stream, vtable, reading: Reading::Messages },
         }
     }
 
@@ -132,9 +154,11 @@ impl<Req, Resp> Sender<Req, Resp> {
     /// [`close_send`](Self::close_send) or for a second message to a method that takes one.
     /// Cancel-safe: a message is sent as a whole or not at all.
     pub async fn send(&mut self, message: Req) -> Result<(), Status> {
-        let compression = self.compression.filter(|_| self.compresses);
-        let message = encode(&message, &self.vtable, self.bytes_max, compression)?;
-        self.call.send(message).await
+        let message = EncodedMessage::encode(&message, &self.vtable, self.compresses)?;
+        match &self.stream {
+            Messages::Channel(stream) => stream.send(message).await,
+            Messages::Wrapped(stream) => stream.send(message).await,
+        }
     }
 
     /// Whether the messages that are sent from now on are compressed, where the call has a
@@ -156,13 +180,13 @@ impl<Req, Resp> Sender<Req, Resp> {
 
     /// Tells the server that no further message follows. Idempotent.
     pub fn close_send(&mut self) {
-        self.call.close_send();
+        self.stream.any().close_send();
     }
 
     /// Cancels the call: the server is told, and whoever waits for it here gets CANCELLED, from
     /// both halves. Nothing happens where the call is over.
     pub fn cancel(&self) {
-        self.call.cancel();
+        self.stream.any().cancel();
     }
 }
 
@@ -171,37 +195,38 @@ impl<Req, Resp> Receiver<Req, Resp> {
     ///
     /// Fails with the status of the call, again and again. Cancel-safe.
     pub async fn recv(&mut self) -> Result<Option<Resp>, Status> {
-        match self.call.receive().await? {
-            Some(message) => decode(&self.vtable, message).map(Some),
-            None => Ok(None),
-        }
+        let received = match &self.stream {
+            Messages::Channel(stream) => stream.call.receive().await,
+            Messages::Wrapped(stream) => stream.recv().await,
+        };
+        received?.map(|message| decode(&self.vtable, message)).transpose()
     }
 
     /// What the server sends before its first message; waits for it. Empty where the server sent
     /// trailers alone. Cancel-safe.
     pub async fn header(&mut self) -> Result<Metadata, Status> {
-        self.call.headers().await
+        self.stream.any().header().await
     }
 
     /// What the server sent after its last message; `None` until [`recv`](Self::recv) has shown
     /// the end of the call.
     pub fn trailer(&self) -> Option<Metadata> {
-        self.call.trailers()
+        self.stream.any().trailer()
     }
 
     /// The server that the call is with, or was with at last.
     pub fn peer(&self) -> Option<Address> {
-        self.call.peer()
+        self.stream.any().peer()
     }
 
     /// How the connection to that server is protected.
     pub fn security_level(&self) -> Option<SecurityLevel> {
-        self.call.security_level()
+        self.stream.any().security_level()
     }
 
     /// As [`Sender::cancel`].
     pub fn cancel(&self) {
-        self.call.cancel();
+        self.stream.any().cancel();
     }
 }
 
@@ -211,33 +236,50 @@ impl<Req, Resp> Stream for Receiver<Req, Resp> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
-            match &mut this.reading {
+            let received = match &mut this.reading {
                 Reading::Over => return Poll::Ready(None),
                 Reading::Recovering(recovery) => match ready!(recovery.as_mut().poll(cx)) {
-                    Ok(()) => this.reading = Reading::Messages,
-                    Err(status) => return this.over(status),
-                },
-                Reading::Messages => match ready!(this.call.poll_receive(cx)) {
-                    Ok(Ok(Some(message))) => {
-                        return Poll::Ready(Some(decode(&this.vtable, message)));
+                    Ok(()) => {
+                        this.reading = Reading::Messages;
+                        continue;
                     }
-                    Ok(Ok(None)) => this.reading = Reading::Over,
-                    Ok(Err(status)) => return this.over(status),
-                    Err(failed) => {
-                        let call = this.call.clone();
-                        let recovery = async move { call.recover(failed).await };
-                        this.reading = Reading::Recovering(Box::pin(recovery));
+                    Err(status) => Err(status),
+                },
+                Reading::Waiting(message) => {
+                    let received = ready!(message.as_mut().poll(cx));
+                    this.reading = Reading::Messages;
+                    received
+                }
+                Reading::Messages => match &this.stream {
+                    Messages::Channel(stream) => match ready!(stream.call.poll_receive(cx)) {
+                        Ok(received) => received,
+                        Err(failed) => {
+                            let call = stream.call.clone();
+                            let recovery = async move { call.recover(failed).await };
+                            this.reading = Reading::Recovering(Box::pin(recovery));
+                            continue;
+                        }
+                    },
+                    Messages::Wrapped(stream) => {
+                        let stream = stream.clone();
+                        let message = async move { stream.recv().await };
+                        this.reading = Reading::Waiting(Box::pin(message));
+                        continue;
                     }
                 },
-            }
+            };
+            return Poll::Ready(match received {
+                Ok(Some(message)) => Some(decode(&this.vtable, message)),
+                Ok(None) => {
+                    this.reading = Reading::Over;
+                    None
+                }
+                Err(status) => {
+                    this.reading = Reading::Over;
+                    Some(Err(status))
+                }
+            });
         }
-    }
-}
-
-impl<Req, Resp> Receiver<Req, Resp> {
-    fn over<T>(&mut self, status: Status) -> Poll<Option<Result<T, Status>>> {
-        self.reading = Reading::Over;
-        Poll::Ready(Some(Err(status)))
     }
 }
 

@@ -17,14 +17,13 @@ pub(super) fn decompressed(
     peer: &Address,
 ) -> Result<Bytes, Status> {
     let fault = |what: &str| Err(status::compressed(peer, what));
+    let accepted = call.accepted.as_ref().unwrap_or(&shared.accepted);
     let compression = match encoding {
         Encoding::Identity => return fault("it has named no encoding"),
         Encoding::Unknown(name) => {
             return fault(&format!("its encoding `{}` is not built in", name.escape_debug()));
         }
-        Encoding::Known(known)
-            if !shared.accepted.contains(known) && call.compression != Some(*known) =>
-        {
+        Encoding::Known(known) if !accepted.contains(known) && call.compression != Some(*known) => {
             return fault(&format!("its encoding `{}` was not offered", known.name()));
         }
         Encoding::Known(known) => *known,

@@ -47,6 +47,8 @@ pub(crate) use stream::StreamCall;
 pub(crate) use terms::{Defaults, Terms};
 pub(crate) use unary::{Reply, unary};
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use crate::transport::{AllCallCredentials, RequestHead};
@@ -57,6 +59,8 @@ use crate::types::{Authority, Compression, Metadata, MethodPath};
 pub(crate) struct CallHead {
     /// The method.
     pub(crate) path: MethodPath,
+    /// What its messages are.
+    pub(crate) content_type: &'static str,
     /// What the application sends along.
     pub(crate) metadata: Metadata,
     /// When the call began.
@@ -69,10 +73,14 @@ pub(crate) struct CallHead {
     pub(crate) receive_bytes_max: Option<usize>,
     /// The largest message that is sent, in bytes.
     pub(crate) send_bytes_max: Option<usize>,
+    /// What is kept of it to be sent again, in bytes.
+    pub(crate) retry_buffer_max: Option<usize>,
     /// What it goes by otherwise.
     pub(crate) defaults: Defaults,
     /// How its messages are compressed, or may be.
     pub(crate) compression: Option<Compression>,
+    /// What the server may compress its messages with.
+    pub(crate) accepted: Option<Arc<[Compression]>>,
     /// The name to address the server by, where the call overrides the channel's.
     pub(crate) authority: Option<Authority>,
     /// What proves who calls, beside the channel's.
@@ -90,7 +98,9 @@ impl CallHead {
         RequestHead {
             path: self.path.as_http(),
             authority: self.authority.as_ref(),
+            content_type: self.content_type,
             encoding: self.compression,
+            accepted: self.accepted.as_deref(),
             timeout: terms.deadline.map(|deadline| deadline.saturating_duration_since(now)),
             metadata: metadata.unwrap_or(&self.metadata).as_fields(),
         }

@@ -13,6 +13,8 @@ use crate::transport::Message;
 /// of the server does.
 pub(super) struct Replay {
     retrying: Arc<Retrying>,
+    /// How much is kept of this call.
+    bytes_max: usize,
     state: State,
 }
 
@@ -22,16 +24,18 @@ enum State {
 }
 
 impl Replay {
-    pub(super) fn new(retrying: Arc<Retrying>) -> Self {
+    /// What is kept of a call that allows for `bytes_max`.
+    pub(super) fn new(retrying: Arc<Retrying>, bytes_max: usize) -> Self {
         let state = State::Open { messages: Vec::new(), bytes: 0, half_closed: false };
-        Self { retrying, state }
+        Self { retrying, bytes_max, state }
     }
 
     /// Remembers a message that is being sent.
     pub(super) fn push(&mut self, message: &Message) {
         if let State::Open { messages, bytes, .. } = &mut self.state {
-            if self.retrying.keep(*bytes, message.frame_len()) {
-                *bytes += message.frame_len();
+            let length = message.frame_len();
+            if *bytes + length <= self.bytes_max && self.retrying.keep(length) {
+                *bytes += length;
                 messages.push(message.clone());
             } else {
                 self.commit();
@@ -96,8 +100,8 @@ mod tests {
         .unwrap()
     }
 
-    fn retrying(call_buffer_max: usize, channel_buffer_max: usize) -> Arc<Retrying> {
-        let limits = RetryLimits { attempts_cap: 5, call_buffer_max, channel_buffer_max };
+    fn retrying(channel_buffer_max: usize) -> Arc<Retrying> {
+        let limits = RetryLimits { attempts_cap: 5, call_buffer_max: 100, channel_buffer_max };
         Arc::new(Retrying::new(limits, 1))
     }
 
@@ -108,8 +112,8 @@ mod tests {
 
     #[test]
     fn messages_are_kept_until_the_call_commits() {
-        let retrying = retrying(100, 100);
-        let mut replay = Replay::new(retrying.clone());
+        let retrying = retrying(100);
+        let mut replay = Replay::new(retrying.clone(), 100);
         replay.push(&message(10));
         replay.push(&message(20));
         replay.half_close();
@@ -123,8 +127,8 @@ mod tests {
 
     #[test]
     fn the_message_that_goes_beyond_the_limit_of_its_call_commits_that() {
-        let retrying = retrying(100, 1_000);
-        let mut replay = Replay::new(retrying.clone());
+        let retrying = retrying(1_000);
+        let mut replay = Replay::new(retrying.clone(), 100);
         replay.push(&message(95));
         assert!(!replay.is_committed());
         replay.push(&message(0));
@@ -136,9 +140,9 @@ mod tests {
 
     #[test]
     fn the_message_that_goes_beyond_the_limit_of_all_calls_commits_its_own() {
-        let retrying = retrying(100, 150);
-        let mut one = Replay::new(retrying.clone());
-        let mut other = Replay::new(retrying.clone());
+        let retrying = retrying(150);
+        let mut one = Replay::new(retrying.clone(), 100);
+        let mut other = Replay::new(retrying.clone(), 100);
         one.push(&message(95));
         other.push(&message(45));
         assert_eq!(kept(&retrying), 150);

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio::time::Instant;
 
 use super::shared::Elapsed;
-use super::{Shared, Terms, status};
+use super::{CallHead, Shared, Terms, status};
 use crate::policy::chance::Dice;
 use crate::policy::retry::{Failure, Progress, Pushback, Rules, Verdict};
 use crate::transport::StreamError;
@@ -35,15 +35,19 @@ impl Retrying {
         Self { limits, buffered: AtomicUsize::new(0), dice: Mutex::new(Dice::new(seed)) }
     }
 
-    /// Keeps `bytes` more of a call that keeps `has` already, if they may be kept.
-    pub(super) fn keep(&self, has: usize, bytes: usize) -> bool {
-        let may = has + bytes <= self.limits.call_buffer_max
-            && self.buffered.fetch_add(bytes, Ordering::Relaxed) + bytes
-                <= self.limits.channel_buffer_max;
-        if !may && has + bytes <= self.limits.call_buffer_max {
+    /// How much may be kept of `call`.
+    pub(super) fn buffer_max(&self, call: &CallHead) -> usize {
+        call.retry_buffer_max.unwrap_or(self.limits.call_buffer_max)
+    }
+
+    /// Keeps `bytes` more, if the channel allows for them.
+    pub(super) fn keep(&self, bytes: usize) -> bool {
+        let all = self.buffered.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        if all > self.limits.channel_buffer_max {
             self.give_back(bytes);
+            return false;
         }
-        may
+        true
     }
 
     pub(super) fn give_back(&self, bytes: usize) {

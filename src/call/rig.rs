@@ -53,12 +53,14 @@ impl PickRig {
         };
         let call = CallHead {
             path: MethodPath::parse("/helloworld.Greeter/SayHello").map_err(io::Error::other)?,
+            content_type: "application/grpc",
             metadata: Metadata::new(),
             begun: Instant::now(),
             deadline: None,
             wait_for_ready: None,
             receive_bytes_max: None,
             send_bytes_max: None,
+            retry_buffer_max: None,
             defaults: Defaults {
                 timeout: None,
                 wait_for_ready: false,
@@ -66,6 +68,7 @@ impl PickRig {
                 send_bytes_max: 0,
             },
             compression: None,
+            accepted: None,
             authority: None,
             credentials: AllCallCredentials::default(),
         };

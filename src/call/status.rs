@@ -126,7 +126,8 @@ pub(super) fn retries_exhausted(status: Status, attempts: u32) -> Status {
 /// The message is larger than the service config of its method allows.
 pub(super) fn too_large_to_send(length: usize, bytes_max: usize) -> Status {
     Status::resource_exhausted(format!(
-        "the request is {length} bytes long, and the service config allows {bytes_max}"
+        "the request is {length} bytes long, and {bytes_max} may be sent: raise \
+         max_send_message_bytes, or what the service config allows, or send less"
     ))
 }
 

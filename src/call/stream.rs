@@ -133,7 +133,7 @@ impl StreamCall {
         };
         let state = State {
             phase: Phase::Live(first),
-            replay: Replay::new(shared.retrying.clone()),
+            replay: Replay::new(shared.retrying.clone(), shared.retrying.buffer_max(&head)),
             sent: 0,
             received: 0,
             attempts,

@@ -32,7 +32,7 @@ pub(crate) async fn unary(
 ) -> Result<Reply, Status> {
     let mut attempts = Attempts::default();
     let mut settled = None;
-    let is_kept = message.frame_len() <= shared.retrying.limits.call_buffer_max;
+    let is_kept = message.frame_len() <= shared.retrying.buffer_max(call);
     // The clock is read again only where time has passed.
     let mut now = Some(call.begun);
     loop {

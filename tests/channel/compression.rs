@@ -3,14 +3,15 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use switchboard::{CallOptions, Channel, Code, Compression, Method, Raw, Request};
+use switchboard::{
+    CallOptions, Cardinality, Channel, Code, Codec, CodecError, Compression, Method, Raw, Request,
+};
 
 use crate::support::plaintext;
 
-const ECHO: Method<Bytes, Bytes> =
-    Method::with_codec::<Raw>("/test.Echo/Once", switchboard::Cardinality::Unary);
+const ECHO: Method<Bytes, Bytes> = Method::with_codec::<Raw>("/test.Echo/Once", Cardinality::Unary);
 const ECHO_ALL: Method<Bytes, Bytes> =
-    Method::with_codec::<Raw>("/test.Echo/All", switchboard::Cardinality::BidiStreaming);
+    Method::with_codec::<Raw>("/test.Echo/All", Cardinality::BidiStreaming);
 
 /// What a server has seen of calls: `grpc-encoding`, `grpc-accept-encoding`, and the flags and
 /// lengths of the messages.
@@ -36,6 +37,9 @@ async fn echo(stream: tokio::io::DuplexStream, seen: Seen) {
             let (head, mut body) = request.into_parts();
             let field = |name| head.headers.get(name).map_or("-", |it| it.to_str().unwrap());
             seen.note(format!("{} of {}", field("grpc-encoding"), field("grpc-accept-encoding")));
+            if field("content-type") != "application/grpc" {
+                seen.note(field("content-type").to_owned());
+            }
             let mut response = http::Response::builder().header("content-type", "application/grpc");
             let lies = head.headers.get("answer-in");
             if let Some(encoding) = lies.or_else(|| head.headers.get("grpc-encoding")) {
@@ -98,15 +102,15 @@ async fn a_call_may_be_compressed_and_its_answer_is_read() {
         let request = Request::new(long()).compress(compression);
         let reply = channel.invoke(&ECHO, request).await.unwrap();
         assert_eq!(*reply.message(), long());
-        let seen = seen.take();
-        assert_eq!(seen[0], format!("{} of {accepted}", compression.name()));
-        let (is_compressed, length) = only(&seen[1..]);
-        assert!(is_compressed && length < 1_000, "{seen:?}");
+        let noted = seen.take();
+        assert_eq!(noted[0], format!("{} of {accepted}", compression.name()));
+        let (is_compressed, length) = only(&noted[1..]);
+        assert!(is_compressed && length < 1_000, "{noted:?}");
         // Nothing cannot be made smaller.
         let request = Request::new(Bytes::new()).compress(compression);
         channel.invoke(&ECHO, request).await.unwrap();
+        assert_eq!(only(&seen.take()[1..]), (false, 0));
     }
-    seen.take();
     channel.invoke(&ECHO, Request::new(long())).await.unwrap();
     assert_eq!(seen.take(), [format!("- of {accepted}"), "0 12000".to_owned()]);
     channel.close().await;
@@ -125,6 +129,51 @@ async fn a_channel_may_compress_and_a_call_may_not_want_it() {
     let request = Request::new(long()).compress(None).max_send_message_bytes(1_000);
     let status = channel.invoke(&ECHO, request).await.unwrap_err();
     assert_eq!(status.code(), Code::RESOURCE_EXHAUSTED);
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn a_call_says_itself_what_it_accepts_where_that_is_not_what_the_channel_does() {
+    let (channel, seen) = echoing(|it| it.accept_compression([]));
+    let request = || Request::new(long()).accept_compression([Compression::Gzip]);
+    channel.invoke(&ECHO, request()).await.unwrap();
+    assert_eq!(seen.take()[0], "- of gzip");
+    channel.invoke(&ECHO, Request::new(long())).await.unwrap();
+    assert_eq!(seen.take()[0], "- of -");
+    // A server that answers so although that was not offered is not believed.
+    let mut wrong = Request::new(long());
+    wrong.metadata_mut().insert("answer-in", "gzip").unwrap();
+    let status = channel.invoke(&ECHO, wrong).await.unwrap_err();
+    assert_eq!(status.code(), Code::INTERNAL);
+    assert!(status.message().contains("was not offered"), "{status}");
+    channel.close().await;
+}
+
+/// Bytes, by another name.
+struct Json;
+
+impl Codec for Json {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    const CONTENT_TYPE: &'static str = "application/grpc+json";
+
+    fn encode(message: &Bytes, buf: &mut bytes::BytesMut) -> Result<(), CodecError> {
+        buf.extend_from_slice(message);
+        Ok(())
+    }
+
+    fn decode(bytes: Bytes) -> Result<Bytes, CodecError> {
+        Ok(bytes)
+    }
+}
+
+#[tokio::test]
+async fn a_codec_names_what_its_messages_are() {
+    const ECHO_JSON: Method<Bytes, Bytes> =
+        Method::with_codec::<Json>("/echo.Echo/Echo", Cardinality::Unary);
+    let (channel, seen) = echoing(|it| it);
+    channel.invoke(&ECHO_JSON, Request::new(long())).await.unwrap();
+    assert_eq!(seen.take()[1], "application/grpc+json");
     channel.close().await;
 }
 

@@ -16,6 +16,7 @@ mod dns;
 mod failures;
 mod hedging;
 mod idleness;
+mod interceptors;
 mod keepalive;
 mod lifecycle;
 mod limits;

@@ -187,6 +187,11 @@ async fn what_is_not_to_be_tried_again_is_not() {
     assert_eq!(status.message(), "scripted");
     outcome(&scripted, |it| it.max_retry_buffer_bytes(5)).await;
     assert_eq!(scripted.attempts(), 2);
+    let channel = scripted.channel();
+    let request = ask("Ada").max_retry_buffer_bytes(5);
+    channel.invoke(&SAY_HELLO, request).await.unwrap_err();
+    assert_eq!(scripted.attempts(), 3);
+    channel.close().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -384,7 +389,7 @@ async fn the_config_of_a_method_says_how_long_and_how_large() {
     }
     let status = channel.invoke(&SAY_HELLO, ask(&"x".repeat(200))).await.unwrap_err();
     assert_eq!(status.code(), Code::RESOURCE_EXHAUSTED);
-    assert!(status.message().contains("the service config allows 100"), "{status}");
+    assert!(status.message().contains("203 bytes long, and 100 may be sent"), "{status}");
     channel.close().await;
 
     let greets = Scripted::new(&[Greets]);

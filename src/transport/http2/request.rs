@@ -21,10 +21,14 @@ pub(crate) struct RequestHead<'a> {
     pub(crate) path: &'a PathAndQuery,
     /// `:authority`, where it is not the connection's.
     pub(crate) authority: Option<&'a Authority>,
+    /// What its messages are: `application/grpc`, or a subtype of that.
+    pub(crate) content_type: &'static str,
     /// What is left until the deadline, sent as `grpc-timeout`.
     pub(crate) timeout: Option<Duration>,
     /// How its messages are compressed.
     pub(crate) encoding: Option<Compression>,
+    /// What the server may compress its messages with, where it is not the connection's.
+    pub(crate) accepted: Option<&'a [Compression]>,
     /// Everything else: the field of retries, and the application's.
     pub(crate) metadata: Option<&'a HeaderMap>,
 }
@@ -45,6 +49,16 @@ impl RequestHead<'_> {
         };
         let too_many = |_| StreamError::TooManyFields;
         let mut fields = template.fields(timeout);
+        if self.content_type != APPLICATION_GRPC {
+            let value = HeaderValue::from_static(self.content_type);
+            fields.try_insert(header::CONTENT_TYPE, value).map_err(too_many)?;
+        }
+        if let Some(accepted) = self.accepted {
+            fields.remove(&GRPC_ACCEPT_ENCODING);
+            if let Some(names) = names_of(accepted) {
+                fields.try_insert(GRPC_ACCEPT_ENCODING, names).map_err(too_many)?;
+            }
+        }
         if let Some(encoding) = self.encoding {
             let name = HeaderValue::from_static(encoding.name());
             if !fields.contains_key(&GRPC_ACCEPT_ENCODING) {
@@ -108,15 +122,11 @@ pub(super) struct Template {
 impl Template {
     pub(super) fn new(user_agent: HeaderValue, accepted: &[Compression]) -> Self {
         let mut fields = HeaderMap::new();
-        fields.insert(header::CONTENT_TYPE, APPLICATION_GRPC);
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(APPLICATION_GRPC));
         fields.insert(header::USER_AGENT, user_agent);
         fields.insert(header::TE, TRAILERS);
-        let accepted: Vec<_> = accepted.iter().map(|compression| compression.name()).collect();
-        // Names are legal in a header; without any there is nothing to say.
-        if let Ok(accepted) = HeaderValue::from_str(&accepted.join(","))
-            && !accepted.is_empty()
-        {
-            fields.insert(GRPC_ACCEPT_ENCODING, accepted);
+        if let Some(names) = names_of(accepted) {
+            fields.insert(GRPC_ACCEPT_ENCODING, names);
         }
         Self { fields, timed: Mutex::default() }
     }
@@ -143,13 +153,19 @@ impl Template {
     }
 }
 
+/// The names of `accepted`, which are legal in a header; without any there is nothing to say.
+fn names_of(accepted: &[Compression]) -> Option<HeaderValue> {
+    let names: Vec<_> = accepted.iter().map(|compression| compression.name()).collect();
+    HeaderValue::from_str(&names.join(",")).ok().filter(|names| !names.is_empty())
+}
+
 /// What HTTP/2 adds to the size of each field.
 const FIELD_OVERHEAD: usize = 32;
 
 /// The smallest limit that servers have in earnest is 8 KiB; this is far below it.
 const LEAST_TAKEN: usize = 4 * 1024;
 
-const APPLICATION_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const APPLICATION_GRPC: &str = "application/grpc";
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");

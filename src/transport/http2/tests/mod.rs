@@ -84,7 +84,9 @@ async fn open(
         path: &path,
         authority: None,
         timeout,
+        content_type: "application/grpc",
         encoding: None,
+        accepted: None,
         metadata: Some(&metadata),
     };
     let deadline = timeout.map(|timeout| Instant::now() + timeout);

@@ -25,7 +25,9 @@ async fn a_unary_call_goes_to_an_ordinary_server_and_back() {
         path: &path,
         authority: Some(&authority),
         timeout: Some(Duration::from_secs(1)),
+        content_type: "application/grpc",
         encoding: None,
+        accepted: None,
         metadata: Some(&metadata),
     };
     let first = Some((message(b"hello"), true));
@@ -666,7 +668,9 @@ async fn a_request_with_more_fields_than_fit_is_refused() {
         path: &path,
         authority: None,
         timeout: None,
+        content_type: "application/grpc",
         encoding: None,
+        accepted: None,
         metadata: Some(&metadata),
     };
     let outcome = client.connection.open(&head, None, None).await;
@@ -687,7 +691,9 @@ async fn a_request_with_more_fields_than_the_server_takes_does_not_leave() {
             path: &path,
             authority: None,
             timeout: None,
+            content_type: "application/grpc",
             encoding: None,
+            accepted: None,
             metadata: Some(&metadata),
         };
         client.connection.open(&head, None, None).await
@@ -718,7 +724,9 @@ fn the_future_of_a_call_is_small() {
         path,
         authority: None,
         timeout: None,
+        content_type: "application/grpc",
         encoding: None,
+        accepted: None,
         metadata: Some(metadata),
     }));
     let open = size(|connection| connection.open(head, None, None));

@@ -1,0 +1,251 @@
+//! Streams of encoded messages, as interceptors see them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::codec::EncodedMessage;
+use super::finish::Finish;
+use crate::call::StreamCall;
+use crate::transport::BoxFuture;
+use crate::types::{Address, Compression, Metadata, SecurityLevel, Status};
+
+/// A stream of encoded messages: what an [`Interceptor`](crate::Interceptor) gets from below, and
+/// gives to what lies above.
+///
+/// To change a part of one, implement [`StreamWrapper`]. One that comes from no server at all, as
+/// for a test, implements this. One task may send while another receives.
+pub trait ClientStream: Send + Sync + 'static {
+    /// As [`Sender::send`](crate::Sender::send).
+    fn send(&self, message: EncodedMessage) -> BoxFuture<'_, Result<(), Status>>;
+
+    /// As [`Sender::close_send`](crate::Sender::close_send).
+    fn close_send(&self);
+
+    /// As [`Receiver::recv`](crate::Receiver::recv).
+    fn recv(&self) -> BoxFuture<'_, Result<Option<Bytes>, Status>>;
+
+    /// As [`Receiver::header`](crate::Receiver::header).
+    fn header(&self) -> BoxFuture<'_, Result<Metadata, Status>>;
+
+    /// As [`Receiver::trailer`](crate::Receiver::trailer).
+    fn trailer(&self) -> Option<Metadata>;
+
+    /// As [`Receiver::peer`](crate::Receiver::peer).
+    fn peer(&self) -> Option<Address>;
+
+    /// As [`Receiver::security_level`](crate::Receiver::security_level).
+    fn security_level(&self) -> Option<SecurityLevel>;
+
+    /// As [`Sender::cancel`](crate::Sender::cancel).
+    fn cancel(&self);
+}
+
+/// A [`ClientStream`] that is another but for what is implemented here.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use switchboard::{
+///     Answer, BoxFuture, ClientStream, EncodedMessage, Interceptor, Next, OutgoingCall, Status,
+///     StreamWrapper,
+/// };
+///
+/// /// Counts what is sent on streams.
+/// #[derive(Default)]
+/// struct Meter(Arc<AtomicU64>);
+///
+/// impl Interceptor for Meter {
+///     fn stream<'a>(
+///         &'a self,
+///         call: OutgoingCall,
+///         next: Next<'a>,
+///     ) -> Answer<'a, Arc<dyn ClientStream>> {
+///         Answer::later(async move {
+///             let stream = next.stream(call).await?;
+///             Ok(Arc::new(Metered { stream, sent: self.0.clone() }) as _)
+///         })
+///     }
+/// }
+///
+/// struct Metered {
+///     stream: Arc<dyn ClientStream>,
+///     sent: Arc<AtomicU64>,
+/// }
+///
+/// impl StreamWrapper for Metered {
+///     fn inner(&self) -> &dyn ClientStream {
+///         &*self.stream
+///     }
+///
+///     fn send(&self, message: EncodedMessage) -> BoxFuture<'_, Result<(), Status>> {
+///         self.sent.fetch_add(message.payload().len() as u64, Ordering::Relaxed);
+///         self.inner().send(message)
+///     }
+/// }
+/// ```
+pub trait StreamWrapper: Send + Sync + 'static {
+    /// The stream that this one is otherwise.
+    fn inner(&self) -> &dyn ClientStream;
+
+    /// As [`ClientStream::send`].
+    fn send(&self, message: EncodedMessage) -> BoxFuture<'_, Result<(), Status>> {
+        self.inner().send(message)
+    }
+
+    /// As [`ClientStream::close_send`].
+    fn close_send(&self) {
+        self.inner().close_send();
+    }
+
+    /// As [`ClientStream::recv`].
+    fn recv(&self) -> BoxFuture<'_, Result<Option<Bytes>, Status>> {
+        self.inner().recv()
+    }
+
+    /// As [`ClientStream::header`].
+    fn header(&self) -> BoxFuture<'_, Result<Metadata, Status>> {
+        self.inner().header()
+    }
+
+    /// As [`ClientStream::trailer`].
+    fn trailer(&self) -> Option<Metadata> {
+        self.inner().trailer()
+    }
+
+    /// As [`ClientStream::cancel`].
+    fn cancel(&self) {
+        self.inner().cancel();
+    }
+}
+
+impl<T: StreamWrapper> ClientStream for T {
+    fn send(&self, message: EncodedMessage) -> BoxFuture<'_, Result<(), Status>> {
+        StreamWrapper::send(self, message)
+    }
+
+    fn close_send(&self) {
+        StreamWrapper::close_send(self);
+    }
+
+    fn recv(&self) -> BoxFuture<'_, Result<Option<Bytes>, Status>> {
+        StreamWrapper::recv(self)
+    }
+
+    fn header(&self) -> BoxFuture<'_, Result<Metadata, Status>> {
+        StreamWrapper::header(self)
+    }
+
+    fn trailer(&self) -> Option<Metadata> {
+        StreamWrapper::trailer(self)
+    }
+
+    fn peer(&self) -> Option<Address> {
+        self.inner().peer()
+    }
+
+    fn security_level(&self) -> Option<SecurityLevel> {
+        self.inner().security_level()
+    }
+
+    fn cancel(&self) {
+        StreamWrapper::cancel(self);
+    }
+}
+
+/// A stream of the channel itself.
+#[derive(Clone)]
+pub(super) struct ChannelStream {
+    pub(super) call: Arc<StreamCall>,
+    /// What messages may be compressed with.
+    pub(super) compression: Option<Compression>,
+}
+
+impl ChannelStream {
+    pub(super) async fn send(&self, message: EncodedMessage) -> Result<(), Status> {
+        self.call.send(message.into_message(self.compression)?).await
+    }
+}
+
+impl ClientStream for ChannelStream {
+    fn send(&self, message: EncodedMessage) -> BoxFuture<'_, Result<(), Status>> {
+        Box::pin(self.send(message))
+    }
+
+    fn close_send(&self) {
+        self.call.close_send();
+    }
+
+    fn recv(&self) -> BoxFuture<'_, Result<Option<Bytes>, Status>> {
+        Box::pin(self.call.receive())
+    }
+
+    fn header(&self) -> BoxFuture<'_, Result<Metadata, Status>> {
+        Box::pin(self.call.headers())
+    }
+
+    fn trailer(&self) -> Option<Metadata> {
+        self.call.trailers()
+    }
+
+    fn peer(&self) -> Option<Address> {
+        self.call.peer()
+    }
+
+    fn security_level(&self) -> Option<SecurityLevel> {
+        self.call.security_level()
+    }
+
+    fn cancel(&self) {
+        self.call.cancel();
+    }
+}
+
+/// A stream at whose end something is to be called.
+pub(super) struct Finishing {
+    stream: Arc<dyn ClientStream>,
+    finish: Mutex<Finish>,
+}
+
+impl Finishing {
+    pub(super) fn around(stream: Arc<dyn ClientStream>, finish: Finish) -> Arc<dyn ClientStream> {
+        Arc::new(Self { stream, finish: Mutex::new(finish) })
+    }
+
+    fn over(&self, result: Result<(), &Status>) {
+        // Taken out first: what is called may use this stream.
+        let finish =
+            std::mem::take(&mut *self.finish.lock().unwrap_or_else(PoisonError::into_inner));
+        finish.run(result);
+    }
+}
+
+impl StreamWrapper for Finishing {
+    fn inner(&self) -> &dyn ClientStream {
+        &*self.stream
+    }
+
+    fn recv(&self) -> BoxFuture<'_, Result<Option<Bytes>, Status>> {
+        Box::pin(async move {
+            let received = self.inner().recv().await;
+            match &received {
+                Ok(Some(_)) => {}
+                Ok(None) => self.over(Ok(())),
+                Err(status) => self.over(Err(status)),
+            }
+            received
+        })
+    }
+
+    fn header(&self) -> BoxFuture<'_, Result<Metadata, Status>> {
+        Box::pin(
+            async move { self.inner().header().await.inspect_err(|status| self.over(Err(status))) },
+        )
+    }
+
+    fn cancel(&self) {
+        self.inner().cancel();
+        self.over(Err(&Status::cancelled("the application cancelled the call")));
+    }
+}
