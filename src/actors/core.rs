@@ -204,6 +204,7 @@ impl Core {
             let first = Snapshot {
                 generation: Generation::default(),
                 connectivity: ConnectivityState::Idle,
+                is_resolved: false,
                 picker: lb::queue(),
                 slots: crate::call::SlotTable::default(),
                 // Before anything is resolved nothing is said of any method.
@@ -257,6 +258,7 @@ impl Core {
         self.shared.cell.publish(Snapshot {
             generation: Generation::default(),
             connectivity,
+            is_resolved: config.is_some(),
             picker,
             slots: self.registry.slots(),
             config: config.unwrap_or_else(|| self.no_config.clone()),

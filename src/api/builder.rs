@@ -12,6 +12,7 @@ use super::channel::{Channel, Defaults};
 use super::intercept::Interceptor;
 use crate::actors::{Core, Settings};
 use crate::call::RetryLimits;
+use crate::observe::Observer;
 use crate::policy::backoff::Backoff;
 use crate::policy::lb::{LbPolicyBuilder, LbRegistry};
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
@@ -52,6 +53,7 @@ pub struct ChannelBuilder {
     seed: Option<u64>,
     defaults: Defaults,
     interceptors: Vec<Arc<dyn Interceptor>>,
+    observers: Vec<Arc<dyn Observer>>,
     allow_injection: bool,
 }
 
@@ -87,6 +89,7 @@ impl ChannelBuilder {
             seed: None,
             defaults: Defaults::default(),
             interceptors: Vec::new(),
+            observers: Vec::new(),
             allow_injection: false,
         }
     }
@@ -137,6 +140,12 @@ impl ChannelBuilder {
     /// Adds an interceptor below those that were added before: the first is the outermost.
     pub fn interceptor(mut self, interceptor: impl Interceptor) -> Self {
         self.interceptors.push(Arc::new(interceptor));
+        self
+    }
+
+    /// Adds an observer: it sees what becomes of calls, below the interceptors.
+    pub fn observer(mut self, observer: impl Observer) -> Self {
+        self.observers.push(Arc::new(observer));
         self
     }
 
@@ -441,7 +450,8 @@ impl ChannelBuilder {
             runtime: self.runtime.clone(),
             allow_injection: self.allow_injection,
         });
-        Ok(Channel::new(core, self.defaults, self.interceptors.clone()))
+        let (interceptors, observers) = (self.interceptors.clone(), self.observers.clone());
+        Ok(Channel::new(core, self.defaults, interceptors, observers))
     }
 }
 

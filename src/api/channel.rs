@@ -15,8 +15,8 @@ use super::method::{Cardinality, IntoMethod, PreparedMethod, Vtable};
 use super::request::{CallOptions, Request, Response};
 use super::streaming::Streaming;
 use crate::actors::Core;
-use crate::call::{self, CallHead, StateChanges, StreamCall};
-use crate::observe::Inspection;
+use crate::call::{self, CallHead, Events, Reply, StateChanges, StreamCall};
+use crate::observe::{CallInfo, Inspection, Observer};
 use crate::transport::{BoxFuture, Message};
 use crate::types::{Compression, ConnectivityState, Status};
 
@@ -55,6 +55,7 @@ struct Handle {
     core: Arc<Core>,
     defaults: Defaults,
     interceptors: Vec<Arc<dyn Interceptor>>,
+    observers: Vec<Arc<dyn Observer>>,
 }
 
 /// What calls go by of which nothing is said.
@@ -96,8 +97,9 @@ impl Channel {
         core: Arc<Core>,
         defaults: Defaults,
         interceptors: Vec<Arc<dyn Interceptor>>,
+        observers: Vec<Arc<dyn Observer>>,
     ) -> Self {
-        Self { handle: Arc::new(Handle { core, defaults, interceptors }) }
+        Self { handle: Arc::new(Handle { core, defaults, interceptors, observers }) }
     }
 
     /// Calls a unary method: a [`Method`](crate::Method), or a path for protobuf messages.
@@ -115,17 +117,17 @@ impl Channel {
     ) -> Result<Response<Resp>, Status> {
         let (message, mut options) = request.into_parts();
         let finish = options.take_finish();
-        let result = match self.begin_unary(method, &message, options) {
+        // Used where it lies: what is moved out of it would make room for both in this future.
+        let mut begun = self.begin_unary(method, &message, options);
+        let result = match &mut begun {
             Ok(Begun { call: Unary::Passed(head, message), vtable }) => {
-                let reply = call::unary(&self.handle.core.shared, &head, message).await;
-                reply
-                    .map(Response::from)
-                    .and_then(|reply| reply.try_map(|message| decode(&vtable, message)))
+                let reply = call::unary(&self.handle.core.shared, head, message).await;
+                answered(head, reply).and_then(|it| it.try_map(|bytes| decode(vtable, bytes)))
             }
             Ok(Begun { call: Unary::Intercepted(answer), vtable }) => {
-                answer.await.and_then(|reply| reply.try_map(|message| decode(&vtable, message)))
+                answer.await.and_then(|it| it.try_map(|bytes| decode(vtable, bytes)))
             }
-            Err(status) => Err(status),
+            Err(status) => Err(status.clone()),
         };
         finish.run(result.as_ref().map(drop));
         result
@@ -150,8 +152,8 @@ impl Channel {
                 return Err(status);
             }
         };
-        let cardinality = cardinality.unwrap_or(Cardinality::BidiStreaming);
-        let call = OutgoingCall::new(path, cardinality, vtable.content_type, options);
+        let call =
+            OutgoingCall::new(path, cardinality, Cardinality::BidiStreaming, &vtable, options);
         let answer = self.interceptors().stream(call).and_finish(finish);
         Ok(match answer.into_passed() {
             Ok(call) => Streaming::of_channel(self.make_stream(call).await?, vtable),
@@ -255,10 +257,10 @@ impl Channel {
             return Err(Status::internal(text));
         }
         let message = EncodedMessage::encode(message, &vtable, true)?;
-        let call = OutgoingCall::new(path, Cardinality::Unary, vtable.content_type, options);
+        let call = OutgoingCall::new(path, cardinality, Cardinality::Unary, &vtable, options);
         let call = match self.interceptors().unary(call, message).into_passed() {
             Ok((call, message)) => {
-                let (head, message) = self.unary_head(call, message)?;
+                let (head, message) = self.unary_head(call, message);
                 Unary::Passed(head, message)
             }
             Err(answer) => Unary::Intercepted(answer),
@@ -272,33 +274,29 @@ impl Channel {
         call: OutgoingCall,
         message: EncodedMessage,
     ) -> Result<Response<Bytes>, Status> {
-        let (head, message) = self.unary_head(call, message)?;
-        call::unary(&self.handle.core.shared, &head, message).await.map(Response::from)
+        let (head, message) = self.unary_head(call, message);
+        let reply = call::unary(&self.handle.core.shared, &head, &message).await;
+        answered(&head, reply)
     }
 
     /// Opens a stream that has passed all interceptors.
     pub(super) async fn make_stream(&self, call: OutgoingCall) -> Result<ChannelStream, Status> {
         let cardinality = call.cardinality;
         let head = self.call_head(call, self.handle.defaults.stream_timeout);
-        let compression = head.compression;
         let shared = self.handle.core.shared.clone();
-        Ok(ChannelStream { call: StreamCall::open(shared, head, cardinality).await?, compression })
+        StreamCall::open(shared, head, cardinality).await.map(ChannelStream)
     }
 
-    fn unary_head(
-        &self,
-        call: OutgoingCall,
-        message: EncodedMessage,
-    ) -> Result<(CallHead, Message), Status> {
-        let head = self.call_head(call, self.handle.defaults.timeout);
-        let message = message.into_message(head.compression)?;
-        Ok((head, message))
+    fn unary_head(&self, call: OutgoingCall, message: EncodedMessage) -> (CallHead, Message) {
+        let (message, _) = message.into_parts();
+        (self.call_head(call, self.handle.defaults.timeout), message)
     }
 
     fn call_head(&self, call: OutgoingCall, timeout: Option<Duration>) -> CallHead {
         let Defaults { wait_for_ready, receive_bytes_max, send_bytes_max, .. } =
             self.handle.defaults;
         let deadline = call.deadline().map(Instant::from_std);
+        let events = self.events(&call);
         let OutgoingCall { method: path, options, content_type, begun, .. } = call;
         CallHead {
             path,
@@ -315,7 +313,19 @@ impl Channel {
             accepted: options.accepted,
             authority: options.authority,
             credentials: options.credentials,
+            events,
         }
+    }
+
+    /// Asks the observers which of them want to see this call.
+    fn events(&self, call: &OutgoingCall) -> Events {
+        if self.handle.observers.is_empty() {
+            return Events::default();
+        }
+        let target = self.target();
+        let info = CallInfo::new(&call.method, call.is_known, &target);
+        let observers = self.handle.observers.iter();
+        Events::to(observers.filter_map(|observer| observer.call_began(&info)).collect())
     }
 
     fn interceptors(&self) -> Next<'_> {
@@ -349,6 +359,12 @@ enum Unary<'a> {
     /// It has passed all interceptors.
     Passed(CallHead, Message),
     Intercepted(BoxFuture<'a, Result<Response<Bytes>, Status>>),
+}
+
+/// The end of the call of `head`.
+fn answered(head: &CallHead, reply: Result<Reply, Status>) -> Result<Response<Bytes>, Status> {
+    head.events.ended(reply.as_ref().map(drop));
+    reply.map(Response::from)
 }
 
 pub(super) fn decode<Req, Resp>(vtable: &Vtable<Req, Resp>, bytes: Bytes) -> Result<Resp, Status> {

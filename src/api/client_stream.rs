@@ -8,7 +8,7 @@ use super::codec::EncodedMessage;
 use super::finish::Finish;
 use crate::call::StreamCall;
 use crate::transport::BoxFuture;
-use crate::types::{Address, Compression, Metadata, SecurityLevel, Status};
+use crate::types::{Address, Metadata, SecurityLevel, Status};
 
 /// A stream of encoded messages: what an [`Interceptor`](crate::Interceptor) gets from below, and
 /// gives to what lies above.
@@ -156,15 +156,12 @@ impl<T: StreamWrapper> ClientStream for T {
 
 /// A stream of the channel itself.
 #[derive(Clone)]
-pub(super) struct ChannelStream {
-    pub(super) call: Arc<StreamCall>,
-    /// What messages may be compressed with.
-    pub(super) compression: Option<Compression>,
-}
+pub(super) struct ChannelStream(pub(super) Arc<StreamCall>);
 
 impl ChannelStream {
     pub(super) async fn send(&self, message: EncodedMessage) -> Result<(), Status> {
-        self.call.send(message.into_message(self.compression)?).await
+        let (message, may_compress) = message.into_parts();
+        self.0.send(message, may_compress).await
     }
 }
 
@@ -174,31 +171,31 @@ impl ClientStream for ChannelStream {
     }
 
     fn close_send(&self) {
-        self.call.close_send();
+        self.0.close_send();
     }
 
     fn recv(&self) -> BoxFuture<'_, Result<Option<Bytes>, Status>> {
-        Box::pin(self.call.receive())
+        Box::pin(self.0.receive())
     }
 
     fn header(&self) -> BoxFuture<'_, Result<Metadata, Status>> {
-        Box::pin(self.call.headers())
+        Box::pin(self.0.headers())
     }
 
     fn trailer(&self) -> Option<Metadata> {
-        self.call.trailers()
+        self.0.trailers()
     }
 
     fn peer(&self) -> Option<Address> {
-        self.call.peer()
+        self.0.peer()
     }
 
     fn security_level(&self) -> Option<SecurityLevel> {
-        self.call.security_level()
+        self.0.security_level()
     }
 
     fn cancel(&self) {
-        self.call.cancel();
+        self.0.cancel();
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::method::Vtable;
 use crate::transport::Message;
-use crate::types::{Compression, Status};
+use crate::types::Status;
 
 /// Encodes requests and decodes responses of a method. A codec has no state of its own: it is a
 /// type, named by [`Method::with_codec`](crate::Method::with_codec).
@@ -109,17 +109,9 @@ impl EncodedMessage {
         Ok(Self { message, may_compress })
     }
 
-    /// As it is sent where messages are compressed like this.
-    pub(super) fn into_message(self, compression: Option<Compression>) -> Result<Message, Status> {
-        match compression {
-            Some(compression) if self.may_compress => {
-                self.message.compress(compression).map_err(|error| {
-                    Status::internal(format!("the request cannot be compressed: {error}"))
-                        .with_source(error)
-                })
-            }
-            Some(_) | None => Ok(self.message),
-        }
+    /// The message, and whether it may be compressed.
+    pub(super) fn into_parts(self) -> (Message, bool) {
+        (self.message, self.may_compress)
     }
 }
 

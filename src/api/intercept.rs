@@ -11,7 +11,7 @@ use super::channel::Channel;
 use super::client_stream::{ClientStream, Finishing};
 use super::codec::EncodedMessage;
 use super::finish::Finish;
-use super::method::Cardinality;
+use super::method::{Cardinality, Vtable};
 use super::request::{CallOptions, Response};
 use crate::transport::BoxFuture;
 use crate::types::{Metadata, MethodPath, Status};
@@ -106,20 +106,30 @@ pub trait Interceptor: Send + Sync + 'static {
 pub struct OutgoingCall {
     pub(super) method: MethodPath,
     pub(super) cardinality: Cardinality,
+    /// Whether the program knows the method, rather than its path alone.
+    pub(super) is_known: bool,
     pub(super) options: CallOptions,
     pub(super) content_type: &'static str,
     pub(super) begun: tokio::time::Instant,
 }
 
 impl OutgoingCall {
-    pub(super) fn new(
+    /// A call of a method whose cardinality is `known`, or else as it is called.
+    pub(super) fn new<Req, Resp>(
         method: MethodPath,
-        cardinality: Cardinality,
-        content_type: &'static str,
+        known: Option<Cardinality>,
+        called_as: Cardinality,
+        vtable: &Vtable<Req, Resp>,
         options: CallOptions,
     ) -> Self {
-        let begun = tokio::time::Instant::now();
-        Self { method, cardinality, options, content_type, begun }
+        Self {
+            method,
+            cardinality: known.unwrap_or(called_as),
+            is_known: known.is_some(),
+            options,
+            content_type: vtable.content_type,
+            begun: tokio::time::Instant::now(),
+        }
     }
 
     /// The method.

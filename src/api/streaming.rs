@@ -196,7 +196,7 @@ impl<Req, Resp> Receiver<Req, Resp> {
     /// Fails with the status of the call, again and again. Cancel-safe.
     pub async fn recv(&mut self) -> Result<Option<Resp>, Status> {
         let received = match &self.stream {
-            Messages::Channel(stream) => stream.call.receive().await,
+            Messages::Channel(stream) => stream.0.receive().await,
             Messages::Wrapped(stream) => stream.recv().await,
         };
         received?.map(|message| decode(&self.vtable, message)).transpose()
@@ -251,10 +251,10 @@ impl<Req, Resp> Stream for Receiver<Req, Resp> {
                     received
                 }
                 Reading::Messages => match &this.stream {
-                    Messages::Channel(stream) => match ready!(stream.call.poll_receive(cx)) {
+                    Messages::Channel(stream) => match ready!(stream.0.poll_receive(cx)) {
                         Ok(received) => received,
                         Err(failed) => {
-                            let call = stream.call.clone();
+                            let call = stream.0.clone();
                             let recovery = async move { call.recover(failed).await };
                             this.reading = Reading::Recovering(Box::pin(recovery));
                             continue;

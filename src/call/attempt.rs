@@ -10,14 +10,19 @@ use tokio::time::Instant;
 use super::credentials::{prove, wants_proof};
 use super::pick::{PickError, Picked, let_others_run, pick};
 use super::retry::AttemptError;
-use super::{CallHead, Shared, Terms};
+use super::{CallHead, Events, Shared, Terms};
+use crate::observe::CallEvent;
 use crate::transport::{
-    Connection, Discard, Headers, Received, RecvHalf, Stream, StreamError, StreamHandle, Trailers,
+    Connection, Discard, Headers, Message, Received, RecvHalf, Stream, StreamError, StreamHandle,
+    Trailers,
 };
 use crate::types::{Address, SecurityLevel, Status};
 
 /// One stream that the call runs on.
 pub(super) struct Attempt {
+    /// Its place among those of its call that were under way.
+    pub(super) place: u32,
+    /// Its number, as observers know it.
     pub(super) number: u32,
     pub(super) peer: Peer,
     pub(super) sending: StreamHandle,
@@ -63,9 +68,10 @@ pub(super) async fn begin(
     head: &CallHead,
     settled: &mut Option<Terms>,
     failed: u32,
+    place: u32,
     number: u32,
 ) -> Begun {
-    let picked = pick(shared, head, settled).await;
+    let picked = pick(shared, head, settled, number).await;
     let terms = settled.get_or_insert_with(|| Terms::of(head, &shared.cell.load().config));
     let connection = match picked {
         Ok(Picked { connection, .. }) => connection,
@@ -83,20 +89,22 @@ pub(super) async fn begin(
     let request = head.request(Instant::now(), terms, metadata.as_ref());
     match connection.open(&request, None, terms.deadline).await {
         Ok(stream) => {
+            head.tell_of_request(number, &connection, &request, metadata.as_ref());
             let_others_run().await;
-            Begun::Attempt(Attempt::new(number, &connection, stream))
+            Begun::Attempt(Attempt::new(place, number, &connection, stream))
         }
         Err(error) => Begun::Failed(AttemptError::Stream(error, connection.address().clone())),
     }
 }
 
 impl Attempt {
-    fn new(number: u32, connection: &Connection, stream: Stream) -> Arc<Self> {
+    fn new(place: u32, number: u32, connection: &Connection, stream: Stream) -> Arc<Self> {
         let receiving =
             Receiving { half: stream.recv, head: Head::Unread, ahead: VecDeque::new(), end: None };
         let peer =
             Peer { address: connection.address().clone(), security: connection.security_level() };
         let attempt = Arc::new(Self {
+            place,
             number,
             peer,
             sending: stream.handle,
@@ -105,6 +113,12 @@ impl Attempt {
         let reader: Weak<Self> = Arc::downgrade(&attempt);
         attempt.sending.read_by(reader);
         attempt
+    }
+
+    /// Tells of a message that is on its way.
+    pub(super) fn tell_of_message(&self, events: &Events, message: &Message) {
+        let (attempt, wire_bytes) = (self.number, message.frame_len());
+        events.tell(|| CallEvent::MessageSent { attempt, wire_bytes });
     }
 
     /// The headers for whoever reads them first, `None` for everybody else.

@@ -8,15 +8,17 @@ use std::task::Poll;
 use tokio::time::Instant;
 
 use super::pick::{PickError, Picked, pick};
-use super::retry::AttemptError;
+use super::retry::{AttemptError, FailedAttempt};
 use super::unary::{Answer, Reply, attempt};
 use super::{CallHead, Shared, Terms, status};
+use crate::observe::AttemptKind;
 use crate::policy::hedging::{Action, Event, Rules, State};
 use crate::policy::retry::HedgingPolicy;
 use crate::transport::{Connection, Message};
 use crate::types::{Address, Status};
 
-/// Goes on with a call that is hedged by `policy`, whose first pick was `first`.
+/// Goes on with a call that is hedged by `policy`, whose first pick was `first`, for the attempt
+/// of that number.
 ///
 /// All attempts run on the caller's task. The first that the server answers, be it with what ends
 /// the call, is the call's; the others are dropped, which resets them.
@@ -25,8 +27,8 @@ pub(super) async fn hedged(
     call: &CallHead,
     terms: &Terms,
     policy: &HedgingPolicy,
-    first: Connection,
-    message: Message,
+    first: (Connection, u32),
+    message: &Message,
 ) -> Result<Reply, Status> {
     let attempts_cap = shared.retrying.limits.attempts_cap;
     let rules = Rules { policy, attempts_cap, throttle: terms.throttle.as_deref() };
@@ -56,8 +58,9 @@ pub(super) async fn hedged(
                     terms.succeeded();
                     return Ok(reply);
                 }
-                Outcome::Failed { error, committed } => {
+                Outcome::Failed(FailedAttempt { number, error, committed }) => {
                     let (failure, status) = error.told(terms);
+                    call.events.attempt_ended(number, Err(&status));
                     if committed {
                         return Err(status);
                     }
@@ -93,20 +96,24 @@ async fn one(
     terms: &Terms,
     asked: &Asked,
     before: u32,
-    first: Option<Connection>,
+    first: Option<(Connection, u32)>,
     message: Message,
 ) -> Result<Outcome, Status> {
     let mut settled = Some(terms.clone());
-    let mut chosen = first;
+    let (mut chosen, number) = match first {
+        Some((connection, number)) => (Some(connection), number),
+        None => (None, call.events.attempt_began(AttemptKind::Hedge)),
+    };
     let mut tries = 0;
     let connection = loop {
         let connection = match chosen.take() {
             Some(connection) => connection,
-            None => match pick(shared, call, &mut settled).await {
+            None => match pick(shared, call, &mut settled, number).await {
                 Ok(Picked { connection, .. }) => connection,
                 Err(PickError::Failed(status)) => {
                     let error = AttemptError::Pick(status);
-                    return Ok(Outcome::Failed { error, committed: false });
+                    let failed = FailedAttempt { number, error, committed: false };
+                    return Ok(Outcome::Failed(failed));
                 }
                 Err(PickError::Ended(status)) => return Err(status),
             },
@@ -117,17 +124,20 @@ async fn one(
         }
     };
     let mut answer = Answer::default();
-    let ended = attempt(shared, call, terms, &connection, before, None, message, &mut answer);
+    let ended =
+        attempt(shared, call, terms, &connection, number, before, None, message, &mut answer);
     Ok(match ended.await? {
-        Ok(()) => match answer.complete(shared, call, terms, &connection) {
+        Ok(()) => match answer.complete(shared, call, terms, &connection, number) {
             Ok(reply) => Outcome::Done(reply),
             Err((status, committed)) => {
-                Outcome::Failed { error: AttemptError::Answered(status), committed }
+                let error = AttemptError::Answered(status);
+                Outcome::Failed(FailedAttempt { number, error, committed })
             }
         },
         Err(error) => {
             let error = AttemptError::Stream(error, connection.address().clone());
-            Outcome::Failed { error, committed: answer.has_begun() }
+            let committed = answer.has_begun();
+            Outcome::Failed(FailedAttempt { number, error, committed })
         }
     })
 }
@@ -135,11 +145,7 @@ async fn one(
 /// What came of one attempt.
 enum Outcome {
     Done(Reply),
-    Failed {
-        error: AttemptError,
-        /// Whether the server has begun to answer.
-        committed: bool,
-    },
+    Failed(FailedAttempt),
 }
 
 enum Next {

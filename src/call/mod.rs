@@ -13,8 +13,9 @@
 
 mod activity;
 mod attempt;
+mod compression;
 mod credentials;
-mod decompress;
+mod events;
 mod hedge;
 mod pick;
 mod ready;
@@ -32,6 +33,7 @@ mod terms;
 mod unary;
 
 pub(crate) use activity::Activity;
+pub(crate) use events::Events;
 pub(crate) use ready::until_ready;
 pub(crate) use retry::RetryLimits;
 use retry::Retrying;
@@ -51,11 +53,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::transport::{AllCallCredentials, RequestHead};
+use crate::observe::CallEvent;
+use crate::transport::{AllCallCredentials, Connection, RequestHead};
 use crate::types::{Authority, Compression, Metadata, MethodPath};
 
 /// What one call asks of the channel, apart from its messages.
-#[derive(Clone, Debug)]
 pub(crate) struct CallHead {
     /// The method.
     pub(crate) path: MethodPath,
@@ -85,6 +87,8 @@ pub(crate) struct CallHead {
     pub(crate) authority: Option<Authority>,
     /// What proves who calls, beside the channel's.
     pub(crate) credentials: AllCallCredentials,
+    /// Who is told what happens to it.
+    pub(crate) events: Events,
 }
 
 impl CallHead {
@@ -104,6 +108,23 @@ impl CallHead {
             timeout: terms.deadline.map(|deadline| deadline.saturating_duration_since(now)),
             metadata: metadata.unwrap_or(&self.metadata).as_fields(),
         }
+    }
+
+    /// Tells of `head`, which is on its way on `connection`.
+    fn tell_of_request(
+        &self,
+        attempt: u32,
+        connection: &Connection,
+        head: &RequestHead<'_>,
+        metadata: Option<&Metadata>,
+    ) {
+        self.events.tell(|| CallEvent::RequestHeaders {
+            attempt,
+            peer: connection.address(),
+            authority: self.authority.as_ref().unwrap_or_else(|| connection.authority()).as_str(),
+            metadata: metadata.unwrap_or(&self.metadata),
+            timeout: head.timeout,
+        });
     }
 
     /// What an attempt sends in place of the application's metadata: `proof`, which has that too,

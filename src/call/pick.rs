@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::shared::Elapsed;
 use super::{CallHead, Shared, Snapshot, Terms, status};
+use crate::observe::CallEvent;
 use crate::policy::lb::{PickArgs, PickResult};
 use crate::transport::Connection;
 use crate::types::{ConnectivityState, Generation, Status};
@@ -17,6 +18,7 @@ pub(super) async fn pick(
     shared: &Shared,
     call: &CallHead,
     terms: &mut Option<Terms>,
+    attempt: u32,
 ) -> Result<Picked, PickError> {
     let is_settled = terms.is_some();
     let step = look(&shared.cell.load(), call, terms);
@@ -30,7 +32,11 @@ pub(super) async fn pick(
         }
         // In a box: most calls never wait, and their futures need no room for it.
         Step::Wait(wait) => {
-            let connection = Box::pin(pick_later(shared, call, terms, is_settled, wait)).await?;
+            let began = Instant::now();
+            let later = pick_later(shared, call, terms, is_settled, wait, began, attempt);
+            let connection = Box::pin(later).await?;
+            let waited = || began.elapsed();
+            call.events.tell(|| CallEvent::PickCompleted { attempt, waited: waited() });
             Ok(Picked { connection, waited: true })
         }
     }
@@ -48,6 +54,8 @@ async fn pick_later(
     terms: &mut Option<Terms>,
     is_settled: bool,
     first: Wait,
+    began: Instant,
+    attempt: u32,
 ) -> Result<Connection, PickError> {
     let _waiting = shared.activity.wait().map_err(status::too_many_waiting)?;
     let mut wait = first;
@@ -67,7 +75,13 @@ async fn pick_later(
         if !is_settled {
             *terms = None;
         }
-        let step = look(&shared.cell.load(), call, terms);
+        let snapshot = shared.cell.load();
+        if wait.for_names && snapshot.is_resolved {
+            let waited = began.elapsed();
+            call.events.tell(|| CallEvent::NamesResolved { attempt, waited });
+        }
+        let step = look(&snapshot, call, terms);
+        drop(snapshot);
         match step {
             Step::Go(connection) => return Ok(connection),
             Step::End(error) => return Err(error),
@@ -107,6 +121,8 @@ pub(super) enum Step {
 pub(super) struct Wait {
     seen: Generation,
     demand: bool,
+    /// Whether nothing has been resolved yet.
+    for_names: bool,
     error: Option<Status>,
 }
 
@@ -118,6 +134,7 @@ pub(super) fn look(snapshot: &Snapshot, call: &CallHead, terms: &mut Option<Term
             seen: snapshot.generation,
             // An idle channel connects because a call wants it to.
             demand: snapshot.connectivity == ConnectivityState::Idle,
+            for_names: !snapshot.is_resolved,
             error,
         })
     };

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::shared::Elapsed;
 use super::{CallHead, Shared, Terms, status};
+use crate::observe::AttemptKind;
 use crate::policy::chance::Dice;
 use crate::policy::retry::{Failure, Progress, Pushback, Rules, Verdict};
 use crate::transport::StreamError;
@@ -84,6 +85,15 @@ impl AttemptError {
     }
 }
 
+/// An attempt that failed.
+pub(super) struct FailedAttempt {
+    /// Its number, as observers know it.
+    pub(super) number: u32,
+    pub(super) error: AttemptError,
+    /// Whether the server had begun to answer, or there is nothing left to send again.
+    pub(super) committed: bool,
+}
+
 /// The attempts of one call.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Attempts(Progress);
@@ -94,19 +104,21 @@ impl Attempts {
         self.0.failed
     }
 
-    /// What follows `error`. Once `committed` there is nothing left to send again; without
-    /// `is_kept` only for what the server cannot have seen.
+    /// What follows an attempt that failed. Without `is_kept` there is nothing to send again, and
+    /// only what the server cannot have seen is.
     pub(super) fn judge(
         &mut self,
-        error: AttemptError,
+        failed: FailedAttempt,
         shared: &Shared,
+        call: &CallHead,
         terms: &Terms,
-        committed: bool,
         is_kept: bool,
     ) -> Next {
+        let FailedAttempt { number, error, committed } = failed;
         let limits = &shared.retrying.limits;
         let policy = terms.retry_policy().filter(|_| is_kept && limits.attempts_cap > 1);
         let (failure, status) = error.told(terms);
+        call.events.attempt_ended(number, Err(&status));
         let rules = Rules {
             policy,
             attempts_cap: limits.attempts_cap,
@@ -137,6 +149,14 @@ pub(super) enum Next {
 }
 
 impl Next {
+    /// What the next attempt is, if there is one.
+    pub(super) fn kind(&self) -> AttemptKind {
+        match self {
+            Self::AtOnce => AttemptKind::TransparentRetry,
+            Self::At(..) | Self::End(_) => AttemptKind::Retry,
+        }
+    }
+
     /// Waits until it is time for another attempt. Fails with the status of the call. Cancel-safe.
     pub(super) async fn wait(self, shared: &Shared, terms: &Terms) -> Result<(), Status> {
         match self {

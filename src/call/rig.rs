@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::Instant;
 
 use super::pick::{Step, look};
-use super::{CallHead, Defaults, SlotTable, Snapshot, SnapshotCell, SubchannelSlot};
+use super::{CallHead, Defaults, Events, SlotTable, Snapshot, SnapshotCell, SubchannelSlot};
 use crate::policy::chance::Dice;
 use crate::policy::lb::{
     self, LbContext, LbEffect, LbEvent, LbRegistry, LbUpdate, SubchannelState, Subchannels,
@@ -47,6 +47,7 @@ impl PickRig {
         let snapshot = Snapshot {
             generation: Generation::default(),
             connectivity: ConnectivityState::Ready,
+            is_resolved: true,
             picker: picker(&config, endpoints),
             slots: SlotTable::new(slots),
             config,
@@ -71,6 +72,7 @@ impl PickRig {
             accepted: None,
             authority: None,
             credentials: AllCallCredentials::default(),
+            events: Events::default(),
         };
         Ok(Self { cell: SnapshotCell::new(snapshot), call, _runtime: runtime })
     }

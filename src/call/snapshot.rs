@@ -17,6 +17,8 @@ pub(crate) struct Snapshot {
     pub(crate) generation: Generation,
     /// The channel's state. IDLE means that a call has to ask for a connection.
     pub(crate) connectivity: ConnectivityState,
+    /// Whether names have been resolved, or could not be.
+    pub(crate) is_resolved: bool,
     /// Chooses a subchannel.
     pub(crate) picker: Arc<dyn Picker>,
     /// Finds its connection.
@@ -75,6 +77,7 @@ mod tests {
         Snapshot {
             generation: Generation::default(),
             connectivity,
+            is_resolved: true,
             picker: lb::queue(),
             slots: SlotTable::default(),
             config: Arc::new(ServiceConfig::default_for(&LbRegistry::default())),

@@ -123,7 +123,12 @@ pub(super) fn retries_exhausted(status: Status, attempts: u32) -> Status {
     status.with_prefix(&format!("max retries exhausted: failed after {attempts} {times}: "))
 }
 
-/// The message is larger than the service config of its method allows.
+/// A message cannot be compressed.
+pub(super) fn cannot_compress(error: std::io::Error) -> Status {
+    Status::internal(format!("the request cannot be compressed: {error}")).with_source(error)
+}
+
+/// A message is larger than its call may send.
 pub(super) fn too_large_to_send(length: usize, bytes_max: usize) -> Status {
     Status::resource_exhausted(format!(
         "the request is {length} bytes long, and {bytes_max} may be sent: raise \

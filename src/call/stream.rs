@@ -12,10 +12,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use super::attempt::{Attempt, Begun, Peer, begin};
-use super::decompress::decompressed;
+use super::compression::{compressed, decompressed};
 use super::replay::Replay;
-use super::retry::{AttemptError, Attempts, Next};
-use super::{CallHead, Shared, Terms, status};
+use super::retry::{AttemptError, Attempts, FailedAttempt, Next};
+use super::{CallHead, Events, Shared, Terms, status};
+use crate::observe::{AttemptKind, CallEvent};
 use crate::transport::{Encoding, Message, Received, StreamError, Trailers};
 use crate::types::{Address, Metadata, SecurityLevel, Status};
 
@@ -69,6 +70,13 @@ struct State {
     encoding: Encoding,
 }
 
+/// A call whose first attempt has a stream.
+struct First {
+    attempt: Arc<Attempt>,
+    attempts: Attempts,
+    terms: Terms,
+}
+
 enum Phase {
     Live(Arc<Attempt>),
     Ended(Outcome),
@@ -116,23 +124,11 @@ impl StreamCall {
         head: CallHead,
         cardinality: Cardinality,
     ) -> Result<Arc<Self>, Status> {
-        let (mut attempts, mut settled) = (Attempts::default(), None);
-        let (first, terms) = loop {
-            let begun = begin(&shared, &head, &mut settled, attempts.failed(), 0).await;
-            let terms = match settled.take() {
-                Some(terms) => terms,
-                None => Terms::of(&head, &shared.cell.load().config),
-            };
-            let error = match begun {
-                Begun::Attempt(attempt) => break (attempt, terms),
-                Begun::Ended(status) => return Err(status),
-                Begun::Failed(error) => error,
-            };
-            attempts.judge(error, &shared, &terms, false, true).wait(&shared, &terms).await?;
-            settled = Some(terms);
-        };
+        let opened = Self::first(&shared, &head).await;
+        let First { attempt, attempts, terms } =
+            opened.inspect_err(|status| head.events.ended(Err(status)))?;
         let state = State {
-            phase: Phase::Live(first),
+            phase: Phase::Live(attempt),
             replay: Replay::new(shared.retrying.clone(), shared.retrying.buffer_max(&head)),
             sent: 0,
             received: 0,
@@ -151,11 +147,37 @@ impl StreamCall {
         }))
     }
 
+    /// The first attempt that gets a stream.
+    async fn first(shared: &Shared, head: &CallHead) -> Result<First, Status> {
+        let (mut attempts, mut settled) = (Attempts::default(), None);
+        let mut kind = AttemptKind::First;
+        loop {
+            let number = head.events.attempt_began(kind);
+            let begun = begin(shared, head, &mut settled, attempts.failed(), 0, number).await;
+            let terms = match settled.take() {
+                Some(terms) => terms,
+                None => Terms::of(head, &shared.cell.load().config),
+            };
+            let error = match begun {
+                Begun::Attempt(attempt) => return Ok(First { attempt, attempts, terms }),
+                Begun::Ended(status) => return Err(status),
+                Begun::Failed(error) => error,
+            };
+            let failed = FailedAttempt { number, error, committed: false };
+            let next = attempts.judge(failed, shared, head, &terms, true);
+            kind = next.kind();
+            next.wait(shared, &terms).await?;
+            settled = Some(terms);
+        }
+    }
+
     /// Sends a message, waiting while the server takes no more. Cancel-safe: a message is either
     /// on its way as a whole or not at all.
     ///
     /// Fails with the status of the call where that is over.
-    pub(crate) async fn send(&self, message: Message) -> Result<(), Status> {
+    pub(crate) async fn send(&self, plain: Message, may_compress: bool) -> Result<(), Status> {
+        let compressed = if may_compress { compressed(&plain, &self.head)? } else { None };
+        let message = compressed.as_ref().unwrap_or(&plain);
         let length = message.payload_len();
         if length > self.terms.send_bytes_max {
             return Err(status::too_large_to_send(length, self.terms.send_bytes_max));
@@ -163,7 +185,7 @@ impl StreamCall {
         loop {
             let attempt = self.live_for_sending()?;
             let failure = match attempt.sending.send_ready().await {
-                Ok(()) => match self.send_on(&attempt, &message)? {
+                Ok(()) => match self.send_on(&attempt, &plain, message)? {
                     Sent::Done => return Ok(()),
                     Sent::OnOldAttempt => continue,
                     Sent::Failed(failure) => failure,
@@ -182,6 +204,7 @@ impl StreamCall {
         }
         state.replay.half_close();
         if let Phase::Live(attempt) = &state.phase {
+            self.head.events.tell(|| CallEvent::RequestsEnded);
             // Where the stream has failed, receiving says so.
             let _ = attempt.sending.finish();
         }
@@ -274,7 +297,8 @@ impl StreamCall {
 
     /// Ends the call from this side, unless it is over.
     pub(crate) fn cancel(&self) {
-        self.lock().abort(Status::cancelled("the application cancelled the call"));
+        let status = Status::cancelled("the application cancelled the call");
+        self.lock().abort(&self.head.events, status);
     }
 
     fn poll_receive_on(
@@ -309,6 +333,8 @@ impl StreamCall {
             }
             let mut state = self.lock();
             if !headers.trailers_only {
+                let (attempt, metadata) = (attempt.number, &headers.metadata);
+                self.head.events.tell(|| CallEvent::ResponseHeaders { attempt, metadata });
                 state.replay.commit();
             }
             state.headers = Some(headers.metadata);
@@ -325,11 +351,11 @@ impl StreamCall {
         let mut state = self.lock();
         if state.replay.is_half_closed() {
             let text = "a message was sent after the sending side was closed";
-            return Err(state.abort(Status::internal(text)));
+            return Err(state.abort(&self.head.events, Status::internal(text)));
         }
         if state.sent > 0 && !self.cardinality.has_many_requests() {
             let text = format!("{} takes one request, and a second was sent", self.head.path);
-            return Err(state.abort(Status::internal(text)));
+            return Err(state.abort(&self.head.events, Status::internal(text)));
         }
         match &state.phase {
             Phase::Live(attempt) => Ok(attempt.clone()),
@@ -337,10 +363,15 @@ impl StreamCall {
         }
     }
 
-    fn send_on(&self, attempt: &Arc<Attempt>, message: &Message) -> Result<Sent, Status> {
+    fn send_on(
+        &self,
+        attempt: &Arc<Attempt>,
+        plain: &Message,
+        message: &Message,
+    ) -> Result<Sent, Status> {
         let mut state = self.lock();
         match &state.phase {
-            Phase::Live(live) if live.number == attempt.number => {}
+            Phase::Live(live) if live.place == attempt.place => {}
             Phase::Live(_) => return Ok(Sent::OnOldAttempt),
             Phase::Ended(outcome) => return Err(outcome.status_for_sender()),
         }
@@ -348,9 +379,13 @@ impl StreamCall {
         if let Err(failure) = attempt.sending.send(message.clone(), last) {
             return Ok(Sent::Failed(failure));
         }
+        let events = &self.head.events;
+        events.tell(|| CallEvent::RequestMessage { payload: plain.payload() });
+        attempt.tell_of_message(events, message);
         state.replay.push(message);
         if last {
             state.replay.half_close();
+            events.tell(|| CallEvent::RequestsEnded);
         }
         state.sent += 1;
         Ok(Sent::Done)
@@ -361,16 +396,21 @@ impl StreamCall {
         state.received += 1;
         let peer = &attempt.peer.address;
         if state.received > 1 && !self.cardinality.has_many_responses() {
-            return Err(state.abort(status::cardinality(peer, "more than one")));
+            return Err(state.abort(&self.head.events, status::cardinality(peer, "more than one")));
         }
-        if !message.compressed {
-            return Ok(message.payload);
-        }
-        let encoding = state.encoding.clone();
-        drop(state);
-        let message =
-            decompressed(&message.payload, &encoding, &self.head, &self.shared, &self.terms, peer);
-        message.map_err(|fault| self.lock().abort(fault))
+        let (wire_bytes, events) = (message.frame_len(), &self.head.events);
+        let payload = if message.compressed {
+            let encoding = state.encoding.clone();
+            drop(state);
+            let Self { head, shared, terms, .. } = self;
+            let plain = decompressed(&message.payload, &encoding, head, shared, terms, peer);
+            plain.map_err(|fault| self.lock().abort(events, fault))?
+        } else {
+            message.payload
+        };
+        let attempt = attempt.number;
+        events.tell(|| CallEvent::ResponseMessage { attempt, payload: &payload, wire_bytes });
+        Ok(payload)
     }
 
     /// The server has ended the call.
@@ -385,7 +425,8 @@ impl StreamCall {
             self.terms.succeeded();
         }
         let outcome = result.as_ref().map(drop).map_err(Clone::clone);
-        state.end(result);
+        self.head.events.attempt_ended(attempt.number, result.as_ref());
+        state.end(&self.head.events, result);
         outcome
     }
 
@@ -396,7 +437,7 @@ impl StreamCall {
         let mut next = {
             let mut state = self.lock();
             match &state.phase {
-                Phase::Live(live) if live.number == attempt.number => {}
+                Phase::Live(live) if live.place == attempt.place => {}
                 // The other half has been here.
                 Phase::Live(_) => return Ok(()),
                 Phase::Ended(outcome) => return outcome.result.clone(),
@@ -411,23 +452,27 @@ impl StreamCall {
                     Failure::Stream(error) => AttemptError::Stream(error, peer()),
                     Failure::Answered(status) => AttemptError::Answered(status),
                 };
-                state.judge(error, &self.shared, &self.terms)
+                state.judge(error, self, attempt.number)
             }
         };
         loop {
+            let kind = next.kind();
             let waited = next.wait(&self.shared, &self.terms).await;
             let failed = match waited {
                 Ok(()) => self.lock().attempts.failed(),
                 Err(status) => return Err(self.end_with(status)),
             };
             let mut terms = Some(self.terms.clone());
-            let number = attempt.number + 1;
-            let error = match begin(&self.shared, &self.head, &mut terms, failed, number).await {
-                Begun::Attempt(attempt) => return self.lock().go_on_with(attempt),
+            let Self { shared, head, .. } = self;
+            let (place, number) = (attempt.place + 1, head.events.attempt_began(kind));
+            let error = match begin(shared, head, &mut terms, failed, place, number).await {
+                Begun::Attempt(attempt) => {
+                    return self.lock().go_on_with(attempt, &self.head.events);
+                }
                 Begun::Ended(status) => return Err(self.end_with(status)),
                 Begun::Failed(error) => error,
             };
-            next = self.lock().judge(error, &self.shared, &self.terms);
+            next = self.lock().judge(error, self, number);
         }
     }
 
@@ -437,7 +482,7 @@ impl StreamCall {
         if let Phase::Ended(outcome) = &state.phase {
             return outcome.result.clone().err().unwrap_or(status);
         }
-        state.end(Err(status.clone()));
+        state.end(&self.head.events, Err(status.clone()));
         status
     }
 
@@ -452,7 +497,7 @@ impl StreamCall {
                 Ok(_) => Err(no_more_wanted()),
                 Err(status) if attempt.has_unread() => Err(status),
                 Err(status) if state.replay.is_committed() => {
-                    state.end(Err(status.clone()));
+                    state.end(&self.head.events, Err(status.clone()));
                     Err(status)
                 }
                 Err(status) => Ok(AttemptError::Answered(status)),
@@ -467,24 +512,26 @@ impl StreamCall {
 }
 
 impl State {
-    /// What follows the failure of an attempt.
-    fn judge(&mut self, error: AttemptError, shared: &Shared, terms: &Terms) -> Next {
-        let committed = self.replay.is_committed();
-        let next = self.attempts.judge(error, shared, terms, committed, true);
+    /// What follows the failure of the attempt of this `number`.
+    fn judge(&mut self, error: AttemptError, call: &StreamCall, number: u32) -> Next {
+        let StreamCall { shared, head, terms, .. } = call;
+        let failed = FailedAttempt { number, error, committed: self.replay.is_committed() };
+        let next = self.attempts.judge(failed, shared, head, terms, true);
         self.next = Some(next.clone());
         next
     }
 
     /// This side ends the call.
-    fn abort(&mut self, status: Status) -> Status {
+    fn abort(&mut self, events: &Events, status: Status) -> Status {
         if let Phase::Live(attempt) = &self.phase {
             attempt.sending.reset();
-            self.end(Err(status.clone()));
+            self.end(events, Err(status.clone()));
         }
         status
     }
 
-    fn end(&mut self, result: Result<Metadata, Status>) {
+    fn end(&mut self, events: &Events, result: Result<Metadata, Status>) {
+        events.ended(result.as_ref().map(drop));
         let (result, trailers) = match result {
             Ok(trailers) => (Ok(()), trailers),
             Err(status) => {
@@ -505,24 +552,25 @@ impl State {
 
     /// Puts `next` in the place of an attempt that failed, unless this side has ended the call
     /// meanwhile.
-    fn go_on_with(&mut self, next: Arc<Attempt>) -> Result<(), Status> {
+    fn go_on_with(&mut self, next: Arc<Attempt>, events: &Events) -> Result<(), Status> {
         if let Phase::Ended(outcome) = &self.phase {
             return outcome.result.clone();
         }
         self.next = None;
         // A failure shows to whoever uses the attempt next.
-        let _ = self.replay_on(&next);
+        let _ = self.replay_on(&next, events);
         self.phase = Phase::Live(next);
         Ok(())
     }
 
     /// Sends on a new attempt what was sent on the one before.
-    fn replay_on(&self, attempt: &Attempt) -> Result<(), StreamError> {
+    fn replay_on(&self, attempt: &Attempt, events: &Events) -> Result<(), StreamError> {
         let half_closed = self.replay.is_half_closed();
         let messages = self.replay.messages();
         for (nth, message) in messages.iter().enumerate() {
             let last = half_closed && nth + 1 == messages.len();
             attempt.sending.send(message.clone(), last)?;
+            attempt.tell_of_message(events, message);
         }
         if half_closed && messages.is_empty() { attempt.sending.finish() } else { Ok(()) }
     }

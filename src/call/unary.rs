@@ -6,12 +6,13 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::compression::{compressed, decompressed};
 use super::credentials::{prove, wants_proof};
-use super::decompress::decompressed;
 use super::hedge::hedged;
 use super::pick::{PickError, Picked, pick};
-use super::retry::{AttemptError, Attempts};
-use super::{CallHead, Shared, Terms, status};
+use super::retry::{AttemptError, Attempts, FailedAttempt};
+use super::{CallHead, Events, Shared, Terms, status};
+use crate::observe::{AttemptKind, CallEvent};
 use crate::transport::{Connection, Headers, Message, Received, RecvHalf, StreamError, Trailers};
 use crate::types::{Address, Metadata, SecurityLevel, Status};
 
@@ -24,33 +25,49 @@ pub(crate) struct Reply {
     pub(crate) security: SecurityLevel,
 }
 
-/// Makes a unary call. Dropping the future cancels it.
+/// Makes a unary call, whose message is not compressed yet. Dropping the future cancels it.
 pub(crate) async fn unary(
     shared: &Shared,
     call: &CallHead,
-    message: Message,
+    message: &Message,
 ) -> Result<Reply, Status> {
+    call.events.tell(|| CallEvent::RequestMessage { payload: message.payload() });
+    call.events.tell(|| CallEvent::RequestsEnded);
+    let compressed = compressed(message, call)?;
+    let message = compressed.as_ref().unwrap_or(message);
     let mut attempts = Attempts::default();
     let mut settled = None;
+    let mut kind = AttemptKind::First;
     let is_kept = message.frame_len() <= shared.retrying.buffer_max(call);
     // The clock is read again only where time has passed.
     let mut now = Some(call.begun);
     loop {
-        let picked = pick(shared, call, &mut settled).await;
+        let number = call.events.attempt_began(kind);
+        let picked = pick(shared, call, &mut settled, number).await;
         let terms = settled.get_or_insert_with(|| Terms::of(call, &shared.cell.load().config));
         let (error, committed) = match picked {
             Ok(Picked { connection, waited }) => {
                 if let Some(policy) = terms.hedging_policy().filter(|_| is_kept) {
-                    let hedged = hedged(shared, call, terms, policy, connection, message);
+                    let first = (connection, number);
+                    let hedged = hedged(shared, call, terms, policy, first, message);
                     return Box::pin(hedged).await;
                 }
                 let (sent, before) = (message.clone(), attempts.failed());
                 let now = now.take().filter(|_| !waited);
                 let mut answer = Answer::default();
-                let attempt =
-                    attempt(shared, call, terms, &connection, before, now, sent, &mut answer);
+                let attempt = attempt(
+                    shared,
+                    call,
+                    terms,
+                    &connection,
+                    number,
+                    before,
+                    now,
+                    sent,
+                    &mut answer,
+                );
                 match attempt.await? {
-                    Ok(()) => match answer.complete(shared, call, terms, &connection) {
+                    Ok(()) => match answer.complete(shared, call, terms, &connection, number) {
                         Ok(reply) => {
                             terms.succeeded();
                             return Ok(reply);
@@ -66,7 +83,9 @@ pub(crate) async fn unary(
             Err(PickError::Failed(status)) => (AttemptError::Pick(status), false),
             Err(PickError::Ended(status)) => return Err(status),
         };
-        let next = attempts.judge(error, shared, terms, committed, is_kept);
+        let failed = FailedAttempt { number, error, committed };
+        let next = attempts.judge(failed, shared, call, terms, is_kept);
+        kind = next.kind();
         next.wait(shared, terms).await?;
     }
 }
@@ -78,12 +97,13 @@ pub(super) async fn attempt(
     call: &CallHead,
     terms: &Terms,
     connection: &Connection,
+    number: u32,
     failed_before: u32,
     now: Option<Instant>,
     message: Message,
     answer: &mut Answer,
 ) -> Result<Result<(), StreamError>, Status> {
-    let length = message.payload_len();
+    let (length, wire_bytes) = (message.payload_len(), message.frame_len());
     if length > terms.send_bytes_max {
         return Err(status::too_large_to_send(length, terms.send_bytes_max));
     }
@@ -99,8 +119,10 @@ pub(super) async fn attempt(
         Ok(stream) => stream,
         Err(error) => return Ok(Err(error)),
     };
+    call.tell_of_request(number, connection, &head, metadata.as_ref());
+    call.events.tell(|| CallEvent::MessageSent { attempt: number, wire_bytes });
     let limit = terms.receive_bytes_max;
-    Ok(poll_fn(|cx| answer.poll_read(&mut stream.recv, limit, cx)).await)
+    Ok(poll_fn(|cx| answer.poll_read(&mut stream.recv, limit, &call.events, number, cx)).await)
 }
 
 /// All that a server sent, up to the second message. It is filled where it lies: moving it about
@@ -133,10 +155,16 @@ impl Answer {
         &mut self,
         recv: &mut RecvHalf,
         limit: usize,
+        events: &Events,
+        attempt: u32,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), StreamError>> {
         if self.headers.is_none() {
-            self.headers = Some(ready!(recv.poll_headers(cx))?);
+            let headers = self.headers.insert(ready!(recv.poll_headers(cx))?);
+            if !headers.trailers_only {
+                let metadata = &headers.metadata;
+                events.tell(|| CallEvent::ResponseHeaders { attempt, metadata });
+            }
         }
         while let Some(message) = ready!(recv.poll_message(cx, limit)) {
             let message = message?;
@@ -160,9 +188,13 @@ impl Answer {
         call: &CallHead,
         terms: &Terms,
         connection: &Connection,
+        attempt: u32,
     ) -> Result<Reply, (Status, bool)> {
         let committed = self.has_begun();
-        self.into_reply(shared, call, terms, connection).map_err(|status| (status, committed))
+        let reply = self.into_reply(shared, call, terms, connection, attempt);
+        let reply = reply.map_err(|status| (status, committed))?;
+        call.events.attempt_ended(attempt, Ok(&reply.trailers));
+        Ok(reply)
     }
 
     fn into_reply(
@@ -171,6 +203,7 @@ impl Answer {
         call: &CallHead,
         terms: &Terms,
         connection: &Connection,
+        attempt: u32,
     ) -> Result<Reply, Status> {
         let peer = connection.address();
         let headers = self.headers.unwrap_or_default();
@@ -179,17 +212,23 @@ impl Answer {
             None => Metadata::new(),
         };
         match self.messages {
-            Messages::One(message) => Ok(Reply {
-                message: if message.compressed {
+            Messages::One(message) => {
+                let wire_bytes = message.frame_len();
+                let message = if message.compressed {
                     decompressed(&message.payload, &headers.encoding, call, shared, terms, peer)?
                 } else {
                     message.payload
-                },
-                headers: headers.metadata,
-                trailers,
-                peer: peer.clone(),
-                security: connection.security_level(),
-            }),
+                };
+                let payload = &message;
+                call.events.tell(|| CallEvent::ResponseMessage { attempt, payload, wire_bytes });
+                Ok(Reply {
+                    message,
+                    headers: headers.metadata,
+                    trailers,
+                    peer: peer.clone(),
+                    security: connection.security_level(),
+                })
+            }
             Messages::None => Err(status::cardinality(peer, "none")),
             Messages::Several => Err(status::cardinality(peer, "more than one")),
         }

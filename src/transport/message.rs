@@ -80,6 +80,13 @@ pub(crate) struct Received {
     pub(crate) payload: Bytes,
 }
 
+impl Received {
+    /// Bytes of the message as it came, with its prefix.
+    pub(crate) fn frame_len(&self) -> usize {
+        PREFIX_LEN + self.payload.len()
+    }
+}
+
 /// Finds the messages in the DATA of one stream.
 #[derive(Debug, Default)]
 pub(crate) struct Deframer {

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use switchboard::{
-    CallOptions, Cardinality, Channel, Code, Codec, CodecError, Compression, Method, Raw, Request,
+    CallEvent, CallInfo, CallObserver, CallOptions, Cardinality, Channel, Code, Codec, CodecError,
+    Compression, Method, Observer, Raw, Request,
 };
 
 use crate::support::plaintext;
@@ -146,6 +147,45 @@ async fn a_call_says_itself_what_it_accepts_where_that_is_not_what_the_channel_d
     let status = channel.invoke(&ECHO, wrong).await.unwrap_err();
     assert_eq!(status.code(), Code::INTERNAL);
     assert!(status.message().contains("was not offered"), "{status}");
+    channel.close().await;
+}
+
+/// The lengths of messages: as the application has them, and as they go over the wire.
+#[derive(Clone, Default)]
+struct Lengths(Arc<Mutex<Vec<(&'static str, usize)>>>);
+
+impl Observer for Lengths {
+    fn call_began(&self, _: &CallInfo<'_>) -> Option<Arc<dyn CallObserver>> {
+        Some(Arc::new(self.clone()))
+    }
+}
+
+impl CallObserver for Lengths {
+    fn event(&self, event: &CallEvent<'_>) {
+        let mut lengths = self.0.lock().unwrap();
+        match *event {
+            CallEvent::RequestMessage { payload } => lengths.push(("plain", payload.len())),
+            CallEvent::MessageSent { wire_bytes, .. } => lengths.push(("wire", wire_bytes)),
+            CallEvent::ResponseMessage { payload, wire_bytes, .. } => {
+                lengths.extend([("wire", wire_bytes), ("plain", payload.len())]);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn observers_see_messages_plain_and_their_length_on_the_wire() {
+    let lengths = Lengths::default();
+    let (channel, seen) = echoing(|it| it.compress(Compression::Gzip).observer(lengths.clone()));
+    channel.invoke(&ECHO, Request::new(long())).await.unwrap();
+    let mut stream = channel.new_stream(&ECHO_ALL, CallOptions::new()).await.unwrap();
+    stream.send(long()).await.unwrap();
+    stream.recv().await.unwrap();
+    let (_, on_the_wire) = only(&seen.take()[1..2]);
+    let (plain, wire) = (("plain", long().len()), ("wire", on_the_wire + 5));
+    assert_eq!(*lengths.0.lock().unwrap(), [plain, wire, wire, plain].repeat(2));
+    drop(stream);
     channel.close().await;
 }
 

@@ -21,6 +21,7 @@ mod keepalive;
 mod lifecycle;
 mod limits;
 mod names;
+mod observers;
 mod proxy;
 mod retries;
 mod scaling;

@@ -1,10 +1,16 @@
-//! Messages as they came, as the application gets them.
+//! Messages as the application has them, and as they go over the wire.
 
 use bytes::Bytes;
 
 use super::{CallHead, Shared, Terms, status};
-use crate::transport::{DecompressError, Encoding, decompress};
+use crate::transport::{DecompressError, Encoding, Message, decompress};
 use crate::types::{Address, Status};
+
+/// `message` as `call` sends it, where that is not as it is.
+pub(super) fn compressed(message: &Message, call: &CallHead) -> Result<Option<Message>, Status> {
+    let compressed = call.compression.map(|compression| message.compress(compression));
+    compressed.transpose().map_err(status::cannot_compress)
+}
 
 /// What `payload` of a compressed message is under `encoding`: never to more than the
 /// call takes.

@@ -1,0 +1,119 @@
+//! What a call tells those who observe it.
+
+use std::mem;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::observe::{AttemptKind, CallEvent, CallObserver};
+use crate::types::{Metadata, Status};
+
+/// Those who observe a call: mostly nobody, which costs a branch an event.
+///
+/// A call that goes away without an end has been dropped, and its end is told then.
+#[derive(Default)]
+pub(crate) struct Events(Option<Box<Observed>>);
+
+struct Observed {
+    observers: Vec<Arc<dyn CallObserver>>,
+    next_attempt: AtomicU32,
+    under_way: Mutex<UnderWay>,
+}
+
+/// What has not been told the end of.
+enum UnderWay {
+    /// The call, and these of its attempts.
+    Call(Vec<u32>),
+    Nothing,
+}
+
+impl Events {
+    /// Tells `observers` from now on.
+    pub(crate) fn to(observers: Vec<Arc<dyn CallObserver>>) -> Self {
+        if observers.is_empty() {
+            return Self(None);
+        }
+        let under_way = Mutex::new(UnderWay::Call(Vec::new()));
+        Self(Some(Box::new(Observed { observers, next_attempt: AtomicU32::new(0), under_way })))
+    }
+
+    /// Tells of what `event` makes.
+    pub(super) fn tell<'a>(&self, event: impl FnOnce() -> CallEvent<'a>) {
+        if let Some(observed) = &self.0 {
+            observed.tell(&event());
+        }
+    }
+
+    /// Tells of an attempt that begins; gives its number.
+    pub(super) fn attempt_began(&self, kind: AttemptKind) -> u32 {
+        self.0.as_ref().map_or(0, |observed| observed.attempt_began(kind))
+    }
+
+    /// Tells how an attempt ended.
+    pub(super) fn attempt_ended(&self, attempt: u32, result: Result<&Metadata, &Status>) {
+        if let Some(observed) = &self.0 {
+            observed.attempt_ended(attempt, result);
+        }
+    }
+
+    /// Tells how the call ended, and first of its attempts that nobody waits for any more.
+    pub(crate) fn ended(&self, result: Result<(), &Status>) {
+        if let Some(observed) = &self.0 {
+            observed.ended(result);
+        }
+    }
+}
+
+impl Observed {
+    fn tell(&self, event: &CallEvent<'_>) {
+        for observer in &self.observers {
+            observer.event(event);
+        }
+    }
+
+    fn attempt_began(&self, kind: AttemptKind) -> u32 {
+        let attempt = self.next_attempt.fetch_add(1, Ordering::Relaxed);
+        match &mut *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) {
+            UnderWay::Call(attempts) => attempts.push(attempt),
+            UnderWay::Nothing => return attempt,
+        }
+        self.tell(&CallEvent::AttemptBegan { attempt, kind });
+        attempt
+    }
+
+    fn attempt_ended(&self, attempt: u32, result: Result<&Metadata, &Status>) {
+        match &mut *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) {
+            UnderWay::Call(attempts) if attempts.contains(&attempt) => {
+                attempts.retain(|it| *it != attempt);
+            }
+            UnderWay::Call(_) | UnderWay::Nothing => return,
+        }
+        self.tell(&CallEvent::AttemptEnded {
+            attempt,
+            result: result.map(drop),
+            trailers: result.unwrap_or_else(Status::metadata),
+        });
+    }
+
+    fn ended(&self, result: Result<(), &Status>) {
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let UnderWay::Call(attempts) = mem::replace(&mut *under_way, UnderWay::Nothing) else {
+            return;
+        };
+        drop(under_way);
+        let given_up = Status::cancelled("the call has no more use for this attempt");
+        for attempt in attempts {
+            self.tell(&CallEvent::AttemptEnded {
+                attempt,
+                result: Err(result.err().unwrap_or(&given_up)),
+                trailers: given_up.metadata(),
+            });
+        }
+        self.tell(&CallEvent::Ended { result });
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        self.ended(Err(&Status::cancelled("the application dropped the call")));
+    }
+}
