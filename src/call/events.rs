@@ -48,8 +48,16 @@ impl Events {
         self.0.as_ref().map_or(0, |observed| observed.attempt_began(kind))
     }
 
+    /// Tells how the server ended an attempt.
+    pub(super) fn trailers(&self, attempt: u32, ended: Result<&Metadata, &Status>) {
+        self.tell(|| {
+            let metadata = ended.unwrap_or_else(Status::metadata);
+            CallEvent::ResponseTrailers { attempt, metadata }
+        });
+    }
+
     /// Tells how an attempt ended.
-    pub(super) fn attempt_ended(&self, attempt: u32, result: Result<&Metadata, &Status>) {
+    pub(super) fn attempt_ended(&self, attempt: u32, result: Result<(), &Status>) {
         if let Some(observed) = &self.0 {
             observed.attempt_ended(attempt, result);
         }
@@ -80,18 +88,14 @@ impl Observed {
         attempt
     }
 
-    fn attempt_ended(&self, attempt: u32, result: Result<&Metadata, &Status>) {
+    fn attempt_ended(&self, attempt: u32, result: Result<(), &Status>) {
         match &mut *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) {
             UnderWay::Call(attempts) if attempts.contains(&attempt) => {
                 attempts.retain(|it| *it != attempt);
             }
             UnderWay::Call(_) | UnderWay::Nothing => return,
         }
-        self.tell(&CallEvent::AttemptEnded {
-            attempt,
-            result: result.map(drop),
-            trailers: result.unwrap_or_else(Status::metadata),
-        });
+        self.tell(&CallEvent::AttemptEnded { attempt, result });
     }
 
     fn ended(&self, result: Result<(), &Status>) {
@@ -102,11 +106,8 @@ impl Observed {
         drop(under_way);
         let given_up = Status::cancelled("the call has no more use for this attempt");
         for attempt in attempts {
-            self.tell(&CallEvent::AttemptEnded {
-                attempt,
-                result: Err(result.err().unwrap_or(&given_up)),
-                trailers: given_up.metadata(),
-            });
+            let result = Err(result.err().unwrap_or(&given_up));
+            self.tell(&CallEvent::AttemptEnded { attempt, result });
         }
         self.tell(&CallEvent::Ended { result });
     }

@@ -329,6 +329,7 @@ impl StreamCall {
                 && let Some(Ok(trailers)) = attempt.read_ahead(self.terms.receive_bytes_max)
                 && let Err(status) = self.read_trailers(trailers, attempt)
             {
+                self.head.events.trailers(attempt.number, Err(&status));
                 return Poll::Ready(Err(Failure::Answered(status)));
             }
             let mut state = self.lock();
@@ -415,6 +416,7 @@ impl StreamCall {
 
     /// The server has ended the call.
     fn ended(&self, attempt: &Attempt, result: Result<Metadata, Status>) -> Result<(), Status> {
+        self.head.events.trailers(attempt.number, result.as_ref());
         let mut state = self.lock();
         let one_is_due = !self.cardinality.has_many_responses() && state.received == 0;
         let result = match result {
@@ -425,7 +427,7 @@ impl StreamCall {
             self.terms.succeeded();
         }
         let outcome = result.as_ref().map(drop).map_err(Clone::clone);
-        self.head.events.attempt_ended(attempt.number, result.as_ref());
+        self.head.events.attempt_ended(attempt.number, result.as_ref().map(drop));
         state.end(&self.head.events, result);
         outcome
     }
@@ -497,10 +499,14 @@ impl StreamCall {
                 Ok(_) => Err(no_more_wanted()),
                 Err(status) if attempt.has_unread() => Err(status),
                 Err(status) if state.replay.is_committed() => {
+                    self.head.events.trailers(attempt.number, Err(&status));
                     state.end(&self.head.events, Err(status.clone()));
                     Err(status)
                 }
-                Err(status) => Ok(AttemptError::Answered(status)),
+                Err(status) => {
+                    self.head.events.trailers(attempt.number, Err(&status));
+                    Ok(AttemptError::Answered(status))
+                }
             },
             None => Err(no_more_wanted()),
         }

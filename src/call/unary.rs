@@ -193,7 +193,7 @@ impl Answer {
         let committed = self.has_begun();
         let reply = self.into_reply(shared, call, terms, connection, attempt);
         let reply = reply.map_err(|status| (status, committed))?;
-        call.events.attempt_ended(attempt, Ok(&reply.trailers));
+        call.events.attempt_ended(attempt, Ok(()));
         Ok(reply)
     }
 
@@ -207,10 +207,12 @@ impl Answer {
     ) -> Result<Reply, Status> {
         let peer = connection.address();
         let headers = self.headers.unwrap_or_default();
-        let trailers = match self.trailers {
-            Some(trailers) => status::of_trailers(trailers, terms.deadline, peer)?,
-            None => Metadata::new(),
+        let ended = match self.trailers {
+            Some(trailers) => status::of_trailers(trailers, terms.deadline, peer),
+            None => Ok(Metadata::new()),
         };
+        // The server's status comes before its message; what is told, in the order of the wire.
+        let trailers = ended.inspect_err(|status| call.events.trailers(attempt, Err(status)))?;
         match self.messages {
             Messages::One(message) => {
                 let wire_bytes = message.frame_len();
@@ -221,6 +223,7 @@ impl Answer {
                 };
                 let payload = &message;
                 call.events.tell(|| CallEvent::ResponseMessage { attempt, payload, wire_bytes });
+                call.events.trailers(attempt, Ok(&trailers));
                 Ok(Reply {
                     message,
                     headers: headers.metadata,

@@ -139,14 +139,19 @@ pub enum CallEvent<'a> {
         /// Its bytes as they came over the wire: compressed, if it was, and with the prefix of five.
         wire_bytes: usize,
     },
+    /// The server has ended an attempt.
+    ResponseTrailers {
+        /// The attempt.
+        attempt: u32,
+        /// What the server sends at the end, its status aside.
+        metadata: &'a Metadata,
+    },
     /// An attempt is over.
     AttemptEnded {
         /// Its number.
         attempt: u32,
         /// How it ended; CANCELLED where this side gave it up.
         result: Result<(), &'a Status>,
-        /// What the server sent at the end.
-        trailers: &'a Metadata,
     },
     /// The call is over. The last event, and there always is one.
     Ended {

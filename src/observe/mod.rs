@@ -1,8 +1,12 @@
 //! What can be seen of a channel.
 
+#[cfg(feature = "prost")]
+mod binary_log;
 mod calls;
 mod inspection;
 
+#[cfg(feature = "prost")]
+pub use binary_log::{BinaryLog, BinaryLogSink, FileSink, InvalidFilter};
 pub use calls::{AttemptKind, CallEvent, CallInfo, CallObserver, Observer};
 pub use inspection::{
     ActorAnswer, ActorKind, ActorReport, ErrorReport, Inspection, PolicyReport, TimerReport,

@@ -6,6 +6,7 @@
 mod support;
 
 mod balancing;
+mod binary_log;
 mod calls;
 mod clock;
 mod compression;

@@ -56,9 +56,12 @@ impl CallObserver for Notes {
                 let more = wire_bytes - payload.len();
                 format!("{attempt} gets a message and {more}")
             }
-            CallEvent::AttemptEnded { attempt, result, trailers } => {
-                let reason = trailers.get("reason").unwrap_or("nothing");
-                format!("{attempt} ended: {}, {reason}", code(result))
+            CallEvent::ResponseTrailers { attempt, metadata } => {
+                let reason = metadata.get("reason").unwrap_or("nothing");
+                format!("{attempt} gets trailers: {reason}")
+            }
+            CallEvent::AttemptEnded { attempt, result } => {
+                format!("{attempt} ended: {}", code(result))
             }
             CallEvent::Ended { result } => format!("ended: {}", code(result)),
             _ => "?".to_owned(),
@@ -112,7 +115,8 @@ async fn all_of_a_unary_call_is_seen_once_and_in_order() {
             "0 sends 10",
             "0 gets headers",
             "0 gets a message and 5",
-            "0 ended: OK, nothing",
+            "0 gets trailers: nothing",
+            "0 ended: OK",
             "ended: OK"
         ]
     );
@@ -124,13 +128,15 @@ async fn all_of_a_unary_call_is_seen_once_and_in_order() {
             "0 began: First",
             "0 sends headers after no attempts, 0 s left",
             "0 sends 12",
-            "0 ended: UNAVAILABLE, nothing",
+            "0 gets trailers: nothing",
+            "0 ended: UNAVAILABLE",
             "1 began: Retry",
             "1 sends headers after 1 attempts, 0 s left",
             "1 sends 12",
             "1 gets headers",
             "1 gets a message and 5",
-            "1 ended: OK, nothing",
+            "1 gets trailers: nothing",
+            "1 ended: OK",
             "ended: OK"
         ]
     );
@@ -140,7 +146,7 @@ async fn all_of_a_unary_call_is_seen_once_and_in_order() {
     assert_eq!(call.await.unwrap_err().code(), Code::NOT_FOUND);
     let seen = notes.take();
     assert_eq!(seen[0], "unknown /helloworld.Greeter/SayHello");
-    assert_eq!(seen[6..], ["0 ended: NOT_FOUND, asked-for", "ended: NOT_FOUND"]);
+    assert_eq!(seen[6..], ["0 gets trailers: asked-for", "0 ended: NOT_FOUND", "ended: NOT_FOUND"]);
     close_without_leaks(channel, &greeter).await;
 }
 
@@ -166,7 +172,7 @@ async fn all_of_a_stream_is_seen() {
     assert!(stream.recv().await.unwrap().is_none());
     assert!(stream.recv().await.unwrap().is_none());
     drop(stream);
-    assert_eq!(notes.take(), ["0 ended: OK, nothing", "ended: OK"]);
+    assert_eq!(notes.take(), ["0 gets trailers: nothing", "0 ended: OK", "ended: OK"]);
     close_without_leaks(channel, &greeter).await;
 }
 
@@ -182,12 +188,12 @@ async fn what_is_given_up_has_an_end_as_well() {
         [
             "0 sends headers after no attempts, 0 s left",
             "0 sends 10",
-            "0 ended: CANCELLED, nothing",
+            "0 ended: CANCELLED",
             "ended: CANCELLED"
         ]
     );
     greeter[0].release();
-    let cancelled = ["0 ended: CANCELLED, nothing", "ended: CANCELLED"];
+    let cancelled = ["0 ended: CANCELLED", "ended: CANCELLED"];
     let mut stream = channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap();
     stream.send(hello("Ada")).await.unwrap();
     stream.recv().await.unwrap();
@@ -226,8 +232,8 @@ async fn hedges_are_seen_side_by_side_and_the_loser_as_given_up() {
     let count = |what: &str| seen.iter().filter(|it| *it == what).count();
     assert_eq!(count(&format!("1 began: {:?}", AttemptKind::Hedge)), 1, "{seen:?}");
     let outcome = |winner, loser| {
-        let won = format!("{winner} ended: OK, nothing");
-        count(&won) == 1 && count(&format!("{loser} ended: CANCELLED, nothing")) == 1
+        let won = format!("{winner} ended: OK");
+        count(&won) == 1 && count(&format!("{loser} ended: CANCELLED")) == 1
     };
     assert!(outcome(0, 1) || outcome(1, 0), "{seen:?}");
     assert_eq!(seen.last().unwrap(), "ended: OK");

@@ -1,0 +1,209 @@
+//! A log of calls in gRPC's own binary form (A16).
+
+mod entry;
+mod filter;
+mod sink;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::calls::{CallEvent, CallInfo, CallObserver, Observer};
+use crate::types::{Address, Code, Metadata, Status};
+use entry::{Event, Payload};
+pub use filter::InvalidFilter;
+use filter::{Extent, Filter};
+pub use sink::{BinaryLogSink, FileSink};
+
+/// An [`Observer`] that logs headers and messages of calls in gRPC's binary form (A16), which its
+/// own tools read.
+///
+/// Which calls, a filter says: a list with commas of `*` (all), `package.Service/*`,
+/// `package.Service/Method` and `-package.Service/Method` (not that one); what names a method goes
+/// before what names its service, and that before `*`. Behind a rule `{h:256;m:1024}` logs 256
+/// bytes of metadata and 1024 of each message, `{h}` metadata alone and `{m}` messages alone.
+///
+/// ```no_run
+/// # fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// use switchboard::{BinaryLog, Channel, Credentials, FileSink};
+///
+/// let log = BinaryLog::new("*{h;m:1024}", FileSink::create("calls.binlog")?)?;
+/// let channel = Channel::builder("dns:///greeter.example")
+///     .credentials(Credentials::tls())
+///     .observer(log)
+///     .build()?;
+/// # Ok(()) }
+/// ```
+///
+/// Of a call that is attempted several times the first request and the answer that counted are
+/// logged. Messages are logged as the application has them, not compressed. The log has all that
+/// the calls carry: who can read it can read that.
+pub struct BinaryLog {
+    filter: Filter,
+    sink: Arc<dyn BinaryLogSink>,
+    calls: AtomicU64,
+}
+
+impl BinaryLog {
+    /// Logs to `sink` the calls that `filter` names. Fails where a rule makes no sense, or two say
+    /// the same.
+    pub fn new(filter: &str, sink: impl BinaryLogSink) -> Result<Self, InvalidFilter> {
+        let filter = Filter::parse(filter)?;
+        Ok(Self { filter, sink: Arc::new(sink), calls: AtomicU64::new(0) })
+    }
+
+    /// As [`new`](Self::new) with the filter in `GRPC_BINARY_LOG_FILTER`; `None` where that is not
+    /// set.
+    pub fn from_env(sink: impl BinaryLogSink) -> Result<Option<Self>, InvalidFilter> {
+        std::env::var(FILTER).ok().map(|filter| Self::new(&filter, sink)).transpose()
+    }
+}
+
+impl Observer for BinaryLog {
+    fn call_began(&self, call: &CallInfo<'_>) -> Option<Arc<dyn CallObserver>> {
+        let extent = self.filter.extent(call.method.as_str())?;
+        Some(Arc::new(Logged {
+            extent,
+            sink: self.sink.clone(),
+            call: self.calls.fetch_add(1, Ordering::Relaxed) + 1,
+            method: call.method.as_str().to_owned(),
+            state: Mutex::default(),
+        }))
+    }
+}
+
+/// One call that is logged.
+struct Logged {
+    extent: Extent,
+    sink: Arc<dyn BinaryLogSink>,
+    call: u64,
+    method: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Entries so far.
+    sequence: u64,
+    request: Request,
+    /// Attempts that are under way.
+    live: Vec<u32>,
+    /// Headers of attempts of which it is not certain that they count.
+    headers: Vec<(u32, Payload)>,
+    peer: Option<Address>,
+    trailers: Option<(u32, Metadata)>,
+}
+
+/// How far the request is logged.
+enum Request {
+    /// Its headers are not known yet; this comes after them.
+    Waiting(Vec<Payload>),
+    Begun,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self::Waiting(Vec::new())
+    }
+}
+
+impl CallObserver for Logged {
+    fn event(&self, event: &CallEvent<'_>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match *event {
+            CallEvent::AttemptBegan { attempt, .. } => state.live.push(attempt),
+            CallEvent::RequestHeaders { peer, authority, metadata, timeout, .. } => {
+                state.peer = Some(peer.clone());
+                if let Request::Waiting(waiting) =
+                    std::mem::replace(&mut state.request, Request::Begun)
+                {
+                    let method = &self.method;
+                    let header = Event::ClientHeader { method, authority, metadata, timeout };
+                    self.write(&mut state, &self.payload(&header), false);
+                    for payload in waiting {
+                        self.write(&mut state, &payload, false);
+                    }
+                }
+            }
+            CallEvent::RequestMessage { payload } => {
+                self.request(&mut state, &Event::ClientMessage(payload));
+            }
+            CallEvent::RequestsEnded => self.request(&mut state, &Event::HalfClose),
+            CallEvent::ResponseHeaders { attempt, metadata } => {
+                let header = self.payload(&Event::ServerHeader(metadata));
+                if state.live == [attempt] {
+                    self.write(&mut state, &header, true);
+                } else {
+                    state.headers.push((attempt, header));
+                }
+            }
+            CallEvent::ResponseMessage { attempt, payload, .. } => {
+                self.header_of(&mut state, attempt);
+                let message = self.payload(&Event::ServerMessage(payload));
+                self.write(&mut state, &message, false);
+            }
+            CallEvent::ResponseTrailers { attempt, metadata } => {
+                state.trailers = Some((attempt, metadata.clone()));
+            }
+            CallEvent::AttemptEnded { attempt, .. } => state.live.retain(|it| *it != attempt),
+            CallEvent::Ended { result } => self.end(&mut state, result),
+            CallEvent::NamesResolved { .. }
+            | CallEvent::PickCompleted { .. }
+            | CallEvent::MessageSent { .. } => {}
+        }
+    }
+}
+
+impl Logged {
+    fn payload(&self, event: &Event<'_>) -> Payload {
+        Payload::new(event, self.extent, since_1970())
+    }
+
+    fn write(&self, state: &mut MutexGuard<'_, State>, payload: &Payload, with_peer: bool) {
+        state.sequence += 1;
+        let peer = state.peer.as_ref().filter(|_| with_peer);
+        self.sink.write(payload.entry(self.call, state.sequence, peer));
+    }
+
+    /// Logs a part of the request, once its headers are.
+    fn request(&self, state: &mut MutexGuard<'_, State>, event: &Event<'_>) {
+        let payload = self.payload(event);
+        match &mut state.request {
+            Request::Waiting(waiting) => waiting.push(payload),
+            Request::Begun => self.write(state, &payload, false),
+        }
+    }
+
+    /// Logs the headers of `attempt`, which counts, if that has not been done.
+    fn header_of(&self, state: &mut MutexGuard<'_, State>, attempt: u32) {
+        if let Some(at) = state.headers.iter().position(|(of, _)| *of == attempt) {
+            let (_, header) = state.headers.swap_remove(at);
+            self.write(state, &header, true);
+        }
+    }
+
+    fn end(&self, state: &mut MutexGuard<'_, State>, result: Result<(), &Status>) {
+        let trailers = state.trailers.take();
+        let by_this_side = |status: &Status| {
+            trailers.is_none()
+                && [Code::CANCELLED, Code::DEADLINE_EXCEEDED].contains(&status.code())
+        };
+        if result.is_err_and(by_this_side) {
+            let cancel = self.payload(&Event::Cancel);
+            return self.write(state, &cancel, false);
+        }
+        if let Some((attempt, _)) = &trailers {
+            self.header_of(state, *attempt);
+        }
+        let metadata = trailers.as_ref().map(|(_, metadata)| metadata);
+        let trailer = self.payload(&Event::Trailer { result, metadata });
+        self.write(state, &trailer, true);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "entries have the time of day")]
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+const FILTER: &str = "GRPC_BINARY_LOG_FILTER";
