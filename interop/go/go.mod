@@ -4,7 +4,10 @@ go 1.26.0
 
 tool google.golang.org/grpc/interop/server
 
-require google.golang.org/grpc v1.85.0
+require (
+	google.golang.org/grpc v1.85.0
+	google.golang.org/protobuf v1.36.12
+)
 
 require (
 	cloud.google.com/go/compute/metadata v0.9.0 // indirect
@@ -16,5 +19,4 @@ require (
 	golang.org/x/sys v0.48.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // indirect
-	google.golang.org/protobuf v1.36.12 // indirect
 )

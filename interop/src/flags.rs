@@ -5,9 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
-use switchboard::{BuildError, Channel, ChannelBuilder, Compression, Credentials, TlsConfig};
+use switchboard::{
+    BinaryLog, BuildError, Channel, ChannelBuilder, Compression, Credentials, FileSink, TlsConfig,
+};
 
 use crate::cases::Case;
+use crate::equipment;
 
 /// The gRPC interop client over switchboard
 #[derive(Debug, Parser)]
@@ -50,6 +53,12 @@ pub(crate) struct Flags {
     /// The service config of the channel
     #[arg(long = "service_config_json", value_name = "JSON")]
     service_config_json: Option<String>,
+    /// Make calls with a retry policy, default deadlines and an interceptor
+    #[arg(long = "equipped")]
+    equipped: bool,
+    /// Log all calls to this file, in gRPC's binary form
+    #[arg(long = "binary_log", value_name = "FILE")]
+    binary_log: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) soak: Soak,
     #[command(flatten)]
@@ -165,6 +174,14 @@ impl Flags {
         }
         if let Some(json) = &self.service_config_json {
             builder = builder.default_service_config(json);
+        }
+        if self.equipped {
+            builder = equipment::of(builder);
+        }
+        if let Some(file) = &self.binary_log {
+            let sink = FileSink::create(file).map_err(|error| format!("--binary_log: {error}"))?;
+            let log = BinaryLog::new("*", sink).map_err(|error| error.to_string())?;
+            builder = builder.observer(log);
         }
         Ok(builder)
     }

@@ -9,6 +9,7 @@ mod cancel;
 mod cases;
 mod churn;
 mod compression;
+mod equipment;
 mod flags;
 mod frozen;
 mod proto;

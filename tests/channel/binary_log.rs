@@ -102,7 +102,7 @@ mod v1 {
         #[prost(uint32, tag = "1")]
         pub(super) kind: u32,
         #[prost(string, tag = "2")]
-        pub(super) address: String,
+        pub(super) text: String,
         #[prost(uint32, tag = "3")]
         pub(super) ip_port: u32,
     }
@@ -174,7 +174,7 @@ async fn a_call_is_logged_from_its_header_to_its_trailer() {
     let message = all[1].message.as_ref().unwrap();
     assert_eq!((message.length, &message.data), (5, &hello("Ada").encode_to_vec()));
     let peer = all[3].peer.as_ref().unwrap();
-    assert_eq!((peer.kind, &peer.address[..]), (1, "127.0.0.1"));
+    assert_eq!((peer.kind, &peer.text[..]), (1, "127.0.0.1"));
     assert_eq!(peer.ip_port, u32::from(greeter[0].address().port()));
     let trailer = all[5].trailer.as_ref().unwrap();
     assert_eq!((trailer.status_code, &trailer.status_message[..]), (0, ""));
