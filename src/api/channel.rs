@@ -258,14 +258,16 @@ impl Channel {
         }
         let message = EncodedMessage::encode(message, &vtable, true)?;
         let call = OutgoingCall::new(path, cardinality, Cardinality::Unary, &vtable, options);
-        let call = match self.interceptors().unary(call, message).into_passed() {
-            Ok((call, message)) => {
-                let (head, message) = self.unary_head(call, message);
-                Unary::Passed(head, message)
+        let (call, message) = if self.handle.interceptors.is_empty() {
+            (call, message)
+        } else {
+            match self.interceptors().unary(call, message).into_passed() {
+                Ok(passed) => passed,
+                Err(answer) => return Ok(Begun { call: Unary::Intercepted(answer), vtable }),
             }
-            Err(answer) => Unary::Intercepted(answer),
         };
-        Ok(Begun { call, vtable })
+        let (head, message) = self.unary_head(call, message);
+        Ok(Begun { call: Unary::Passed(head, message), vtable })
     }
 
     /// Makes a unary call that has passed all interceptors.
@@ -292,6 +294,7 @@ impl Channel {
         (self.call_head(call, self.handle.defaults.timeout), message)
     }
 
+    #[inline]
     fn call_head(&self, call: OutgoingCall, timeout: Option<Duration>) -> CallHead {
         let Defaults { wait_for_ready, receive_bytes_max, send_bytes_max, .. } =
             self.handle.defaults;
@@ -306,11 +309,10 @@ impl Channel {
             wait_for_ready: options.wait_for_ready,
             receive_bytes_max: options.receive_bytes_max,
             send_bytes_max: options.send_bytes_max,
-            retry_buffer_max: options.retry_buffer_max,
             defaults: call::Defaults { timeout, wait_for_ready, receive_bytes_max, send_bytes_max },
             metadata: options.metadata,
             compression: options.compression.or(self.handle.defaults.compression),
-            accepted: options.accepted,
+            extras: options.extras,
             authority: options.authority,
             credentials: options.credentials,
             events,

@@ -11,15 +11,17 @@ use crate::types::Status;
 #[derive(Default)]
 pub struct Finish(Hooks);
 
-/// Functions that are to be called when a call is over.
+/// Functions that are to be called when a call is over. Mostly there are none, and then it is but
+/// a word to move about.
 #[derive(Clone, Default)]
-pub(super) struct Hooks(Vec<Arc<Hook>>);
+#[expect(clippy::box_collection, reason = "a word of its own is what it is for")]
+pub(super) struct Hooks(Option<Box<Vec<Arc<Hook>>>>);
 
 type Hook = dyn Fn(Result<(), &Status>) + Send + Sync;
 
 impl Hooks {
     pub(super) fn push(&mut self, hook: impl Fn(Result<(), &Status>) + Send + Sync + 'static) {
-        self.0.push(Arc::new(hook));
+        self.0.get_or_insert_default().push(Arc::new(hook));
     }
 
     /// Takes them out, to be called once.
@@ -30,23 +32,26 @@ impl Hooks {
 
 impl Finish {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.0.is_empty()
+        self.0.0.is_none()
     }
 
     /// Calls those of `other` after these.
     pub(super) fn append(&mut self, mut other: Self) {
-        self.0.0.append(&mut other.0.0);
+        if let Some(mut hooks) = other.0.0.take() {
+            self.0.0.get_or_insert_default().append(&mut hooks);
+        }
     }
 
     /// Calls them.
+    #[inline]
     pub(super) fn run(mut self, result: Result<(), &Status>) {
         self.run_once(result);
     }
 
     /// Calls them, if that has not been done.
-    pub(super) fn run_once(&mut self, result: Result<(), &Status>) {
-        for hook in mem::take(&mut self.0.0) {
-            hook(result);
+    fn run_once(&mut self, result: Result<(), &Status>) {
+        if let Some(hooks) = self.0.0.take() {
+            hooks.iter().for_each(|hook| hook(result));
         }
     }
 }
@@ -61,6 +66,6 @@ impl Drop for Finish {
 
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{} hooks]", self.0.len())
+        write!(f, "[{} hooks]", self.0.as_ref().map_or(0, |hooks| hooks.len()))
     }
 }

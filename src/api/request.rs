@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::finish::{Finish, Hooks};
-use crate::call::Reply;
+use crate::call::{Extras, Reply};
 use crate::transport::{AllCallCredentials, CallCredentials};
 use crate::types::{
     Address, Authority, Compression, Deadline, InvalidAuthority, Metadata, SecurityLevel, Status,
@@ -21,8 +21,7 @@ pub struct CallOptions {
     pub(super) compression: Compress,
     pub(super) authority: Option<Authority>,
     pub(super) credentials: AllCallCredentials,
-    pub(super) accepted: Option<Arc<[Compression]>>,
-    pub(super) retry_buffer_max: Option<usize>,
+    pub(super) extras: Option<Box<Extras>>,
     finish: Hooks,
 }
 
@@ -123,14 +122,15 @@ impl CallOptions {
     /// itself is [compressed](Self::compress) with is always accepted. Default: the channel's, which
     /// is nothing.
     pub fn accept_compression(mut self, accepted: impl IntoIterator<Item = Compression>) -> Self {
-        self.accepted = Some(accepted.into_iter().collect());
+        let extras = self.extras.get_or_insert_default();
+        extras.accepted = Some(accepted.into_iter().collect());
         self
     }
 
     /// How much of the call is kept to be sent again, in bytes; a call that has sent more is not
     /// retried (A6). Default: the channel's, which is 256 KiB.
     pub fn max_retry_buffer_bytes(mut self, bytes: usize) -> Self {
-        self.retry_buffer_max = Some(bytes);
+        self.extras.get_or_insert_default().retry_buffer_max = Some(bytes);
         self
     }
 

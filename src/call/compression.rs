@@ -7,9 +7,14 @@ use crate::transport::{DecompressError, Encoding, Message, decompress};
 use crate::types::{Address, Status};
 
 /// `message` as `call` sends it, where that is not as it is.
+#[inline]
 pub(super) fn compressed(message: &Message, call: &CallHead) -> Result<Option<Message>, Status> {
-    let compressed = call.compression.map(|compression| message.compress(compression));
-    compressed.transpose().map_err(status::cannot_compress)
+    match call.compression {
+        Some(compression) => {
+            message.compress(compression).map(Some).map_err(status::cannot_compress)
+        }
+        None => Ok(None),
+    }
 }
 
 /// What `payload` of a compressed message is under `encoding`: never to more than the
@@ -23,7 +28,7 @@ pub(super) fn decompressed(
     peer: &Address,
 ) -> Result<Bytes, Status> {
     let fault = |what: &str| Err(status::compressed(peer, what));
-    let accepted = call.accepted.as_ref().unwrap_or(&shared.accepted);
+    let accepted = call.accepted().unwrap_or(&shared.accepted);
     let compression = match encoding {
         Encoding::Identity => return fault("it has named no encoding"),
         Encoding::Unknown(name) => {

@@ -37,6 +37,7 @@ impl Events {
     }
 
     /// Tells of what `event` makes.
+    #[inline]
     pub(super) fn tell<'a>(&self, event: impl FnOnce() -> CallEvent<'a>) {
         if let Some(observed) = &self.0 {
             observed.tell(&event());
@@ -44,11 +45,13 @@ impl Events {
     }
 
     /// Tells of an attempt that begins; gives its number.
+    #[inline]
     pub(super) fn attempt_began(&self, kind: AttemptKind) -> u32 {
         self.0.as_ref().map_or(0, |observed| observed.attempt_began(kind))
     }
 
     /// Tells how the server ended an attempt.
+    #[inline]
     pub(super) fn trailers(&self, attempt: u32, ended: Result<&Metadata, &Status>) {
         self.tell(|| {
             let metadata = ended.unwrap_or_else(Status::metadata);
@@ -57,6 +60,7 @@ impl Events {
     }
 
     /// Tells how an attempt ended.
+    #[inline]
     pub(super) fn attempt_ended(&self, attempt: u32, result: Result<(), &Status>) {
         if let Some(observed) = &self.0 {
             observed.attempt_ended(attempt, result);
@@ -64,6 +68,7 @@ impl Events {
     }
 
     /// Tells how the call ended, and first of its attempts that nobody waits for any more.
+    #[inline]
     pub(crate) fn ended(&self, result: Result<(), &Status>) {
         if let Some(observed) = &self.0 {
             observed.ended(result);
@@ -72,12 +77,14 @@ impl Events {
 }
 
 impl Observed {
+    #[cold]
     fn tell(&self, event: &CallEvent<'_>) {
         for observer in &self.observers {
             observer.event(event);
         }
     }
 
+    #[cold]
     fn attempt_began(&self, kind: AttemptKind) -> u32 {
         let attempt = self.next_attempt.fetch_add(1, Ordering::Relaxed);
         match &mut *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -88,6 +95,7 @@ impl Observed {
         attempt
     }
 
+    #[cold]
     fn attempt_ended(&self, attempt: u32, result: Result<(), &Status>) {
         match &mut *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) {
             UnderWay::Call(attempts) if attempts.contains(&attempt) => {
@@ -98,6 +106,7 @@ impl Observed {
         self.tell(&CallEvent::AttemptEnded { attempt, result });
     }
 
+    #[cold]
     fn ended(&self, result: Result<(), &Status>) {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         let UnderWay::Call(attempts) = mem::replace(&mut *under_way, UnderWay::Nothing) else {

@@ -75,14 +75,12 @@ pub(crate) struct CallHead {
     pub(crate) receive_bytes_max: Option<usize>,
     /// The largest message that is sent, in bytes.
     pub(crate) send_bytes_max: Option<usize>,
-    /// What is kept of it to be sent again, in bytes.
-    pub(crate) retry_buffer_max: Option<usize>,
     /// What it goes by otherwise.
     pub(crate) defaults: Defaults,
     /// How its messages are compressed, or may be.
     pub(crate) compression: Option<Compression>,
-    /// What the server may compress its messages with.
-    pub(crate) accepted: Option<Arc<[Compression]>>,
+    /// What few calls ask for.
+    pub(crate) extras: Option<Box<Extras>>,
     /// The name to address the server by, where the call overrides the channel's.
     pub(crate) authority: Option<Authority>,
     /// What proves who calls, beside the channel's.
@@ -91,7 +89,21 @@ pub(crate) struct CallHead {
     pub(crate) events: Events,
 }
 
+/// What few calls ask of the channel: apart, so that the others have less to move about.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extras {
+    /// What is kept of the call to be sent again, in bytes.
+    pub(crate) retry_buffer_max: Option<usize>,
+    /// What the server may compress its messages with.
+    pub(crate) accepted: Option<Arc<[Compression]>>,
+}
+
 impl CallHead {
+    /// What the server may compress its messages with, where that is not as for all calls.
+    fn accepted(&self) -> Option<&[Compression]> {
+        self.extras.as_ref()?.accepted.as_deref()
+    }
+
     /// The head of a request that is sent at `now`, with `metadata` in place of the application's.
     fn request<'a>(
         &'a self,
@@ -104,7 +116,7 @@ impl CallHead {
             authority: self.authority.as_ref(),
             content_type: self.content_type,
             encoding: self.compression,
-            accepted: self.accepted.as_deref(),
+            accepted: self.accepted(),
             timeout: terms.deadline.map(|deadline| deadline.saturating_duration_since(now)),
             metadata: metadata.unwrap_or(&self.metadata).as_fields(),
         }

@@ -38,7 +38,8 @@ impl Retrying {
 
     /// How much may be kept of `call`.
     pub(super) fn buffer_max(&self, call: &CallHead) -> usize {
-        call.retry_buffer_max.unwrap_or(self.limits.call_buffer_max)
+        let own = call.extras.as_ref().and_then(|extras| extras.retry_buffer_max);
+        own.unwrap_or(self.limits.call_buffer_max)
     }
 
     /// Keeps `bytes` more, if the channel allows for them.

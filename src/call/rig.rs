@@ -61,7 +61,6 @@ impl PickRig {
             wait_for_ready: None,
             receive_bytes_max: None,
             send_bytes_max: None,
-            retry_buffer_max: None,
             defaults: Defaults {
                 timeout: None,
                 wait_for_ready: false,
@@ -69,7 +68,7 @@ impl PickRig {
                 send_bytes_max: 0,
             },
             compression: None,
-            accepted: None,
+            extras: None,
             authority: None,
             credentials: AllCallCredentials::default(),
             events: Events::default(),
