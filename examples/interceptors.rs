@@ -54,8 +54,11 @@ impl Interceptor for Naming {
 /// Answers unary calls that were made before without asking a server again.
 #[derive(Default)]
 struct Remembering {
-    answers: Mutex<HashMap<(String, Vec<u8>), Response<Bytes>>>,
+    answers: Mutex<HashMap<Question, Response<Bytes>>>,
 }
+
+/// A method and a message.
+type Question = (String, Vec<u8>);
 
 impl Interceptor for Remembering {
     fn unary<'a>(
