@@ -18,7 +18,7 @@ use crate::policy::idle;
 use crate::policy::lb::{self, DropPicker, Picker};
 use crate::policy::scaling;
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
-use crate::transport::resolve::BuildResolver;
+use crate::transport::resolve::{BuildResolver, ResolverOptions};
 use crate::transport::{
     AllCallCredentials, Connect, Connection, ConnectionOptions, Disconnect, KeepaliveConfig,
     Security,
@@ -29,6 +29,7 @@ use crate::types::{Authority, ConnectivityState, Endpoint, Generation, Status, T
 pub(crate) struct Settings {
     pub(crate) target: Target,
     pub(crate) resolver: Arc<dyn BuildResolver>,
+    pub(crate) resolver_options: ResolverOptions,
     pub(crate) lb_registry: lb::LbRegistry,
     pub(crate) default_config: Arc<ServiceConfig>,
     pub(crate) backoff: Backoff,

@@ -26,6 +26,7 @@ mod observers;
 mod proxy;
 mod retries;
 mod scaling;
+mod service_config;
 mod streaming;
 mod supervision;
 mod tls;

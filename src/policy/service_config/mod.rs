@@ -1,6 +1,7 @@
 //! The service config: what a service's owner wants of its clients, as JSON that comes with the
 //! endpoints.
 
+mod choice;
 mod json;
 mod method_config;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use super::retry::Throttle;
 
 use crate::types::MethodPath;
 
+pub(crate) use choice::Client;
 pub(crate) use json::optional_bool;
 use method_config::MethodConfigs;
 pub(crate) use method_config::{AttemptPolicy, MethodConfig};
@@ -33,16 +35,33 @@ impl ServiceConfig {
     /// Reads a config. Every field that is known must be right, or the whole of it is refused;
     /// fields that are not known are ignored (A21).
     pub(crate) fn parse(text: &str, registry: &LbRegistry) -> Result<Self, ServiceConfigError> {
-        let config = json::object(text)?;
-        let lb = match json::present(&config, FIELD) {
+        Self::read(&json::object(text)?, registry)
+    }
+
+    /// Reads the config in a list of choices that is meant for `client`, if one is (A2).
+    pub(crate) fn choose(
+        choices: &[u8],
+        client: Client<'_>,
+        registry: &LbRegistry,
+    ) -> Result<Option<Self>, ServiceConfigError> {
+        let Some((index, config)) = choice::choose(choices, client)? else { return Ok(None) };
+        let config = Self::read(&config, registry);
+        config.map(Some).map_err(|error| error.within(&format!("[{index}].serviceConfig")))
+    }
+
+    fn read(
+        config: &Map<String, Value>,
+        registry: &LbRegistry,
+    ) -> Result<Self, ServiceConfigError> {
+        let lb = match json::present(config, FIELD) {
             Some(list) => LbConfig::parse(list, registry)?,
-            None => LbConfig::by_legacy_name(&config, registry)?,
+            None => LbConfig::by_legacy_name(config, registry)?,
         };
         Ok(Self {
             lb,
-            methods: MethodConfigs::parse(&config)?,
-            throttle: method_config::throttle(&config)?,
-            max_connections_per_subchannel: max_connections_per_subchannel(&config)?,
+            methods: MethodConfigs::parse(config)?,
+            throttle: method_config::throttle(config)?,
+            max_connections_per_subchannel: max_connections_per_subchannel(config)?,
         })
     }
 

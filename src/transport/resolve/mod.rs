@@ -6,6 +6,8 @@
 #[cfg(feature = "dns")]
 mod dns;
 mod fixed;
+#[cfg(feature = "dns")]
+mod hostname;
 #[cfg(feature = "test-util")]
 mod manual;
 mod unix;
@@ -58,6 +60,17 @@ pub trait BuildResolver: Send + Sync + 'static {
     /// which cannot work fails when the channel is built; [`Target::invalid`] makes the error.
     fn build(&self, target: &Target) -> Result<Box<dyn Resolve>, TargetError>;
 
+    /// As [`build`](Self::build), for a channel with these options, which is what channels call.
+    /// The default leaves them unread. A resolver around another hands them on.
+    fn build_with(
+        &self,
+        target: &Target,
+        options: &ResolverOptions,
+    ) -> Result<Box<dyn Resolve>, TargetError> {
+        let _ = options;
+        self.build(target)
+    }
+
     /// The name that servers of this target are addressed by, where neither the builder nor the
     /// credentials say another. The default is the endpoint of the target.
     fn default_authority(&self, target: &Target) -> Authority {
@@ -91,6 +104,19 @@ where
     }
 }
 
+/// What a channel has settled that its resolver may go by. The default is what it is for a channel
+/// of which nothing is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResolverOptions {
+    /// Whether the channel applies no service config of its resolver, which then need not look for
+    /// one: [`ChannelBuilder::disable_service_config`](crate::ChannelBuilder::disable_service_config).
+    pub disable_service_config: bool,
+    /// Whether service configs are to be looked for in DNS (A2):
+    /// [`ChannelBuilder::dns_service_config`](crate::ChannelBuilder::dns_service_config).
+    pub dns_service_config: bool,
+}
+
 /// What one lookup found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -102,12 +128,23 @@ pub struct Resolution {
     /// For how long this is said to be true, where that is known. It is shown by
     /// [`Channel::inspect`](crate::Channel::inspect), and nothing goes by it.
     pub ttl: Option<Duration>,
+    /// The service configs in DNS, where there are any and `service_config` says nothing.
+    pub(crate) choices: Option<ServiceConfigChoices>,
+}
+
+/// Service configs of which the channel chooses one (A2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServiceConfigChoices {
+    /// A list of choices, as JSON that nobody has looked at.
+    pub(crate) list: Vec<u8>,
+    /// The name of this machine, where it is known.
+    pub(crate) hostname: Option<String>,
 }
 
 impl Resolution {
     /// These backends, without a service config.
     pub fn new(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
-        Self { endpoints: endpoints.into_iter().collect(), service_config: None, ttl: None }
+        Self { endpoints: endpoints.into_iter().collect(), ..Self::default() }
     }
 
     /// The same with this service config, which the channel will parse.
