@@ -23,7 +23,9 @@ use crate::transport::{
     AllCallCredentials, Connect, Connection, ConnectionOptions, Disconnect, KeepaliveConfig,
     Security,
 };
-use crate::types::{Authority, ConnectivityState, Endpoint, Generation, Status, Target};
+use crate::types::{
+    Authority, ConfigSelector, ConnectivityState, Endpoint, Generation, Status, Target,
+};
 
 /// What the builder decided.
 pub(crate) struct Settings {
@@ -194,6 +196,7 @@ pub(super) enum Resolved {
     Update {
         endpoints: Arc<[Endpoint]>,
         config: Option<Result<Arc<ServiceConfig>, ServiceConfigError>>,
+        selector: Option<Arc<dyn ConfigSelector>>,
     },
     Failed(Status),
 }

@@ -191,10 +191,12 @@ impl Resolver {
     }
 
     fn understood(&self, life: &mut Life, resolution: Resolution) -> Resolved {
-        let Resolution { endpoints, service_config, choices, ttl } = resolution;
+        let Resolution { endpoints, service_config, config_selector, choices, ttl } = resolution;
         life.found = Some(Found { endpoints: endpoints.len(), at: Instant::now(), ttl });
         let registry = &self.core.settings.lb_registry;
-        let config = if self.core.settings.resolver_options.disable_service_config {
+        let is_disabled = self.core.settings.resolver_options.disable_service_config;
+        let selector = config_selector.filter(|_| !is_disabled);
+        let config = if is_disabled {
             None
         } else if let Some(json) = service_config {
             Some(ServiceConfig::parse(&json, registry))
@@ -206,7 +208,7 @@ impl Resolver {
         };
         let config = config.map(|config| config.map(Arc::new));
         tracing::debug!(target: "switchboard", channel = %self.core.settings.target, endpoints = endpoints.len(), "resolved");
-        Resolved::Update { endpoints: endpoints.into(), config }
+        Resolved::Update { endpoints: endpoints.into(), config, selector }
     }
 
     fn rejected(&self, me: &ActorRef<Msg>, life: &mut Life, reason: String) {

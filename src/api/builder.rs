@@ -104,14 +104,13 @@ impl ChannelBuilder {
     }
 
     /// The service config (JSON) for as long as the resolver gives none. Default: `pick_first`.
-    /// What it can say is in `docs/guide/service-config.md`.
     pub fn default_service_config(mut self, json: impl Into<String>) -> Self {
         self.default_service_config = Some(json.into());
         self
     }
 
     /// Applies no service config that comes from the resolver, nor its
-    /// [config selector](crate::ConfigSelector): they are not asked for where that would cost a
+    /// [`ConfigSelector`](crate::ConfigSelector): they are not looked for where that would cost a
     /// lookup, and not read where they come along. The
     /// [default](Self::default_service_config) is in force throughout.
     pub fn disable_service_config(mut self) -> Self {

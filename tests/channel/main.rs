@@ -10,6 +10,7 @@ mod binary_log;
 mod calls;
 mod clock;
 mod compression;
+mod config_selector;
 mod credentials;
 mod deadlines;
 mod dial;

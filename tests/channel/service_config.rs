@@ -10,7 +10,7 @@ use switchboard::{
 
 use crate::support::greeter::{Greeter, SAY_HELLO, ask};
 use crate::support::name_server::{Answer, NameServer};
-use crate::support::{ROUND_ROBIN, close_without_leaks, plaintext, until_state};
+use crate::support::{ROUND_ROBIN, close_without_leaks, plaintext, until, until_state};
 
 const NAME: &str = "greeter.example.";
 const CONFIG_NAME: &str = "_grpc_config.greeter.example.";
@@ -96,6 +96,26 @@ async fn a_channel_with_service_configs_disabled_goes_by_its_default_whatever_th
         assert_eq!(configured(&channel).await, "round_robin", "{config}");
         close_without_leaks(channel, &greeter).await;
     }
+}
+
+#[tokio::test]
+async fn a_config_that_says_something_new_of_methods_alone_reaches_calls() {
+    let greeter = [Greeter::start()];
+    let found = || Resolution::new([Endpoint::from(greeter[0].address())]);
+    let manual = ManualResolver::new();
+    manual.set_resolution(found());
+    let channel =
+        plaintext("manual:///greeter").resolver("manual", manual.clone()).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    // The policy, pick_first, has nothing to do for that: its server stays.
+    let none = r#"{"methodConfig":[{"name":[{}],"maxRequestMessageBytes":0}]}"#;
+    manual.set_resolution(found().with_service_config(none));
+    until("a call is refused", async || {
+        let reply = channel.invoke(&SAY_HELLO, ask("Ada")).await;
+        reply.is_err_and(|status| status.code() == Code::RESOURCE_EXHAUSTED)
+    })
+    .await;
+    close_without_leaks(channel, &greeter).await;
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::types::{Authority, Endpoint, Refresh, Target, TargetError};
+use crate::types::{Authority, ConfigSelector, Endpoint, Refresh, Target, TargetError};
 
 use super::connect::BoxFuture;
 
@@ -118,13 +118,15 @@ pub struct ResolverOptions {
 }
 
 /// What one lookup found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Resolution {
     /// The backends.
     pub endpoints: Vec<Endpoint>,
     /// The service config, as JSON, where the resolver has one.
     pub service_config: Option<String>,
+    /// What chooses the config of each call in place of the service config's `methodConfig`.
+    pub config_selector: Option<Arc<dyn ConfigSelector>>,
     /// For how long this is said to be true, where that is known. It is shown by
     /// [`Channel::inspect`](crate::Channel::inspect), and nothing goes by it.
     pub ttl: Option<Duration>,
@@ -153,12 +155,35 @@ impl Resolution {
         self
     }
 
+    /// The same with this selector: calls go by what it chooses, and not by what the service config
+    /// says of their methods.
+    pub fn with_config_selector(mut self, selector: Arc<dyn ConfigSelector>) -> Self {
+        self.config_selector = Some(selector);
+        self
+    }
+
     /// The same, said to be true for `ttl`.
     pub fn with_ttl(mut self, ttl: Duration) -> Self {
         self.ttl = Some(ttl);
         self
     }
 }
+
+/// Selectors are the same where they are one.
+impl PartialEq for Resolution {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { endpoints, service_config, config_selector, ttl, choices } = self;
+        let same_selector = match (config_selector, &other.config_selector) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        same_selector
+            && (endpoints, service_config) == (&other.endpoints, &other.service_config)
+            && (ttl, choices) == (&other.ttl, &other.choices)
+    }
+}
+
+impl Eq for Resolution {}
 
 /// A lookup failed. `source()` is what it failed of, where that is known.
 #[derive(Clone, Debug)]
