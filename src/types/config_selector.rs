@@ -21,7 +21,7 @@ use super::{Metadata, MethodConfig, MethodPath, Status};
 /// ```
 /// use std::sync::Arc;
 /// use std::time::Duration;
-/// use switchboard::{CallConfig, ConfigSelector, MethodConfig, SelectArgs, Status};
+/// use switchboard::{CallConfig, Code, ConfigSelector, MethodConfig, SelectArgs, Status};
 ///
 /// /// Sends the calls of one tenant elsewhere, with more time.
 /// struct Tenants {
@@ -40,7 +40,10 @@ use super::{Metadata, MethodConfig, MethodPath, Status};
 ///                 Ok(CallConfig::new(self.patient.clone()).with_attribute(self.large.clone()))
 ///             }
 ///             Some(_) => Ok(CallConfig::new(self.usual.clone())),
-///             None => Err(Status::unauthenticated(format!("{}: no tenant", call.method))),
+///             None => {
+///                 let text = format!("{}: say who you are, in `tenant`", call.method);
+///                 Err(Status::new(Code::UNAUTHENTICATED, text))
+///             }
 ///         }
 ///     }
 /// }

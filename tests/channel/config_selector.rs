@@ -74,8 +74,9 @@ impl Commits {
         let (count, config) = (self.0.clone(), Arc::new(config));
         selector(move |_| {
             let count = count.clone();
-            let count = move || drop(count.fetch_add(1, Ordering::SeqCst));
-            Ok(CallConfig::new(config.clone()).on_commit(count))
+            Ok(CallConfig::new(config.clone()).on_commit(move || {
+                count.fetch_add(1, Ordering::SeqCst);
+            }))
         })
     }
 

@@ -13,15 +13,22 @@ pub(crate) struct Client<'a> {
     pub(crate) draw: usize,
 }
 
-/// The first choice in the list `text` that is meant for `client`, and its place; `None` if there
-/// is none.
+/// What was chosen.
+pub(super) struct Chosen {
+    /// Its place in the list.
+    pub(super) index: usize,
+    /// The service config.
+    pub(super) config: Map<String, Value>,
+}
+
+/// The first choice in the list `text` that is meant for `client`; `None` if there is none.
 ///
 /// The list must be right as a whole, down to the keys: a choice whose conditions are not
 /// understood might be meant for somebody else. What lies in a service config is not looked at.
 pub(super) fn choose(
     text: &[u8],
     client: Client<'_>,
-) -> Result<Option<(usize, Map<String, Value>)>, ServiceConfigError> {
+) -> Result<Option<Chosen>, ServiceConfigError> {
     let list: Value = serde_json::from_slice(text)
         .map_err(|error| ServiceConfigError::new("", error.to_string()))?;
     let Value::Array(list) = list else {
@@ -31,7 +38,7 @@ pub(super) fn choose(
     let mut chosen = None;
     for (index, choice) in list.into_iter().enumerate() {
         let config = config_for(choice, client).map_err(|it| it.within(&format!("[{index}]")))?;
-        chosen = chosen.or_else(|| config.map(|config| (index, config)));
+        chosen = chosen.or_else(|| config.map(|config| Chosen { index, config }));
     }
     Ok(chosen)
 }
@@ -101,7 +108,7 @@ mod tests {
 
     /// The place of the choice in `text` for a machine of this name and a draw.
     fn chosen(text: &str, hostname: Option<&str>, draw: usize) -> Option<usize> {
-        choose(text.as_bytes(), Client { hostname, draw }).unwrap().map(|(index, _)| index)
+        choose(text.as_bytes(), Client { hostname, draw }).unwrap().map(|it| it.index)
     }
 
     // spec: A2/choice
@@ -174,7 +181,7 @@ mod tests {
         ];
         for (text, part) in rows {
             let client = Client { hostname: None, draw: 0 };
-            let error = choose(text.as_bytes(), client).unwrap_err().to_string();
+            let error = choose(text.as_bytes(), client).err().unwrap().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
         let client = Client { hostname: None, draw: 0 };

@@ -17,6 +17,7 @@ use super::retry::Throttle;
 
 use crate::types::{ConfigSelector, MethodConfig, MethodPath};
 
+use choice::Chosen;
 pub(crate) use choice::Client;
 pub(crate) use json::optional_bool;
 use method_config::MethodConfigs;
@@ -45,7 +46,9 @@ impl ServiceConfig {
         client: Client<'_>,
         registry: &LbRegistry,
     ) -> Result<Option<Self>, ServiceConfigError> {
-        let Some((index, config)) = choice::choose(choices, client)? else { return Ok(None) };
+        let Some(Chosen { index, config }) = choice::choose(choices, client)? else {
+            return Ok(None);
+        };
         let config = Self::read(&config, registry);
         config.map(Some).map_err(|error| error.within(&format!("[{index}].serviceConfig")))
     }
