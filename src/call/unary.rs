@@ -121,8 +121,8 @@ pub(super) async fn attempt(
     };
     call.tell_of_request(terms, number, connection, &head, metadata.as_ref());
     call.events.tell(|| CallEvent::MessageSent { attempt: number, wire_bytes });
-    let limit = terms.receive_bytes_max;
     let read = |cx: &mut Context<'_>| {
+        let limit = terms.receive_bytes_max;
         let read = answer.poll_read(&mut stream.recv, limit, &call.events, number, cx);
         if answer.has_begun() {
             terms.committed();
