@@ -16,7 +16,7 @@ use switchboard::{
 use crate::support::greeter::{BIDI_HELLO, FLAKY, Greeter, SAY_HELLO, ask, hello};
 use crate::support::mini::answer_all;
 use crate::support::{
-    ROUND_ROBIN, close_without_leaks, plaintext, until, until_connected, until_state,
+    ROUND_ROBIN, close_without_leaks, plaintext, reports, until, until_connected, until_state,
 };
 
 /// A selector that is this function.
@@ -564,4 +564,27 @@ async fn a_channel_that_was_idle_lets_its_resolver_choose_again() {
     manual.set_resolution(found(&greeter[0]).with_config_selector(adds("second")));
     assert_eq!(echoed(&channel, "Ada").await.unwrap(), ["app", "second"]);
     close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn a_selector_outlives_the_actors_that_brought_it() {
+    use switchboard::{ActorKind, Fault};
+    let greeter = [Greeter::start()];
+    for actor in
+        [ActorKind::ClientConn, ActorKind::Resolver, ActorKind::Balancer, ActorKind::Supervisor]
+    {
+        let manual = finds(&greeter[0], adds("added"));
+        let channel = builder(&manual).allow_injection().build().unwrap();
+        assert_eq!(echoed(&channel, "Ada").await.unwrap(), ["app", "added"]);
+        channel.inject(Fault::crash(actor)).await.unwrap();
+        until("the restart shows", async || {
+            let reports = reports(&channel).await;
+            // While it is dead every call is chosen for as well.
+            assert_eq!(echoed(&channel, "Ada").await.unwrap(), ["app", "added"], "{actor}");
+            reports.iter().any(|it| it.actor == actor && it.restarts > 0)
+        })
+        .await;
+        assert_eq!(echoed(&channel, "Ada").await.unwrap(), ["app", "added"], "{actor}");
+        close_without_leaks(channel, &greeter).await;
+    }
 }

@@ -157,6 +157,16 @@ async fn a_service_config_in_dns_comes_with_the_addresses_and_before_the_default
 }
 
 #[tokio::test]
+async fn the_config_of_a_short_name_is_looked_for_in_the_search_domains() {
+    let names = Names::start().await;
+    let ip = names.greeter.address().ip();
+    names.server.set("short.prod.example.", Answer::Addresses(vec![ip]));
+    names.server.set("_grpc_config.short.prod.example.", txt(&format!("[{}]", choice(""))));
+    let dns = Dns::new().search_domains(["test.example", "prod.example"]);
+    assert_eq!(policy(&names.builder_for("short", dns)).await.unwrap(), "round_robin");
+}
+
+#[tokio::test]
 async fn the_default_is_in_force_where_dns_has_no_choice_for_this_client() {
     let names = Names::start().await;
     let builder = names.builder().default_service_config(ROUND_ROBIN);

@@ -517,6 +517,21 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_config_is_not_waited_for_longer_than_its_time() {
+        let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let servers = vec![name_server(silent.local_addr().unwrap())];
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+        let provider = TokioRuntimeProvider::default();
+        let mut builder = Resolver::builder_with_config(config, provider);
+        builder.options_mut().timeout = 3 * CONFIG_TIMEOUT;
+        let resolver = builder.build().unwrap();
+        let began = tokio::time::Instant::now();
+        let name = dns_name("_grpc_config.greeter.example.").unwrap();
+        assert_eq!(super::config(&resolver, &name).await, None);
+        assert!(began.elapsed() <= CONFIG_TIMEOUT + Duration::from_millis(1));
+    }
+
     #[test]
     fn an_answer_of_more_than_64_kib_is_refused() {
         let records = |count| vec![["x".repeat(1_024)]; count];
