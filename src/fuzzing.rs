@@ -12,9 +12,16 @@ use crate::policy::lb::graceful_switch::GracefulSwitch;
 use crate::policy::lb::{LbContext, LbEffect, LbRegistry, Picker, SubchannelState, Subchannels};
 use crate::policy::resolution::{self, Pace};
 use crate::policy::scaling::{self, Goal, View};
-use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
+use crate::policy::service_config::{Client, ServiceConfig, ServiceConfigError};
 use crate::policy::{idle, token};
 use crate::types::{Address, ConnectivityState, Endpoint, Refresh, Status, SubchannelId};
+
+/// Whether one of the service configs in DNS that are in `choices` is meant for a client that draws
+/// this.
+pub fn has_service_config(choices: &[u8], draw: usize) -> Result<bool, ServiceConfigError> {
+    let client = Client { hostname: Some("localhost"), draw };
+    Ok(ServiceConfig::choose(choices, client, &LbRegistry::default())?.is_some())
+}
 
 /// The tree of policies of one channel.
 pub struct Policies {

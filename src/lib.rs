@@ -38,7 +38,7 @@ pub use transport::TlsConfig;
 pub use transport::{
     BearerToken, BoxFuture, BuildResolver, CallContext, CallCredentials, Connect, Credentials,
     CredentialsError, Io, KeepaliveConfig, Proxy, ProxyError, Resolution, Resolve, ResolveError,
-    SocketConnector,
+    ResolverOptions, SocketConnector,
 };
 #[cfg(feature = "test-util")]
 pub use transport::{ManualResolver, memory};

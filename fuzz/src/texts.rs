@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use switchboard::fuzzing::has_service_config;
 use switchboard::{BuildError, Channel, Credentials, InvalidMetadata, Metadata};
 
 use super::input::Input;
@@ -36,7 +37,15 @@ pub fn target(input: &[u8]) {
 
 /// A service config: the channel is built, or an error names the field. The same JSON in its
 /// shortest form comes to the same.
+///
+/// And a list of configs in DNS: one is chosen or none, or an error names the field. Who draws the
+/// most is meant by no choice that does not mean who draws the least.
 pub fn service_config(input: &[u8]) {
+    let (least, most) = (has_service_config(input, 0), has_service_config(input, 99));
+    if let Err(error) = &least {
+        assert!(!error.reason().is_empty(), "{input:?}");
+    }
+    assert!(least != Ok(false) || most != Ok(true), "{input:?}");
     let Ok(text) = std::str::from_utf8(input) else { return };
     let build = |json: &str| -> Result<(), BuildError> {
         let builder = Channel::builder("ipv4:10.0.0.7:1").credentials(Credentials::insecure());

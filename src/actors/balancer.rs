@@ -81,6 +81,8 @@ pub(super) struct Life {
     flushing: bool,
     /// How often the channel had gone idle when the tree began.
     era: u64,
+    /// How often the tree has published.
+    pickers: u64,
     vitals: Vitals,
 }
 
@@ -102,6 +104,7 @@ impl Actor for Balancer {
             timer: Timer::new(self.core.tasks.clone()),
             flushing: false,
             era: self.core.memory().era,
+            pickers: 0,
             vitals: Vitals::new(ActorKind::Balancer, None, restarts),
         };
         self.resume(&me, &mut life);
@@ -161,9 +164,13 @@ impl Balancer {
         let update = self.core.memory().update.clone();
         let Some(Update { endpoints, config }) = update else { return };
         life.vitals.count("updates");
+        let pickers = life.pickers;
         let rejected = self.with_tree(me, life, orphans, |tree, cx| {
             tree.update(config.lb(), endpoints, cx);
         });
+        if life.pickers == pickers && !Arc::ptr_eq(&self.core.shared.cell.load().config, &config) {
+            self.publish_again(life);
+        }
         self.core.resolver.tell(match rejected {
             Some(reason) => resolver::Msg::Rejected(reason),
             None => resolver::Msg::Accepted,
@@ -264,9 +271,18 @@ impl Balancer {
     fn publish(&self, life: &mut Life, published: Published) {
         life.vitals.enter(published.connectivity.to_string());
         life.vitals.count("pickers");
+        life.pickers += 1;
         self.core.memory().published = Some(published.clone());
         self.core.lives.balancer.prove();
         self.core.client_conn.tell(client_conn::Msg::Published(published));
+    }
+
+    /// The policies have nothing to change about picks, but calls are to go by the new config.
+    fn publish_again(&self, life: &mut Life) {
+        let published = self.core.memory().published.clone();
+        if let Some(published) = published.filter(|published| published.era == life.era) {
+            self.publish(life, published);
+        }
     }
 
     fn inspect(&self, life: &Life, reply: oneshot::Sender<(ActorReport, Option<PolicyReport>)>) {

@@ -177,9 +177,9 @@ impl ClientConn {
     fn resolved(&self, life: &mut Life) {
         let resolved = self.core.memory().resolved.clone();
         let event = match resolved {
-            Some(Resolved::Update { endpoints, config }) => {
+            Some(Resolved::Update { endpoints, config, selector }) => {
                 life.vitals.count("resolutions");
-                Event::Resolved { endpoints, config }
+                Event::Resolved { endpoints, config, selector }
             }
             Some(Resolved::Failed(status)) => {
                 life.vitals.fail(status.clone());
@@ -257,6 +257,7 @@ impl ClientConn {
                 drop(memory);
                 self.core.balancer.tell(balancer::Msg::ResolverFailed);
             }
+            Effect::Configure(config) => self.core.memory().config = Some(config),
             Effect::RejectUpdate(reason) => {
                 life.vitals.fail(Status::unavailable(reason.clone()));
                 self.core.resolver.tell(resolver::Msg::Rejected(reason));

@@ -18,17 +18,20 @@ use crate::policy::idle;
 use crate::policy::lb::{self, DropPicker, Picker};
 use crate::policy::scaling;
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
-use crate::transport::resolve::BuildResolver;
+use crate::transport::resolve::{BuildResolver, ResolverOptions};
 use crate::transport::{
     AllCallCredentials, Connect, Connection, ConnectionOptions, Disconnect, KeepaliveConfig,
     Security,
 };
-use crate::types::{Authority, ConnectivityState, Endpoint, Generation, Status, Target};
+use crate::types::{
+    Authority, ConfigSelector, ConnectivityState, Endpoint, Generation, Status, Target,
+};
 
 /// What the builder decided.
 pub(crate) struct Settings {
     pub(crate) target: Target,
     pub(crate) resolver: Arc<dyn BuildResolver>,
+    pub(crate) resolver_options: ResolverOptions,
     pub(crate) lb_registry: lb::LbRegistry,
     pub(crate) default_config: Arc<ServiceConfig>,
     pub(crate) backoff: Backoff,
@@ -193,6 +196,7 @@ pub(super) enum Resolved {
     Update {
         endpoints: Arc<[Endpoint]>,
         config: Option<Result<Arc<ServiceConfig>, ServiceConfigError>>,
+        selector: Option<Arc<dyn ConfigSelector>>,
     },
     Failed(Status),
 }

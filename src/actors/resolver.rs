@@ -18,13 +18,13 @@ use super::core::Resolved;
 use super::faults::Fault;
 use super::timer::Timer;
 use super::vitals::Vitals;
-use super::{Core, client_conn};
+use super::{Core, Settings, client_conn};
 use crate::observe::{ActorKind, ActorReport};
 use crate::policy::chance::Dice;
 use crate::policy::resolution::{Effect, Event, Pace, State};
-use crate::policy::service_config::ServiceConfig;
-use crate::transport::resolve::{Resolution, Resolve, ResolveError};
-use crate::types::{Refresh, Status};
+use crate::policy::service_config::{Client, ServiceConfig};
+use crate::transport::resolve::{Resolution, Resolve, ResolveError, ServiceConfigChoices};
+use crate::types::{Refresh, Status, TargetError};
 
 /// What a Resolver is told.
 pub(crate) enum Msg {
@@ -191,12 +191,24 @@ impl Resolver {
     }
 
     fn understood(&self, life: &mut Life, resolution: Resolution) -> Resolved {
-        let Resolution { endpoints, service_config: config, ttl } = resolution;
+        let Resolution { endpoints, service_config, config_selector, choices, ttl } = resolution;
         life.found = Some(Found { endpoints: endpoints.len(), at: Instant::now(), ttl });
-        let config = config
-            .map(|json| ServiceConfig::parse(&json, &self.core.settings.lb_registry).map(Arc::new));
+        let registry = &self.core.settings.lb_registry;
+        let is_disabled = self.core.settings.resolver_options.disable_service_config;
+        let selector = config_selector.filter(|_| !is_disabled);
+        let config = if is_disabled {
+            None
+        } else if let Some(json) = service_config {
+            Some(ServiceConfig::parse(&json, registry))
+        } else if let Some(ServiceConfigChoices { list, hostname }) = choices {
+            let client = Client { hostname: hostname.as_deref(), draw: life.dice.below(100) };
+            ServiceConfig::choose(&list, client, registry).transpose()
+        } else {
+            None
+        };
+        let config = config.map(|config| config.map(Arc::new));
         tracing::debug!(target: "switchboard", channel = %self.core.settings.target, endpoints = endpoints.len(), "resolved");
-        Resolved::Update { endpoints: endpoints.into(), config }
+        Resolved::Update { endpoints: endpoints.into(), config, selector }
     }
 
     fn rejected(&self, me: &ActorRef<Msg>, life: &mut Life, reason: String) {
@@ -250,7 +262,7 @@ impl Resolver {
         life.serial += 1;
         let serial = life.serial;
         if life.worker.is_none() {
-            match self.core.settings.resolver.build(&self.core.settings.target) {
+            match self.build() {
                 Ok(resolve) => {
                     life.refresh = resolve.refresh();
                     life.worker = Some(self.hire(me, serial, resolve));
@@ -268,6 +280,11 @@ impl Resolver {
             // A worker that died has told so.
             let _ = worker.orders.send(serial);
         }
+    }
+
+    fn build(&self) -> Result<Box<dyn Resolve>, TargetError> {
+        let Settings { resolver, target, resolver_options, .. } = &self.core.settings;
+        resolver.build_with(target, resolver_options)
     }
 
     fn hire(&self, me: &ActorRef<Msg>, serial: u64, resolve: Box<dyn Resolve>) -> Worker {

@@ -16,7 +16,7 @@ use crate::observe::Observer;
 use crate::policy::backoff::Backoff;
 use crate::policy::lb::{LbPolicyBuilder, LbRegistry};
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
-use crate::transport::resolve::{self, BuildResolver};
+use crate::transport::resolve::{self, BuildResolver, ResolverOptions};
 use crate::transport::{
     Connect, ConnectionOptions, Credentials, CredentialsError, KeepaliveConfig, Proxy, ProxyError,
     RECEIVE_BUFFER_BYTES_MAX, ReceiveBuffer, SocketConnector,
@@ -31,6 +31,7 @@ pub struct ChannelBuilder {
     target: String,
     credentials: Option<Credentials>,
     default_service_config: Option<String>,
+    resolver_options: ResolverOptions,
     authority: Option<String>,
     user_agent: Option<String>,
     resolvers: BTreeMap<String, Arc<dyn BuildResolver>>,
@@ -63,6 +64,7 @@ impl ChannelBuilder {
             target: target.into(),
             credentials: None,
             default_service_config: None,
+            resolver_options: ResolverOptions::default(),
             authority: None,
             user_agent: None,
             resolvers: resolve::built_in(),
@@ -104,6 +106,27 @@ impl ChannelBuilder {
     /// The service config (JSON) for as long as the resolver gives none. Default: `pick_first`.
     pub fn default_service_config(mut self, json: impl Into<String>) -> Self {
         self.default_service_config = Some(json.into());
+        self
+    }
+
+    /// Applies no service config that comes from the resolver, nor its
+    /// [`ConfigSelector`](crate::ConfigSelector): they are not looked for where that would cost a
+    /// lookup, and not read where they come along. The
+    /// [default](Self::default_service_config) is in force throughout.
+    pub fn disable_service_config(mut self) -> Self {
+        self.resolver_options.disable_service_config = true;
+        self
+    }
+
+    /// Looks for the service config of a `dns` target in DNS as well (A2): as a TXT record of
+    /// `_grpc_config.host`, beside the lookup of the addresses. Default: off, as most names have
+    /// none and each lookup would ask for it all the same.
+    ///
+    /// The record has `grpc_config=` and a JSON list of choices; the first that is meant for this
+    /// client counts, whose language is `rust`. A list that is wrong anywhere is a bad service
+    /// config; a lookup that fails gives none. Names that a proxy looks up have none either.
+    pub fn dns_service_config(mut self, enabled: bool) -> Self {
+        self.resolver_options.dns_service_config = enabled;
         self
     }
 
@@ -406,7 +429,7 @@ impl ChannelBuilder {
         let resolver = resolver
             .ok_or_else(|| target.invalid(format!("no resolver for `{}`", target.scheme())))?;
         // A bad endpoint shows here and not at the first call; the resolver itself comes later.
-        resolver.build(&target)?;
+        resolver.build_with(&target, &self.resolver_options)?;
         let default_config = match &self.default_service_config {
             Some(json) => ServiceConfig::parse(json, &self.lb_registry)?,
             None => ServiceConfig::default_for(&self.lb_registry),
@@ -428,6 +451,7 @@ impl ChannelBuilder {
         let core = Core::new(Settings {
             target,
             resolver,
+            resolver_options: self.resolver_options,
             lb_registry: self.lb_registry.clone(),
             default_config: Arc::new(default_config),
             backoff: self.backoff.schedule()?,

@@ -72,7 +72,7 @@ pub(super) async fn begin(
     number: u32,
 ) -> Begun {
     let picked = pick(shared, head, settled, number).await;
-    let terms = settled.get_or_insert_with(|| Terms::of(head, &shared.cell.load().config));
+    let terms = settled.get_or_insert_with(|| Terms::of_ended(head));
     let connection = match picked {
         Ok(Picked { connection, .. }) => connection,
         Err(PickError::Failed(status)) => return Begun::Failed(AttemptError::Pick(status)),
@@ -85,11 +85,11 @@ pub(super) async fn begin(
             Err(status) => return Begun::Ended(status),
         }
     }
-    let metadata = head.metadata_after(failed, proof);
+    let metadata = head.metadata_after(terms, failed, proof);
     let request = head.request(Instant::now(), terms, metadata.as_ref());
     match connection.open(&request, None, terms.deadline).await {
         Ok(stream) => {
-            head.tell_of_request(number, &connection, &request, metadata.as_ref());
+            head.tell_of_request(terms, number, &connection, &request, metadata.as_ref());
             let_others_run().await;
             Begun::Attempt(Attempt::new(place, number, &connection, stream))
         }

@@ -21,7 +21,7 @@ pub(super) fn prove<'a>(
 ) -> BoxFuture<'a, Result<Metadata, Status>> {
     Box::pin(async move {
         let _waiting = shared.activity.wait().map_err(status::too_many_waiting)?;
-        match shared.before(terms.deadline, gather(shared, call, connection)).await {
+        match shared.before(terms.deadline, gather(shared, call, terms, connection)).await {
             Ok(gathered) => gathered,
             Err(Elapsed) => Err(status::deadline_while_proving()),
         }
@@ -31,6 +31,7 @@ pub(super) fn prove<'a>(
 async fn gather(
     shared: &Shared,
     call: &CallHead,
+    terms: &Terms,
     connection: &Connection,
 ) -> Result<Metadata, Status> {
     let authority = call.authority.as_ref().unwrap_or_else(|| connection.authority());
@@ -46,6 +47,6 @@ async fn gather(
         let metadata = credentials.metadata(&context).await.map_err(Status::from_control_plane)?;
         all.append_all(metadata);
     }
-    all.append_all(call.metadata.clone());
+    all.append_all(terms.metadata(call).clone());
     Ok(all)
 }

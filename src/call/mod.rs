@@ -23,6 +23,7 @@ mod replay;
 mod retry;
 #[cfg(feature = "test-util")]
 mod rig;
+mod selected;
 mod shared;
 mod slot;
 mod snapshot;
@@ -104,11 +105,11 @@ impl CallHead {
         self.extras.as_ref()?.accepted.as_deref()
     }
 
-    /// The head of a request that is sent at `now`, with `metadata` in place of the application's.
+    /// The head of a request that is sent at `now`, with `metadata` in place of its own.
     fn request<'a>(
         &'a self,
         now: Instant,
-        terms: &Terms,
+        terms: &'a Terms,
         metadata: Option<&'a Metadata>,
     ) -> RequestHead<'a> {
         RequestHead {
@@ -118,13 +119,14 @@ impl CallHead {
             encoding: self.compression,
             accepted: self.accepted(),
             timeout: terms.deadline.map(|deadline| deadline.saturating_duration_since(now)),
-            metadata: metadata.unwrap_or(&self.metadata).as_fields(),
+            metadata: metadata.unwrap_or_else(|| terms.metadata(self)).as_fields(),
         }
     }
 
     /// Tells of `head`, which is on its way on `connection`.
     fn tell_of_request(
         &self,
+        terms: &Terms,
         attempt: u32,
         connection: &Connection,
         head: &RequestHead<'_>,
@@ -134,18 +136,23 @@ impl CallHead {
             attempt,
             peer: connection.address(),
             authority: self.authority.as_ref().unwrap_or_else(|| connection.authority()).as_str(),
-            metadata: metadata.unwrap_or(&self.metadata),
+            metadata: metadata.unwrap_or_else(|| terms.metadata(self)),
             timeout: head.timeout,
         });
     }
 
-    /// What an attempt sends in place of the application's metadata: `proof`, which has that too,
-    /// and how many attempts there have been before.
-    fn metadata_after(&self, failed: u32, proof: Option<Metadata>) -> Option<Metadata> {
+    /// What an attempt sends in place of the call's metadata: `proof`, which has that too, and how
+    /// many attempts there have been before.
+    fn metadata_after(
+        &self,
+        terms: &Terms,
+        failed: u32,
+        proof: Option<Metadata>,
+    ) -> Option<Metadata> {
         if failed == 0 {
             return proof;
         }
-        let mut metadata = proof.unwrap_or_else(|| self.metadata.clone());
+        let mut metadata = proof.unwrap_or_else(|| terms.metadata(self).clone());
         metadata.set_previous_attempts(failed);
         Some(metadata)
     }

@@ -5,14 +5,15 @@ use tokio::time::Instant;
 use super::shared::Elapsed;
 use super::{CallHead, Shared, Snapshot, Terms, status};
 use crate::observe::CallEvent;
-use crate::policy::lb::{PickArgs, PickResult};
+use crate::policy::lb::PickResult;
 use crate::transport::Connection;
 use crate::types::{ConnectivityState, Generation, Status};
 
 /// Picks a connection for one attempt, waiting for newer snapshots where the picker says so, the
 /// subchannel that it chose has no connection, or the pick failed and the call waits for ready.
 ///
-/// The terms of the call are settled by its first pick. Each generation is used at most once.
+/// The terms of the call are settled by its first pick; a config selector is asked once, on the
+/// first snapshot that has one. Each generation is used at most once.
 /// Cancel-safe.
 pub(super) async fn pick(
     shared: &Shared,
@@ -72,7 +73,7 @@ async fn pick_later(
         if let Err(Elapsed) = shared.before(deadline, newer).await {
             return Err(status::deadline_while_waiting(last_error).into());
         }
-        if !is_settled {
+        if !is_settled && !terms.as_ref().is_some_and(Terms::are_selected) {
             *terms = None;
         }
         let snapshot = shared.cell.load();
@@ -128,7 +129,13 @@ pub(super) struct Wait {
 
 /// Looks once at `snapshot`, and takes its terms where there are none.
 pub(super) fn look(snapshot: &Snapshot, call: &CallHead, terms: &mut Option<Terms>) -> Step {
-    let terms = terms.get_or_insert_with(|| Terms::of(call, &snapshot.config));
+    let terms = match terms {
+        Some(terms) => terms,
+        None => match Terms::of(call, &snapshot.config) {
+            Ok(settled) => terms.insert(settled),
+            Err(status) => return Step::End(PickError::Ended(status)),
+        },
+    };
     let wait = |error| {
         Step::Wait(Wait {
             seen: snapshot.generation,
@@ -138,7 +145,7 @@ pub(super) fn look(snapshot: &Snapshot, call: &CallHead, terms: &mut Option<Term
             error,
         })
     };
-    match snapshot.picker.pick(&PickArgs::new(&call.path, &call.metadata)) {
+    match snapshot.picker.pick(&terms.pick_args(call)) {
         PickResult::Complete(pick) => {
             let connection = snapshot
                 .slots

@@ -6,6 +6,7 @@
 //! What was sent is kept for that in the [`Replay`], until the server has answered.
 
 use std::future::poll_fn;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -154,10 +155,7 @@ impl StreamCall {
         loop {
             let number = head.events.attempt_began(kind);
             let begun = begin(shared, head, &mut settled, attempts.failed(), 0, number).await;
-            let terms = match settled.take() {
-                Some(terms) => terms,
-                None => Terms::of(head, &shared.cell.load().config),
-            };
+            let terms = settled.take().unwrap_or_else(|| Terms::of_ended(head));
             let error = match begun {
                 Begun::Attempt(attempt) => return Ok(First { attempt, attempts, terms }),
                 Begun::Ended(status) => return Err(status),
@@ -512,12 +510,58 @@ impl StreamCall {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Locked<'_> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let hook = Hook(self.terms.are_selected().then_some(&self.terms));
+        Locked { state, hook }
+    }
+}
+
+/// The state, and who is told once that is free again, should the call be committed or over.
+struct Locked<'a> {
+    // Dropped in this order.
+    state: MutexGuard<'a, State>,
+    hook: Hook<'a>,
+}
+
+/// What a config selector wants called: code of the application, so not under the lock.
+struct Hook<'a>(Option<&'a Terms>);
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if self.hook.0.is_some() && !self.state.is_committed_or_over() {
+            self.hook.0 = None;
+        }
+    }
+}
+
+impl Drop for Hook<'_> {
+    fn drop(&mut self) {
+        if let Some(terms) = self.0 {
+            terms.committed();
+        }
     }
 }
 
 impl State {
+    fn is_committed_or_over(&self) -> bool {
+        self.replay.is_committed() || matches!(self.phase, Phase::Ended(_))
+    }
+
     /// What follows the failure of the attempt of this `number`.
     fn judge(&mut self, error: AttemptError, call: &StreamCall, number: u32) -> Next {
         let StreamCall { shared, head, terms, .. } = call;

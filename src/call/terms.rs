@@ -6,8 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::CallHead;
+use super::selected::Selected;
+use crate::policy::lb::PickArgs;
 use crate::policy::retry::{HedgingPolicy, RetryPolicy, Throttle};
-use crate::policy::service_config::{AttemptPolicy, MethodConfig, ServiceConfig};
+use crate::policy::service_config::ServiceConfig;
+use crate::types::{AttemptPolicy, Metadata, MethodConfig, SelectArgs, Status};
 
 /// What calls go by of which nothing is said.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +22,9 @@ pub(crate) struct Defaults {
     pub(crate) send_bytes_max: usize,
 }
 
-/// What the call says, else the service config of its method, else the channel; of times and sizes
-/// that the first two say, the lesser. Chosen once for a call, when it first gets a connection.
+/// What the call says, else the config of its method (which the service config has, or a config
+/// selector chooses), else the channel; of times and sizes that the first two say, the lesser. Chosen
+/// once for a call, when it first gets a connection, or at once where a selector does it.
 #[derive(Clone)]
 pub(crate) struct Terms {
     /// When the call ends at the latest.
@@ -32,13 +36,35 @@ pub(crate) struct Terms {
     /// The largest message that is sent, in bytes.
     pub(crate) send_bytes_max: usize,
     method: Option<Arc<MethodConfig>>,
+    /// Where a config selector has chosen `method`, what else it has.
+    selected: Option<Arc<Selected>>,
     pub(super) throttle: Option<Arc<Throttle>>,
 }
 
 impl Terms {
-    pub(super) fn of(call: &CallHead, config: &ServiceConfig) -> Self {
+    /// Fails with the status of the call where the config selector does.
+    pub(super) fn of(call: &CallHead, config: &ServiceConfig) -> Result<Self, Status> {
+        let throttle = config.throttle().cloned();
+        let Some(selector) = config.selector() else {
+            return Ok(Self::by(call, config.method(&call.path), throttle));
+        };
+        let chosen = selector.select(&SelectArgs::new(&call.path, &call.metadata));
+        let chosen = chosen.map_err(Status::from_control_plane)?;
+        let (method, selected) = Selected::of(call, chosen);
+        Ok(Self { selected: Some(selected), ..Self::by(call, Some(&method), throttle) })
+    }
+
+    /// The terms of a call that ends before any are settled.
+    pub(super) fn of_ended(call: &CallHead) -> Self {
+        Self::by(call, None, None)
+    }
+
+    fn by(
+        call: &CallHead,
+        method: Option<&Arc<MethodConfig>>,
+        throttle: Option<Arc<Throttle>>,
+    ) -> Self {
         let CallHead { defaults, .. } = call;
-        let method = config.method(&call.path);
         let said = |of: fn(&MethodConfig) -> Option<usize>| method.and_then(|method| of(method));
         let after = |timeout| call.begun.checked_add(timeout);
         let deadline = match method.and_then(|method| method.timeout) {
@@ -54,7 +80,35 @@ impl Terms {
             send_bytes_max: lesser(call.send_bytes_max, said(|it| it.request_bytes_max))
                 .unwrap_or(defaults.send_bytes_max),
             method: method.cloned(),
-            throttle: config.throttle().cloned(),
+            selected: None,
+            throttle,
+        }
+    }
+
+    /// Whether a config selector has settled them, which it does once.
+    pub(super) fn are_selected(&self) -> bool {
+        self.selected.is_some()
+    }
+
+    /// What a picker may look at.
+    pub(super) fn pick_args<'a>(&'a self, call: &'a CallHead) -> PickArgs<'a> {
+        let args = PickArgs::new(&call.path, self.metadata(call));
+        match self.selected.as_ref().and_then(|selected| selected.attribute()) {
+            Some(attribute) => args.with_attribute(attribute),
+            None => args,
+        }
+    }
+
+    /// The metadata of `call`, with what the config selector adds.
+    pub(super) fn metadata<'a>(&'a self, call: &'a CallHead) -> &'a Metadata {
+        let added = self.selected.as_ref().and_then(|selected| selected.metadata());
+        added.unwrap_or(&call.metadata)
+    }
+
+    /// The call is committed, or over: there is no further pick. Idempotent.
+    pub(super) fn committed(&self) {
+        if let Some(selected) = &self.selected {
+            selected.commit();
         }
     }
 

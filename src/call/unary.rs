@@ -44,7 +44,7 @@ pub(crate) async fn unary(
     loop {
         let number = call.events.attempt_began(kind);
         let picked = pick(shared, call, &mut settled, number).await;
-        let terms = settled.get_or_insert_with(|| Terms::of(call, &shared.cell.load().config));
+        let terms = settled.get_or_insert_with(|| Terms::of_ended(call));
         let (error, committed) = match picked {
             Ok(Picked { connection, waited }) => {
                 if let Some(policy) = terms.hedging_policy().filter(|_| is_kept) {
@@ -113,16 +113,23 @@ pub(super) async fn attempt(
         None
     };
     let now = now.filter(|_| proof.is_none()).unwrap_or_else(Instant::now);
-    let metadata = call.metadata_after(failed_before, proof);
+    let metadata = call.metadata_after(terms, failed_before, proof);
     let head = call.request(now, terms, metadata.as_ref());
     let mut stream = match connection.open(&head, Some((message, true)), terms.deadline).await {
         Ok(stream) => stream,
         Err(error) => return Ok(Err(error)),
     };
-    call.tell_of_request(number, connection, &head, metadata.as_ref());
+    call.tell_of_request(terms, number, connection, &head, metadata.as_ref());
     call.events.tell(|| CallEvent::MessageSent { attempt: number, wire_bytes });
-    let limit = terms.receive_bytes_max;
-    Ok(poll_fn(|cx| answer.poll_read(&mut stream.recv, limit, &call.events, number, cx)).await)
+    let read = |cx: &mut Context<'_>| {
+        let limit = terms.receive_bytes_max;
+        let read = answer.poll_read(&mut stream.recv, limit, &call.events, number, cx);
+        if answer.has_begun() {
+            terms.committed();
+        }
+        read
+    };
+    Ok(poll_fn(read).await)
 }
 
 /// All that a server sent, up to the second message. It is filled where it lies: moving it about

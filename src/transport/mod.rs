@@ -36,7 +36,7 @@ pub use proxy::{Proxy, ProxyError};
 pub use resolve::Dns;
 #[cfg(feature = "test-util")]
 pub use resolve::ManualResolver;
-pub use resolve::{BuildResolver, Resolution, Resolve, ResolveError};
+pub use resolve::{BuildResolver, Resolution, Resolve, ResolveError, ResolverOptions};
 #[cfg(feature = "_tls")]
 pub use tls::TlsConfig;
 

@@ -9,7 +9,7 @@ use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::proto::op::{Metadata, ResponseCode};
-use hickory_server::proto::rr::rdata::{A, AAAA};
+use hickory_server::proto::rr::rdata::{A, AAAA, TXT};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -23,13 +23,15 @@ pub(crate) struct NameServer {
     _server: Server<Zone>,
 }
 
-/// What is answered to a question for addresses.
+/// What is answered to a question.
 #[derive(Clone)]
 pub(crate) enum Answer {
     /// These, to live for a minute.
     Addresses(Vec<IpAddr>),
     /// These, to live for so many seconds.
     Lasting(Vec<IpAddr>, u32),
+    /// TXT records, each of some strings.
+    Texts(Vec<Vec<String>>),
     /// SERVFAIL.
     Failure,
     /// Nothing at all.
@@ -107,27 +109,26 @@ impl RequestHandler for Zone {
             records.questions.push(question);
             records.answers.get(&name).cloned()
         };
-        let (code, addresses, ttl) = match answer {
-            Some(Answer::Addresses(addresses)) => (ResponseCode::NoError, addresses, 60),
-            Some(Answer::Lasting(addresses, ttl)) => (ResponseCode::NoError, addresses, ttl),
+        let addresses = |ips: Vec<IpAddr>| ips.into_iter().map(of_ip).collect();
+        let (code, data, ttl): (_, Vec<RData>, _) = match answer {
+            Some(Answer::Addresses(ips)) => (ResponseCode::NoError, addresses(ips), 60),
+            Some(Answer::Lasting(ips, ttl)) => (ResponseCode::NoError, addresses(ips), ttl),
+            Some(Answer::Texts(texts)) => {
+                let texts = texts.into_iter().map(|strings| RData::TXT(TXT::new(strings)));
+                (ResponseCode::NoError, texts.collect(), 60)
+            }
             Some(Answer::Failure) => (ResponseCode::ServFail, Vec::new(), 0),
             Some(Answer::Silence) => std::future::pending().await,
-            Some(Answer::Late(addresses, wait)) => {
+            Some(Answer::Late(ips, wait)) => {
                 tokio::time::sleep(wait).await;
-                (ResponseCode::NoError, addresses, 60)
+                (ResponseCode::NoError, addresses(ips), 60)
             }
             None => (ResponseCode::NXDomain, Vec::new(), 0),
         };
         let name = Name::from_ascii(&name).unwrap();
-        let records: Vec<_> = addresses
-            .into_iter()
-            .filter_map(|ip| match (ip, kind) {
-                (IpAddr::V4(ip), RecordType::A) => Some(RData::A(A(ip))),
-                (IpAddr::V6(ip), RecordType::AAAA) => Some(RData::AAAA(AAAA(ip))),
-                _ => None,
-            })
-            .map(|data| Record::from_rdata(name.clone(), ttl, data))
-            .collect();
+        let data = data.into_iter().filter(|data| data.record_type() == kind);
+        let records: Vec<_> =
+            data.map(|data| Record::from_rdata(name.clone(), ttl, data)).collect();
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = code;
         let message = MessageResponseBuilder::from_message_request(request).build(
@@ -139,5 +140,12 @@ impl RequestHandler for Zone {
         );
         // Whoever asked may be gone.
         response.send_response(message).await.unwrap()
+    }
+}
+
+fn of_ip(ip: IpAddr) -> RData {
+    match ip {
+        IpAddr::V4(ip) => RData::A(A(ip)),
+        IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::lb::{self, DropPicker, FailPicker, Picker};
 use super::service_config::{ServiceConfig, ServiceConfigError};
-use crate::types::{ConnectivityState, Endpoint, Status};
+use crate::types::{ConfigSelector, ConnectivityState, Endpoint, Status};
 
 /// The life of a channel.
 ///
@@ -66,6 +66,8 @@ pub(crate) enum Event {
         endpoints: Arc<[Endpoint]>,
         /// The config that came with them, if one did.
         config: Option<Result<Arc<ServiceConfig>, ServiceConfigError>>,
+        /// What chooses the configs of calls, if that came with them.
+        selector: Option<Arc<dyn ConfigSelector>>,
     },
     /// The resolver has failed.
     ResolveFailed(Status),
@@ -101,6 +103,8 @@ pub(crate) enum Effect {
         /// Why.
         status: Status,
     },
+    /// From now on calls go by this config; the balancer need not know.
+    Configure(Arc<ServiceConfig>),
     /// Refuse the resolver's result: it backs off and tries again.
     RejectUpdate(String),
     /// Show this state and this picker, together.
@@ -139,14 +143,14 @@ impl State {
             (Self::Resolving { config }, Event::GoIdle) => idle(config, fx),
             (Self::Unconfigured, Event::GoIdle) => idle(None, fx),
             (Self::Serving { config }, Event::GoIdle) => idle(Some(config), fx),
-            (Self::Resolving { config: current }, Event::Resolved { endpoints, config }) => {
-                resolved(current, endpoints, config, default_config, fx)
+            (Self::Resolving { config: current }, Event::Resolved { endpoints, config, selector }) => {
+                resolved(current, endpoints, config, selector, default_config, fx)
             }
-            (Self::Unconfigured, Event::Resolved { endpoints, config }) => {
-                resolved(None, endpoints, config, default_config, fx)
+            (Self::Unconfigured, Event::Resolved { endpoints, config, selector }) => {
+                resolved(None, endpoints, config, selector, default_config, fx)
             }
-            (Self::Serving { config: current }, Event::Resolved { endpoints, config }) => {
-                resolved(Some(current), endpoints, config, default_config, fx)
+            (Self::Serving { config: current }, Event::Resolved { endpoints, config, selector }) => {
+                resolved(Some(current), endpoints, config, selector, default_config, fx)
             }
             (Self::Resolving { config }, Event::ResolveFailed(status)) => {
                 fail(status, config.unwrap_or_else(|| Arc::clone(default_config)), fx)
@@ -201,6 +205,13 @@ impl State {
 
 /// Calls are to ask for the channel first; then everything goes.
 fn idle(config: Option<Arc<ServiceConfig>>, fx: &mut Vec<Effect>) -> State {
+    // A selector speaks for the resolver, which goes: calls are not to be chosen for by it before
+    // the next has spoken.
+    let has_selector = config.as_ref().is_some_and(|config| config.selector().is_some());
+    let config = config.map(|config| config.with_selector(None));
+    if let Some(config) = config.as_ref().filter(|_| has_selector) {
+        fx.push(Effect::Configure(Arc::clone(config)));
+    }
     fx.push(Effect::Publish { connectivity: ConnectivityState::Idle, picker: lb::queue() });
     fx.push(Effect::LetGo);
     State::Idle { config }
@@ -211,15 +222,18 @@ fn resolved(
     current: Option<Arc<ServiceConfig>>,
     endpoints: Arc<[Endpoint]>,
     config: Option<Result<Arc<ServiceConfig>, ServiceConfigError>>,
+    selector: Option<Arc<dyn ConfigSelector>>,
     default_config: &Arc<ServiceConfig>,
     fx: &mut Vec<Effect>,
 ) -> State {
     let reason = |error| format!("error parsing service config: {error}");
     match (config, current) {
-        (None, None) => serve(endpoints, Arc::clone(default_config), fx),
-        (None, Some(config)) | (Some(Ok(config)), _) => serve(endpoints, config, fx),
+        (None, None) => serve(endpoints, Arc::clone(default_config).with_selector(selector), fx),
+        (None, Some(config)) | (Some(Ok(config)), _) => {
+            serve(endpoints, config.with_selector(selector), fx)
+        }
         (Some(Err(error)), Some(current)) => {
-            // [A21] The previous config stays, the new endpoints are used.
+            // [A21] The previous config stays, with its selector; the new endpoints are used.
             let state = serve(endpoints, current, fx);
             fx.push(Effect::RejectUpdate(reason(error)));
             state

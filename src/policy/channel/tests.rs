@@ -24,7 +24,7 @@ fn states() -> Vec<State> {
 }
 
 fn events() -> Vec<(&'static str, Event)> {
-    let resolved = |config| Event::Resolved { endpoints: Arc::new([]), config };
+    let resolved = |config| Event::Resolved { endpoints: Arc::new([]), config, selector: None };
     vec![
         ("Demand", Event::Demand),
         ("GoIdle", Event::GoIdle),
@@ -66,6 +66,7 @@ fn text(effect: &Effect) -> String {
         Effect::Publish { connectivity, picker } => {
             format!("publish({connectivity}, {})", picked(&**picker))
         }
+        Effect::Configure(config) => format!("configure({})", config.lb().name()),
         Effect::LetGo => "let go".to_owned(),
     }
 }
@@ -94,13 +95,51 @@ fn every_state_has_an_answer_to_every_event() {
 #[test]
 fn a_bad_first_config_does_not_fall_back_to_the_default() {
     let (state, _) = step(State::default(), Event::Demand);
-    let resolved = |config| Event::Resolved { endpoints: Arc::new([]), config: Some(config) };
+    let resolved =
+        |config| Event::Resolved { endpoints: Arc::new([]), config: Some(config), selector: None };
     let (state, fx) = step(state, resolved(Err(bad())));
     assert!(matches!(state, State::Unconfigured));
     assert!(!fx.iter().any(|effect| effect.starts_with("update")), "{fx:?}");
     let (state, fx) = step(state, resolved(Ok(config("round_robin"))));
     assert_eq!(fx, ["update(round_robin)"]);
     assert!(matches!(state, State::Serving { config } if config.lb().name() == "round_robin"));
+}
+
+#[test]
+fn a_selector_comes_and_goes_with_results_that_are_taken_and_is_forgotten_when_idle() {
+    use crate::types::{CallConfig, MethodConfig, SelectArgs};
+    let select = |_: &SelectArgs<'_>| Ok(CallConfig::new(MethodConfig::new()));
+    let selector: Arc<dyn ConfigSelector> = Arc::new(select);
+    let resolved = |config, selector: &Option<_>| Event::Resolved {
+        endpoints: Arc::new([]),
+        config,
+        selector: Option::clone(selector),
+    };
+    let has_one = |state: &State| match state {
+        State::Serving { config } | State::Idle { config: Some(config) } => {
+            config.selector().is_some()
+        }
+        _ => panic!("{}", name(state)),
+    };
+    let selector = Some(selector);
+    let serving = || State::Serving { config: config("round_robin") };
+    // Beside a config, and beside the one that was there.
+    for config in [None, Some(Ok(config("round_robin")))] {
+        let (state, fx) = step(serving(), resolved(config, &selector));
+        assert_eq!((has_one(&state), fx), (true, vec!["update(round_robin)".to_owned()]));
+    }
+    let (state, _) = step(State::Resolving { config: None }, resolved(None, &selector));
+    assert!(has_one(&state));
+    let (state, _) = step(state, resolved(Some(Err(bad())), &None));
+    assert!(has_one(&state), "what came with a bad config is not taken");
+    let (state, _) = step(state, Event::ResolveFailed(Status::unavailable("no such name")));
+    assert!(has_one(&state));
+    let (gone, _) = step(state.clone(), resolved(None, &None));
+    assert!(!has_one(&gone));
+    let (idle, fx) = step(state, Event::GoIdle);
+    assert!(!has_one(&idle));
+    // Before calls see that the channel is idle.
+    assert_eq!(fx, ["configure(pick_first)", "publish(IDLE, queue)", "let go"]);
 }
 
 const TABLE: &str = "

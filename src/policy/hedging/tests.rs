@@ -1,9 +1,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::policy::retry::CodeSet;
 use crate::policy::testing::start;
-use crate::types::Code;
+use crate::types::{Code, CodeSet};
 
 /// What happens at a millisecond.
 enum Then {

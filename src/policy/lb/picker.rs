@@ -1,5 +1,6 @@
 //! Pickers: immutable choosers that calls read.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use crate::types::{Metadata, MethodPath, Status, SubchannelId};
@@ -20,14 +21,27 @@ pub trait Picker: Send + Sync + 'static {
 pub struct PickArgs<'a> {
     /// The method that is called.
     pub method: &'a MethodPath,
-    /// The metadata that the application sends.
+    /// The metadata that the application sends, with what a
+    /// [`ConfigSelector`](crate::ConfigSelector) adds.
     pub metadata: &'a Metadata,
+    attribute: Option<&'a (dyn Any + Send + Sync)>,
 }
 
 impl<'a> PickArgs<'a> {
     /// The arguments for a call of `method` with `metadata`.
     pub const fn new(method: &'a MethodPath, metadata: &'a Metadata) -> Self {
-        Self { method, metadata }
+        Self { method, metadata, attribute: None }
+    }
+
+    /// The same for a call that a [`ConfigSelector`](crate::ConfigSelector) has attached a value to.
+    pub const fn with_attribute(mut self, attribute: &'a (dyn Any + Send + Sync)) -> Self {
+        self.attribute = Some(attribute);
+        self
+    }
+
+    /// What the [`ConfigSelector`](crate::ConfigSelector) has attached to the call, if it is a `T`.
+    pub fn attribute<T: Any>(&self) -> Option<&'a T> {
+        self.attribute?.downcast_ref()
     }
 }
 

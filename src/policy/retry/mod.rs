@@ -6,57 +6,9 @@ use std::time::Duration;
 
 use super::chance::Dice;
 use crate::types::{Code, Seen};
+pub(crate) use crate::types::{HedgingPolicy, RetryPolicy};
 
 pub(crate) use throttle::Throttle;
-
-/// When a failed attempt is followed by another.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct RetryPolicy {
-    /// How many attempts there may be in all; at least 2.
-    pub(crate) max_attempts: u32,
-    /// What the rest before the second is about.
-    pub(crate) initial_backoff: Duration,
-    /// What no rest is much longer than.
-    pub(crate) max_backoff: Duration,
-    /// By what each rest grows.
-    pub(crate) multiplier: f64,
-    /// The failures that are followed by another attempt; at least one.
-    pub(crate) codes: CodeSet,
-}
-
-/// When an attempt that has not answered is joined by another.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct HedgingPolicy {
-    /// How many attempts there may be in all; at least 2.
-    pub(crate) max_attempts: u32,
-    /// How long after one the next is made; all at once where that is zero.
-    pub(crate) delay: Duration,
-    /// The failures that do not end the call while other attempts are under way or to come.
-    pub(crate) non_fatal: CodeSet,
-}
-
-/// Some status codes of gRPC's own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct CodeSet(u32);
-
-impl CodeSet {
-    /// Adds `code`, which must be one of gRPC's own.
-    pub(crate) fn insert(&mut self, code: Code) {
-        self.0 |= Self::bit(code);
-    }
-
-    pub(crate) fn contains(self, code: Code) -> bool {
-        self.0 & Self::bit(code) != 0
-    }
-
-    pub(crate) fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    fn bit(code: Code) -> u32 {
-        1_u32.checked_shl(code.number()).unwrap_or_default()
-    }
-}
 
 /// How a call has fared so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::types::CodeSet;
 
 const ALL: Pushback = Pushback::None;
 

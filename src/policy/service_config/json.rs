@@ -6,10 +6,10 @@ use serde_json::{Map, Value};
 
 use super::ServiceConfigError;
 
-/// The object that `text` is.
-pub(super) fn object(text: &str) -> Result<Map<String, Value>, ServiceConfigError> {
+/// The object that `text` is, which is a config of some kind.
+pub(super) fn object(text: &str, kind: &str) -> Result<Map<String, Value>, ServiceConfigError> {
     if text.trim().is_empty() {
-        let reason = "the service config is empty; one without settings is {}";
+        let reason = format!("the {kind} is empty; one without settings is {{}}");
         return Err(ServiceConfigError::new("", reason));
     }
     // The parser's own errors say what was expected, at which line and column.
@@ -18,7 +18,7 @@ pub(super) fn object(text: &str) -> Result<Map<String, Value>, ServiceConfigErro
     match value {
         Value::Object(fields) => Ok(fields),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-            Err(ServiceConfigError::new("", "the service config must be an object"))
+            Err(ServiceConfigError::new("", format!("the {kind} must be an object")))
         }
     }
 }

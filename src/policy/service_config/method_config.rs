@@ -7,36 +7,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::super::retry::{CodeSet, HedgingPolicy, RetryPolicy, Throttle};
+use super::super::retry::Throttle;
 use super::{ServiceConfigError, json};
-use crate::types::{Code, MethodPath};
-
-/// What calls of a method go by, where they do not say themselves.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct MethodConfig {
-    /// How long a call may take.
-    pub(crate) timeout: Option<Duration>,
-    /// Whether calls wait while no server can be reached.
-    pub(crate) wait_for_ready: Option<bool>,
-    /// The largest message that is sent, in bytes.
-    pub(crate) request_bytes_max: Option<usize>,
-    /// The largest message that is taken, in bytes.
-    pub(crate) response_bytes_max: Option<usize>,
-    /// What follows when an attempt fails, or does not answer.
-    pub(crate) attempts: AttemptPolicy,
-}
-
-/// How often a call may be attempted.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) enum AttemptPolicy {
-    /// Once.
-    #[default]
-    Once,
-    /// Again after a failure.
-    Retry(RetryPolicy),
-    /// Again while the last attempt has not answered.
-    Hedging(HedgingPolicy),
-}
+use crate::types::{
+    AttemptPolicy, Code, CodeSet, HedgingPolicy, MethodConfig, MethodPath, RetryPolicy,
+};
 
 /// The configs of all methods, to be found without a search.
 #[derive(Clone, Debug, Default)]
@@ -106,6 +81,22 @@ impl MethodConfigs {
 }
 
 impl MethodConfig {
+    /// Reads one entry of `methodConfig`, such as `{"timeout": "1s"}`: `timeout`, `waitForReady`,
+    /// `maxRequestMessageBytes`, `maxResponseMessageBytes`, `retryPolicy`, `hedgingPolicy`. Fields
+    /// that are not known are ignored, and so is `name`.
+    ///
+    /// Fails as the service config would, with paths that begin at the entry.
+    ///
+    /// ```
+    /// use switchboard::MethodConfig;
+    ///
+    /// let error = MethodConfig::from_json(r#"{"retryPolicy": {"maxAttempts": 3}}"#).unwrap_err();
+    /// assert_eq!(error.to_string(), "retryPolicy.backoffMultiplier: is missing");
+    /// ```
+    pub fn from_json(text: &str) -> Result<Self, ServiceConfigError> {
+        Self::parse(&json::object(text, "method config")?)
+    }
+
     fn parse(fields: &Map<String, Value>) -> Result<Self, ServiceConfigError> {
         let retry = json::optional_object(fields, "retryPolicy")?;
         let hedging = json::optional_object(fields, "hedgingPolicy")?;

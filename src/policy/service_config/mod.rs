@@ -1,6 +1,7 @@
 //! The service config: what a service's owner wants of its clients, as JSON that comes with the
 //! endpoints.
 
+mod choice;
 mod json;
 mod method_config;
 #[cfg(test)]
@@ -14,11 +15,12 @@ use serde_json::{Map, Value};
 use super::lb::{LbPolicyBuilder, LbPolicyConfig, LbRegistry, pick_first};
 use super::retry::Throttle;
 
-use crate::types::MethodPath;
+use crate::types::{ConfigSelector, MethodConfig, MethodPath};
 
+use choice::Chosen;
+pub(crate) use choice::Client;
 pub(crate) use json::optional_bool;
 use method_config::MethodConfigs;
-pub(crate) use method_config::{AttemptPolicy, MethodConfig};
 
 /// A service config that has been read and found good (A2).
 #[derive(Clone, Debug)]
@@ -27,22 +29,44 @@ pub(crate) struct ServiceConfig {
     methods: MethodConfigs,
     throttle: Option<Arc<Throttle>>,
     max_connections_per_subchannel: Option<usize>,
+    /// What the resolver has given to speak in place of `methods`.
+    selector: Option<Arc<dyn ConfigSelector>>,
 }
 
 impl ServiceConfig {
     /// Reads a config. Every field that is known must be right, or the whole of it is refused;
     /// fields that are not known are ignored (A21).
     pub(crate) fn parse(text: &str, registry: &LbRegistry) -> Result<Self, ServiceConfigError> {
-        let config = json::object(text)?;
-        let lb = match json::present(&config, FIELD) {
+        Self::read(&json::object(text, "service config")?, registry)
+    }
+
+    /// Reads the config in a list of choices that is meant for `client`, if one is (A2).
+    pub(crate) fn choose(
+        choices: &[u8],
+        client: Client<'_>,
+        registry: &LbRegistry,
+    ) -> Result<Option<Self>, ServiceConfigError> {
+        let Some(Chosen { index, config }) = choice::choose(choices, client)? else {
+            return Ok(None);
+        };
+        let config = Self::read(&config, registry);
+        config.map(Some).map_err(|error| error.within(&format!("[{index}].serviceConfig")))
+    }
+
+    fn read(
+        config: &Map<String, Value>,
+        registry: &LbRegistry,
+    ) -> Result<Self, ServiceConfigError> {
+        let lb = match json::present(config, FIELD) {
             Some(list) => LbConfig::parse(list, registry)?,
-            None => LbConfig::by_legacy_name(&config, registry)?,
+            None => LbConfig::by_legacy_name(config, registry)?,
         };
         Ok(Self {
             lb,
-            methods: MethodConfigs::parse(&config)?,
-            throttle: method_config::throttle(&config)?,
-            max_connections_per_subchannel: max_connections_per_subchannel(&config)?,
+            methods: MethodConfigs::parse(config)?,
+            throttle: method_config::throttle(config)?,
+            max_connections_per_subchannel: max_connections_per_subchannel(config)?,
+            selector: None,
         })
     }
 
@@ -53,12 +77,29 @@ impl ServiceConfig {
             methods: MethodConfigs::default(),
             throttle: None,
             max_connections_per_subchannel: None,
+            selector: None,
         }
     }
 
     /// Which load-balancing policy, and its config.
     pub(crate) fn lb(&self) -> &LbConfig {
         &self.lb
+    }
+
+    /// What chooses the config of each call in place of [`method`](Self::method), if anything.
+    pub(crate) fn selector(&self) -> Option<&Arc<dyn ConfigSelector>> {
+        self.selector.as_ref()
+    }
+
+    /// The same with this selector, or without one.
+    pub(crate) fn with_selector(
+        self: Arc<Self>,
+        selector: Option<Arc<dyn ConfigSelector>>,
+    ) -> Arc<Self> {
+        if self.selector.is_none() && selector.is_none() {
+            return self;
+        }
+        Arc::new(Self { selector, ..(*self).clone() })
     }
 
     /// What it says of `method`, if anything.

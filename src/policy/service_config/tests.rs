@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::types::Code;
+use crate::types::{AttemptPolicy, Code};
 
 fn parse(text: &str) -> Result<ServiceConfig, ServiceConfigError> {
     ServiceConfig::parse(text, &LbRegistry::default())
@@ -259,6 +259,29 @@ fn policies_for_attempts_are_read_whole() {
     let AttemptPolicy::Hedging(hedging) = of("/h/M") else { panic!("it is a hedgingPolicy") };
     assert_eq!((hedging.max_attempts, hedging.delay.as_millis()), (3, 20));
     assert!(hedging.non_fatal.contains(Code::ABORTED));
+}
+
+#[test]
+fn the_config_of_a_method_is_read_by_itself_as_it_is_within_a_service_config() {
+    let text = r#"{"name": 7, "timeout": "1.5s", "waitForReady": true, "maxRequestMessageBytes": 1,
+        "maxResponseMessageBytes": 2}"#;
+    let built = MethodConfig::new()
+        .timeout(std::time::Duration::from_millis(1_500))
+        .wait_for_ready(true)
+        .max_request_message_bytes(1)
+        .max_response_message_bytes(2);
+    assert_eq!(MethodConfig::from_json(text), Ok(built));
+    assert_eq!(MethodConfig::from_json("{}"), Ok(MethodConfig::new()));
+    let rows = [
+        ("", "the method config is empty"),
+        ("[]", "the method config must be an object"),
+        (r#"{"timeout": 1}"#, "timeout: must be a duration"),
+        (r#"{"hedgingPolicy": {"maxAttempts": 1}}"#, "hedgingPolicy.maxAttempts: must be"),
+    ];
+    for (text, part) in rows {
+        let error = MethodConfig::from_json(text).unwrap_err().to_string();
+        assert!(error.starts_with(part), "{text}: {error}");
+    }
 }
 
 #[test]

@@ -11,15 +11,17 @@ use std::time::Duration;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::Name;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Hosts, Resolver, TokioResolver};
 
 use crate::types::{Address, Refresh, Target, TargetError};
 
 use super::super::connect::BoxFuture;
 use super::super::error::in_words;
+use super::hostname::hostname;
 use super::{
-    BuildResolver, DEFAULT_PORT, FixedResolver, REFRESH_INTERVAL, Resolution, Resolve, ResolveError,
+    BuildResolver, DEFAULT_PORT, FixedResolver, REFRESH_INTERVAL, Resolution, Resolve,
+    ResolveError, ResolverOptions, ServiceConfigChoices,
 };
 
 /// The resolver of `dns` targets: `dns:host`, `dns:host:port`, `dns://server/host:port` where the
@@ -34,6 +36,11 @@ use super::{
 /// [`min_interval`](Self::min_interval) after the last time; after a failure with growing waits.
 /// The system's configuration is read anew at every lookup. The lives of records do not make
 /// it resolve; [`Channel::inspect`](crate::Channel::inspect) tells them.
+///
+/// Where [`ChannelBuilder::dns_service_config`](crate::ChannelBuilder::dns_service_config) asks for
+/// it, the service config is looked for beside the addresses, as a TXT record of `_grpc_config.host`
+/// (A2). The addresses wait for that no longer than 10 s; a lookup that fails is logged, and they
+/// come without a config.
 ///
 /// Every channel has one for the scheme `dns`. Give one with settings of your own to
 /// [`ChannelBuilder::resolver`](crate::ChannelBuilder::resolver):
@@ -120,6 +127,14 @@ impl Default for Dns {
 
 impl BuildResolver for Dns {
     fn build(&self, target: &Target) -> Result<Box<dyn Resolve>, TargetError> {
+        self.build_with(target, &ResolverOptions::default())
+    }
+
+    fn build_with(
+        &self,
+        target: &Target,
+        options: &ResolverOptions,
+    ) -> Result<Box<dyn Resolve>, TargetError> {
         let endpoint = target.endpoint();
         let server = parse_server(target)?;
         let search = self.search(target)?;
@@ -138,8 +153,13 @@ impl BuildResolver for Dns {
                 "`{host}` is no DNS name: expected labels of at most 63 characters"
             ))
         })?;
+        // Nobody but this machine says what `localhost` is (A10).
+        let wants_config =
+            options.dns_service_config && !options.disable_service_config && !name.is_localhost();
         Ok(Box::new(DnsResolver {
             host: host.to_owned(),
+            // A name that has no room for the label has no config either.
+            config_name: wants_config.then(|| name.prepend_label(CONFIG_LABEL).ok()).flatten(),
             name,
             port,
             servers: server.map_or_else(|| self.name_servers.clone(), |server| vec![server]),
@@ -166,6 +186,8 @@ struct DnsResolver {
     /// As the target has it.
     host: String,
     name: Name,
+    /// What is asked for the service config, if anything is.
+    config_name: Option<Name>,
     port: u16,
     /// Who is asked; nobody here means whom the system asks.
     servers: Vec<SocketAddr>,
@@ -186,6 +208,14 @@ impl Resolve for DnsResolver {
 impl DnsResolver {
     async fn look_up(&self) -> Result<Resolution, ResolveError> {
         let resolver = self.resolver()?;
+        let Some(name) = &self.config_name else { return self.addresses(&resolver).await };
+        let config = async { Ok(config(&resolver, name).await) };
+        // Without addresses nobody waits for the config.
+        let (resolution, choices) = tokio::try_join!(self.addresses(&resolver), config)?;
+        Ok(Resolution { choices, ..resolution })
+    }
+
+    async fn addresses(&self, resolver: &TokioResolver) -> Result<Resolution, ResolveError> {
         let found = resolver.lookup_ip(self.name.clone()).await;
         let found = found.map_err(|error| self.error(error))?;
         let endpoints = found.iter().map(|ip| SocketAddr::new(ip, self.port).into());
@@ -244,6 +274,48 @@ impl DnsResolver {
         };
         ResolveError::new(message).with_source(error)
     }
+}
+
+/// The service configs at `name`, if there are any and they can be had.
+async fn config(resolver: &TokioResolver, name: &Name) -> Option<ServiceConfigChoices> {
+    let found = resolver.lookup(name.clone(), RecordType::TXT);
+    let fault = match tokio::time::timeout(CONFIG_TIMEOUT, found).await {
+        Ok(Ok(found)) => {
+            let records = found.answers().iter().filter_map(|record| match &record.data {
+                RData::TXT(text) => Some(&*text.txt_data),
+                _ => None,
+            });
+            match choices(records) {
+                Ok(list) => {
+                    return list.map(|list| ServiceConfigChoices { list, hostname: hostname() });
+                }
+                Err(fault) => fault,
+            }
+        }
+        // Most names have none.
+        Ok(Err(error)) if error.is_nx_domain() || error.is_no_records_found() => return None,
+        Ok(Err(error)) => Cause(&error).to_string(),
+        Err(_) => format!("no answer within {CONFIG_TIMEOUT:?}"),
+    };
+    tracing::info!(target: "switchboard", %name, fault, "no service config from DNS");
+    None
+}
+
+/// What the first record says that has service configs. Strings of a record are parts of one text.
+fn choices<'a, S: AsRef<[u8]> + 'a>(
+    records: impl Iterator<Item = &'a [S]>,
+) -> Result<Option<Vec<u8>>, String> {
+    let mut list = None;
+    let mut bytes = 0;
+    for strings in records {
+        bytes += strings.iter().map(|string| string.as_ref().len()).sum::<usize>();
+        if bytes > CONFIG_BYTES_MAX {
+            return Err(format!("the answer has more than {CONFIG_BYTES_MAX} bytes"));
+        }
+        let text: Vec<u8> = strings.iter().flat_map(AsRef::as_ref).copied().collect();
+        list = list.or_else(|| text.strip_prefix(CONFIG_PREFIX).map(<[u8]>::to_vec));
+    }
+    Ok(list)
 }
 
 /// The name that `text` is: an internationalised one, or one of ASCII, where any characters will do
@@ -347,6 +419,17 @@ impl fmt::Display for Cause<'_> {
 
 const DNS_PORT: u16 = 53;
 
+/// Where the service configs of a name are, and how they begin (A2).
+const CONFIG_LABEL: &str = "_grpc_config";
+const CONFIG_PREFIX: &[u8] = b"grpc_config=";
+
+/// 64 KiB: what one message of DNS can hold, and more than any config has.
+const CONFIG_BYTES_MAX: usize = 64 * 1024;
+
+/// Two questions that get lost; well within what the whole lookup has, so that a server which keeps
+/// silent about configs does not take the addresses away.
+const CONFIG_TIMEOUT: Duration = Duration::from_secs(10);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -415,6 +498,46 @@ mod tests {
             let found = resolver.resolve().await.unwrap();
             assert_eq!(found.endpoints[0].addresses()[0].to_string(), address);
         }
+    }
+
+    // spec: A2/txt-record
+    #[test]
+    fn the_strings_of_a_record_are_one_text_and_the_prefix_tells_which_record_it_is() {
+        let rows: [(&[&[&str]], Option<&str>); 6] = [
+            (&[], None),
+            (&[&["v=spf1 -all"], &["grpc_config"]], None),
+            (&[&["v=spf1 -all"], &["grpc_config=[1]"]], Some("[1]")),
+            (&[&["grpc_", "config=[", "1", "]"]], Some("[1]")),
+            (&[&["grpc_config="]], Some("")),
+            (&[&["grpc_config=[1]"], &["grpc_config=[2]"]], Some("[1]")),
+        ];
+        for (records, expected) in rows {
+            let found = choices(records.iter().copied()).unwrap();
+            assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{records:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_config_is_not_waited_for_longer_than_its_time() {
+        let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let servers = vec![name_server(silent.local_addr().unwrap())];
+        let config = ResolverConfig::from_parts(None, Vec::new(), servers);
+        let provider = TokioRuntimeProvider::default();
+        let mut builder = Resolver::builder_with_config(config, provider);
+        builder.options_mut().timeout = 3 * CONFIG_TIMEOUT;
+        let resolver = builder.build().unwrap();
+        let began = tokio::time::Instant::now();
+        let name = dns_name("_grpc_config.greeter.example.").unwrap();
+        assert_eq!(super::config(&resolver, &name).await, None);
+        assert!(began.elapsed() <= CONFIG_TIMEOUT + Duration::from_millis(1));
+    }
+
+    #[test]
+    fn an_answer_of_more_than_64_kib_is_refused() {
+        let records = |count| vec![["x".repeat(1_024)]; count];
+        let refused = |count| choices(records(count).iter().map(<[String; 1]>::as_slice)).is_err();
+        assert!(!refused(64));
+        assert!(refused(65));
     }
 
     #[test]

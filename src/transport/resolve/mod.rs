@@ -6,6 +6,8 @@
 #[cfg(feature = "dns")]
 mod dns;
 mod fixed;
+#[cfg(feature = "dns")]
+mod hostname;
 #[cfg(feature = "test-util")]
 mod manual;
 mod unix;
@@ -17,7 +19,7 @@ use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::types::{Authority, Endpoint, Refresh, Target, TargetError};
+use crate::types::{Authority, ConfigSelector, Endpoint, Refresh, Target, TargetError};
 
 use super::connect::BoxFuture;
 
@@ -58,6 +60,17 @@ pub trait BuildResolver: Send + Sync + 'static {
     /// which cannot work fails when the channel is built; [`Target::invalid`] makes the error.
     fn build(&self, target: &Target) -> Result<Box<dyn Resolve>, TargetError>;
 
+    /// As [`build`](Self::build), for a channel with these options, which is what channels call.
+    /// The default leaves them unread. A resolver around another hands them on.
+    fn build_with(
+        &self,
+        target: &Target,
+        options: &ResolverOptions,
+    ) -> Result<Box<dyn Resolve>, TargetError> {
+        let _ = options;
+        self.build(target)
+    }
+
     /// The name that servers of this target are addressed by, where neither the builder nor the
     /// credentials say another. The default is the endpoint of the target.
     fn default_authority(&self, target: &Target) -> Authority {
@@ -91,28 +104,61 @@ where
     }
 }
 
+/// What a channel has settled that its resolver may go by. The default is what it is for a channel
+/// of which nothing is said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ResolverOptions {
+    /// Whether the channel applies no service config of its resolver, which then need not look for
+    /// one: [`ChannelBuilder::disable_service_config`](crate::ChannelBuilder::disable_service_config).
+    pub disable_service_config: bool,
+    /// Whether service configs are to be looked for in DNS (A2):
+    /// [`ChannelBuilder::dns_service_config`](crate::ChannelBuilder::dns_service_config).
+    pub dns_service_config: bool,
+}
+
 /// What one lookup found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Resolution {
     /// The backends.
     pub endpoints: Vec<Endpoint>,
     /// The service config, as JSON, where the resolver has one.
     pub service_config: Option<String>,
+    /// What chooses the config of each call in place of the service config's `methodConfig`.
+    pub config_selector: Option<Arc<dyn ConfigSelector>>,
     /// For how long this is said to be true, where that is known. It is shown by
     /// [`Channel::inspect`](crate::Channel::inspect), and nothing goes by it.
     pub ttl: Option<Duration>,
+    /// The service configs in DNS, where there are any and `service_config` says nothing.
+    pub(crate) choices: Option<ServiceConfigChoices>,
+}
+
+/// Service configs of which the channel chooses one (A2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServiceConfigChoices {
+    /// A list of choices, as JSON that nobody has looked at.
+    pub(crate) list: Vec<u8>,
+    /// The name of this machine, where it is known.
+    pub(crate) hostname: Option<String>,
 }
 
 impl Resolution {
     /// These backends, without a service config.
     pub fn new(endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
-        Self { endpoints: endpoints.into_iter().collect(), service_config: None, ttl: None }
+        Self { endpoints: endpoints.into_iter().collect(), ..Self::default() }
     }
 
     /// The same with this service config, which the channel will parse.
     pub fn with_service_config(mut self, json: impl Into<String>) -> Self {
         self.service_config = Some(json.into());
+        self
+    }
+
+    /// The same with this selector: calls go by what it chooses, and not by what the service config
+    /// says of their methods.
+    pub fn with_config_selector(mut self, selector: Arc<dyn ConfigSelector>) -> Self {
+        self.config_selector = Some(selector);
         self
     }
 
@@ -122,6 +168,22 @@ impl Resolution {
         self
     }
 }
+
+/// Selectors are the same where they are one.
+impl PartialEq for Resolution {
+    fn eq(&self, other: &Self) -> bool {
+        let Self { endpoints, service_config, config_selector, ttl, choices } = self;
+        let same_selector = match (config_selector, &other.config_selector) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        same_selector
+            && (endpoints, service_config) == (&other.endpoints, &other.service_config)
+            && (ttl, choices) == (&other.ttl, &other.choices)
+    }
+}
+
+impl Eq for Resolution {}
 
 /// A lookup failed. `source()` is what it failed of, where that is known.
 #[derive(Clone, Debug)]
