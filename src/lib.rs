@@ -24,7 +24,7 @@ struct Readme;
 pub use api::*;
 #[cfg(feature = "test-util")]
 #[doc(hidden)]
-pub use call::PickRig;
+pub use call::{EventRig, PickRig};
 pub use call::{StateChange, StateChanges};
 pub use observe::*;
 pub use policy::{

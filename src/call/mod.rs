@@ -39,7 +39,7 @@ pub(crate) use ready::until_ready;
 pub(crate) use retry::RetryLimits;
 use retry::Retrying;
 #[cfg(feature = "test-util")]
-pub use rig::PickRig;
+pub use rig::{EventRig, PickRig};
 pub(crate) use shared::{Conduct, NoRuntime, Shared};
 pub(crate) use slot::{SlotTable, SubchannelSlot};
 pub(crate) use snapshot::{Snapshot, SnapshotCell};

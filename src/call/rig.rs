@@ -1,4 +1,4 @@
-//! A stand for measuring picks; for the benchmarks of this package alone.
+//! Stands for measuring picks and events; for the benchmarks of this package alone.
 
 use std::io;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::pick::{Step, look};
 use super::{CallHead, Defaults, Events, SlotTable, Snapshot, SnapshotCell, SubchannelSlot};
+use crate::observe::CallEvent;
 use crate::policy::chance::Dice;
 use crate::policy::lb::{
     self, LbContext, LbEffect, LbEvent, LbRegistry, LbUpdate, SubchannelState, Subchannels,
@@ -80,6 +81,22 @@ impl PickRig {
     /// the slot. Says whether there was one.
     pub fn pick(&self) -> bool {
         matches!(look(&self.cell.load(), &self.call, &mut None), Step::Go(_))
+    }
+}
+
+/// A call that nobody observes.
+#[derive(Default)]
+pub struct EventRig(Events);
+
+impl EventRig {
+    /// One call.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An event of it.
+    pub fn tell(&self) {
+        self.0.tell(|| CallEvent::RequestsEnded);
     }
 }
 
