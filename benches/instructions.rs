@@ -58,7 +58,7 @@ fn main() -> ExitCode {
 fn compare() -> Result<(), Box<dyn Error>> {
     for (name, _) in SUBJECTS {
         let (few, many) = (count(name, FEW)?, count(name, MANY)?);
-        let each = many.saturating_sub(few) as f64 / f64::from(MANY - FEW);
+        let each = f64::from(u32::try_from(many.saturating_sub(few))?) / f64::from(MANY - FEW);
         println!("{name}: {each:.1} instructions");
     }
     Ok(())
