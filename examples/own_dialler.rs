@@ -7,6 +7,7 @@
 #[expect(dead_code, reason = "tests use more of it")]
 mod greeter;
 #[path = "../tests/support/mini.rs"]
+#[expect(dead_code, reason = "tests use more of it")]
 mod mini;
 
 use std::io;

@@ -118,12 +118,15 @@ impl Policies {
         act(&mut self.tree, &mut cx);
         let effects = cx.take_effects();
         let made = self.factory.new.drain(..).map(Action::Create);
-        let wanted = effects.into_iter().map(|effect| match effect {
-            LbEffect::Connect(id) => Action::Connect(id),
-            LbEffect::Retire(id) => Action::Retire(id),
-            LbEffect::Publish { connectivity, picker } => Action::Publish(connectivity, picker),
-            LbEffect::ResolveNow => Action::ResolveNow,
-            LbEffect::RejectUpdate(reason) => Action::RejectUpdate(reason),
+        let wanted = effects.into_iter().filter_map(|effect| match effect {
+            LbEffect::Connect(id) => Some(Action::Connect(id)),
+            LbEffect::WatchHealth(_) => None,
+            LbEffect::Retire(id) => Some(Action::Retire(id)),
+            LbEffect::Publish { connectivity, picker } => {
+                Some(Action::Publish(connectivity, picker))
+            }
+            LbEffect::ResolveNow => Some(Action::ResolveNow),
+            LbEffect::RejectUpdate(reason) => Some(Action::RejectUpdate(reason)),
         });
         made.chain(wanted).collect()
     }

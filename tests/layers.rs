@@ -48,7 +48,8 @@ fn the_engine_stays_in_its_adapter_and_the_actors_in_theirs() {
 
 #[test]
 fn machines_answer_every_event_by_name() {
-    let machines = ["channel", "connection", "hedging", "idle", "resolution", "scaling", "token"];
+    let machines =
+        ["channel", "connection", "health", "hedging", "idle", "resolution", "scaling", "token"];
     for machine in machines {
         let file = root().join("src/policy").join(machine).join("mod.rs");
         let text = fs::read_to_string(&file).expect("a machine has a file");

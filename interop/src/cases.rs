@@ -15,7 +15,7 @@ use crate::proto::{
     StreamingOutputCallRequest, StreamingOutputCallResponse, UNARY_CALL, UNIMPLEMENTED_METHOD,
     UNIMPLEMENTED_SERVICE,
 };
-use crate::{cancel, churn, compression, frozen, soak};
+use crate::{cancel, churn, compression, frozen, health, soak};
 
 /// What `--test_case` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,12 +37,13 @@ pub(crate) enum Case {
     RpcSoak,
     ChannelSoak,
     Compression,
+    Health,
     GoawayChurn,
     FrozenServer,
 }
 
 impl Case {
-    const ALL: [(Self, &str); 19] = [
+    const ALL: [(Self, &str); 20] = [
         (Self::EmptyUnary, "empty_unary"),
         (Self::LargeUnary, "large_unary"),
         (Self::ClientStreaming, "client_streaming"),
@@ -60,6 +61,7 @@ impl Case {
         (Self::RpcSoak, "rpc_soak"),
         (Self::ChannelSoak, "channel_soak"),
         (Self::Compression, "compression"),
+        (Self::Health, "health"),
         (Self::GoawayChurn, "goaway_churn"),
         (Self::FrozenServer, "frozen_server"),
     ];
@@ -96,6 +98,7 @@ impl Case {
             Self::CancelAfterFirstResponse => return cancel::after_first_response(flags).await,
             Self::RpcSoak => return soak::on_one_channel(flags).await,
             Self::ChannelSoak => return soak::on_a_channel_each(flags).await,
+            Self::Health => return health::run(flags).await,
             Self::GoawayChurn => return churn::run(flags).await,
             Self::FrozenServer => return frozen::run(flags).await,
             _ => {}
@@ -119,6 +122,7 @@ impl Case {
             | Self::CancelAfterFirstResponse
             | Self::RpcSoak
             | Self::ChannelSoak
+            | Self::Health
             | Self::GoawayChurn
             | Self::FrozenServer => {}
         }

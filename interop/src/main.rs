@@ -12,6 +12,7 @@ mod compression;
 mod equipment;
 mod flags;
 mod frozen;
+mod health;
 mod proto;
 mod soak;
 mod wire;

@@ -3,9 +3,11 @@
 //! When to dial, wait and report is [`policy::connection`](crate::policy::connection)'s decision,
 //! and its state lies in [`Core`], so that a new life goes on in the middle of a backoff or with
 //! the connection that is serving. Whether there are to be more connections than that one is
-//! [`policy::scaling`](crate::policy::scaling)'s decision; they show to nobody else. The dial is a task of its own; so is the connection's driver,
-//! which outlives the `AddrConn` for as long as calls are on it.
+//! [`policy::scaling`](crate::policy::scaling)'s decision; they show to nobody else. What the server says of its
+//! health, where it is asked, [`policy::health`](crate::policy::health) makes something of. The
+//! dial is a task of its own, and so is the watch; so is the connection's driver, which outlives the `AddrConn` for as long as calls are on it.
 
+use std::mem;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -15,14 +17,16 @@ use tokio::time::Instant;
 
 #[cfg(feature = "test-util")]
 use super::faults::Fault;
-use super::registry::{Standing, Subchannel};
+use super::health::{Said, Watch, fact, failed, not_serving};
+use super::registry::{Health, Standing, Subchannel};
 use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, balancer, resolver};
+use crate::call::WatchEnd;
 use crate::observe::{ActorKind, ActorReport};
 use crate::policy::chance::Dice;
 use crate::policy::connection::{Effect, Event, State, Timing};
-use crate::policy::scaling;
+use crate::policy::{health, scaling};
 use crate::transport::{self, ConnectError, Connection, ConnectionOptions, Disconnect, Driver};
 use crate::types::{ConnectivityState, Status};
 
@@ -38,6 +42,8 @@ pub(crate) enum Msg {
     Lost(Disconnect),
     /// Calls wait for room.
     Crowded,
+    /// See whether the server is to be asked whether it serves, and for what.
+    MindHealth,
     /// Tell how you stand.
     Inspect(oneshot::Sender<ActorReport>),
     /// Suffer this.
@@ -62,6 +68,13 @@ enum Completion {
         outcome: Box<Dialled>,
     },
     GrowthWake(u64),
+    /// A watch has something to tell; it waits until this is dropped.
+    Watched {
+        watch: u64,
+        said: Said,
+        _heard: oneshot::Sender<()>,
+    },
+    HealthWake(u64),
 }
 
 type Dialled = Result<(Connection, Driver), ConnectError>;
@@ -79,6 +92,9 @@ pub(super) struct Life {
     scaling: scaling::State,
     growth_timer: Timer,
     growth: Option<Dial>,
+    health_timer: Timer,
+    watch: Option<Watch>,
+    watches: u64,
     vitals: Vitals,
 }
 
@@ -114,6 +130,9 @@ impl Actor for AddrConn {
             scaling: scaling::State::default(),
             growth_timer: Timer::new(self.core.tasks.clone()),
             growth: None,
+            health_timer: Timer::new(self.core.tasks.clone()),
+            watch: None,
+            watches: 0,
             vitals: Vitals::new(ActorKind::AddrConn, Some(self.subchannel.name()), restarts),
         };
         self.resume(&me, &mut life);
@@ -132,12 +151,16 @@ impl Actor for AddrConn {
         match message {
             Msg::Connect => self.connect(&me, life),
             Msg::Retire => self.advance(&me, life, Event::Retire, None),
-            Msg::ResetBackoff => self.advance(&me, life, Event::ResetBackoff, None),
+            Msg::ResetBackoff => {
+                self.advance(&me, life, Event::ResetBackoff, None);
+                self.advance_health(&me, life, health::Event::ResetBackoff, None);
+            }
             Msg::Lost(cause) => self.lost(&me, life, &cause),
             Msg::Crowded => {
                 self.subchannel.look();
                 self.scale(&me, life, scaling::Event::Looked);
             }
+            Msg::MindHealth => self.mind_health(&me, life),
             Msg::Inspect(reply) => self.inspect(life, reply),
             #[cfg(feature = "test-util")]
             Msg::Inject(fault) => fault.suffer().await,
@@ -153,14 +176,20 @@ impl AddrConn {
         let standing = self.subchannel.standing();
         life.vitals.enter(standing.machine.connectivity().to_string());
         life.arm(me, &standing.machine);
+        life.arm_health(me, &self.subchannel.health().machine);
+        self.mind_health(me, life);
         match standing.machine {
-            State::Ready if self.subchannel.slot.connection().is_none() => {
-                self.advance(me, life, Event::Lost, None);
+            State::Ready => {
+                if self.subchannel.slot.connection().is_none() {
+                    self.advance(me, life, Event::Lost, None);
+                }
+                // The watch has ended with the life that held it.
+                self.move_watch(me, life);
             }
             State::Connecting { deadline, .. } => {
                 self.dial_first(me, life, Instant::from_std(deadline));
             }
-            State::Idle { .. } | State::Ready | State::Backoff { .. } | State::Retired => {}
+            State::Idle { .. } | State::Backoff { .. } | State::Retired => {}
         }
         if self.subchannel.is_retired() {
             self.advance(me, life, Event::Retire, None);
@@ -190,6 +219,17 @@ impl AddrConn {
             }
             // The connection of this news has been replaced, or this dial given up.
             Completion::Dialed { .. } | Completion::Grown { .. } => {}
+            Completion::Watched { watch, said, _heard } => {
+                // One that was ended may have had something to say.
+                if watch == life.watches && life.watch.is_some() {
+                    self.watched(me, life, said);
+                }
+            }
+            Completion::HealthWake(epoch) => {
+                if life.health_timer.is_current(epoch) {
+                    self.advance_health(me, life, health::Event::Wake, None);
+                }
+            }
             Completion::GrowthWake(epoch) => {
                 if life.growth_timer.is_current(epoch) {
                     self.scale(me, life, scaling::Event::Wake);
@@ -215,6 +255,7 @@ impl AddrConn {
         self.subchannel.slot.fill(connection.clone());
         self.start_driving(connection, driver);
         self.advance(me, life, Event::Dialed, None);
+        self.advance_health(me, life, health::Event::Connected, None);
         self.scale(me, life, scaling::Event::Looked);
     }
 
@@ -289,12 +330,159 @@ impl AddrConn {
         if self.subchannel.slot.connection().is_none() {
             self.advance(me, life, Event::Lost, None);
         }
+        // If there are others: perhaps it was on this one, which it must not keep from closing.
+        self.move_watch(me, life);
         self.scale(me, life, scaling::Event::Looked);
     }
 
+    /// Goes by what the policy and the service config say of health checks now.
+    fn mind_health(&self, me: &ActorRef<Msg>, life: &mut Life) {
+        let service = self.core.health_service().filter(|_| self.subchannel.is_watched());
+        let health = self.subchannel.health();
+        if service == health.service {
+            return;
+        }
+        let is_on = service.is_some();
+        self.subchannel.set_health(Health { service, ..health });
+        if !is_on {
+            return self.advance_health(me, life, health::Event::Disabled, None);
+        }
+        self.advance_health(me, life, health::Event::Enabled, None);
+        let is_ready = self.subchannel.standing().machine == State::Ready;
+        if is_ready && self.subchannel.slot.connection().is_some() {
+            self.advance_health(me, life, health::Event::Connected, None);
+        }
+    }
+
+    /// The watch goes to the connection that there is now, or ends if there is none.
+    fn move_watch(&self, me: &ActorRef<Msg>, life: &mut Life) {
+        let is_connected = self.subchannel.slot.connection().is_some();
+        let event = match self.subchannel.health().machine {
+            _ if !is_connected => health::Event::Lost,
+            health::State::Unconnected => health::Event::Connected,
+            health::State::Off
+            | health::State::Checking { .. }
+            | health::State::Serving
+            | health::State::NotServing
+            | health::State::Resting { .. }
+            | health::State::Unsupported => health::Event::Moved,
+        };
+        self.advance_health(me, life, event, None);
+    }
+
+    /// A watch has something to tell.
+    fn watched(&self, me: &ActorRef<Msg>, life: &mut Life, said: Said) {
+        let Some(service) = self.subchannel.health().service else { return };
+        let address = &self.subchannel.address;
+        let (event, error) = match said {
+            Said::Status(status) if status.is_serving() => {
+                (health::Event::Answered { serving: true }, None)
+            }
+            Said::Status(status) => {
+                let error = not_serving(address, &service, status);
+                (health::Event::Answered { serving: false }, Some(error))
+            }
+            Said::End(WatchEnd::ConnectionLost) => {
+                // No word on the server's health. Whose end it is may not have done this yet.
+                self.subchannel.slot.empty_if_unusable();
+                return self.move_watch(me, life);
+            }
+            Said::End(WatchEnd::Unimplemented(status)) => {
+                (health::Event::Unimplemented, Some(status))
+            }
+            Said::End(WatchEnd::Failed(status)) => {
+                (health::Event::WatchEnded, Some(failed(address, &service, status)))
+            }
+        };
+        if let Some(error) = &error {
+            life.vitals.fail(error.clone());
+        }
+        self.advance_health(me, life, event, error);
+    }
+
+    /// One step of the machine of health: written down, then carried out.
+    fn advance_health(
+        &self,
+        me: &ActorRef<Msg>,
+        life: &mut Life,
+        event: health::Event,
+        error: Option<Status>,
+    ) {
+        let before = self.subchannel.health();
+        let mut effects = Vec::new();
+        let mut pace = health::Pace { backoff: &self.core.settings.backoff, dice: &mut life.dice };
+        let now = Instant::now();
+        let machine = before.machine.step(now.into_std(), event, &mut pace, &mut effects);
+        let is_same = mem::discriminant(&machine) == mem::discriminant(&before.machine);
+        let needs_reason = match machine {
+            health::State::NotServing
+            | health::State::Resting { .. }
+            | health::State::Unsupported => true,
+            health::State::Off
+            | health::State::Unconnected
+            | health::State::Checking { .. }
+            | health::State::Serving => false,
+        };
+        let health = Health {
+            machine,
+            service: before.service.clone(),
+            error: error.or_else(|| before.error.clone()).filter(|_| needs_reason),
+            since: before.since.filter(|_| is_same).or(Some(now)),
+        };
+        life.arm_health(me, &machine);
+        let words = |health: &Health| health.error.as_ref().map(|it| it.message().to_owned());
+        let is_news = !is_same || words(&before) != words(&health);
+        self.subchannel.set_health(health.clone());
+        for effect in effects {
+            match effect {
+                health::Effect::Watch => self.watch(me, life, &health),
+                health::Effect::StopWatch => life.watch = None,
+                health::Effect::Complain => self.complain(&health),
+                health::Effect::Report(connectivity) => {
+                    if is_news {
+                        self.report_health(&health, connectivity);
+                    }
+                }
+            }
+        }
+    }
+
+    fn watch(&self, me: &ActorRef<Msg>, life: &mut Life, health: &Health) {
+        life.watch = None;
+        // Without a connection its loss is on the way, which is the end of this.
+        let connection = self.subchannel.slot.connection();
+        let (Some(connection), Some(service)) = (connection, &health.service) else { return };
+        life.watches += 1;
+        life.vitals.count("health watches");
+        let (me, watch) = (me.clone(), life.watches);
+        let tell = move |said, heard| {
+            // If the actor is gone nobody wants to know.
+            let _ = me.cast(Msg::Own(Own(Completion::Watched { watch, said, _heard: heard })));
+        };
+        life.watch = Some(Watch::begin(&self.core, connection, service.clone(), tell));
+    }
+
+    fn complain(&self, health: &Health) {
+        let address = &self.subchannel.address;
+        let said = health.error.as_ref().map(Status::message).unwrap_or_default();
+        tracing::error!(target: "switchboard", %address, said, "the service config wants health checks, and the server has no grpc.health.v1.Health/Watch: it is taken as healthy");
+    }
+
+    fn report_health(&self, health: &Health, connectivity: ConnectivityState) {
+        let address = &self.subchannel.address;
+        let cause = health.error.as_ref().map(Status::message).unwrap_or_default();
+        tracing::info!(target: "switchboard", %address, health = %connectivity, cause, "subchannel");
+        if self.subchannel.tells_health() {
+            let told = balancer::Msg::HealthChanged(self.subchannel.id);
+            self.core.balancer.tell(told);
+        }
+    }
+
     fn inspect(&self, life: &Life, reply: oneshot::Sender<ActorReport>) {
-        let timer = life.timer.fires_at().map(|at| ("end of backoff", at));
+        let next_watch = life.health_timer.fires_at().map(|at| ("next health check", at));
+        let timer = life.timer.fires_at().map(|at| ("end of backoff", at)).or(next_watch);
         let mut report = life.vitals.report(self.subchannel.mailbox.depth(), timer);
+        report.facts.insert("health", fact(&self.subchannel.health()));
         if let Some(connection) = self.subchannel.slot.connection() {
             report.counters.insert("queued streams", connection.queued_streams() as u64);
             let siblings = connection.siblings();
@@ -352,6 +540,7 @@ impl AddrConn {
             Effect::Report(connectivity) => self.report(me, life, connectivity, error),
             Effect::Drain => {
                 life.growth = None;
+                life.watch = None;
                 if let Some(connection) = self.subchannel.slot.empty() {
                     connection.siblings().iter().for_each(Connection::drain);
                 }
@@ -433,6 +622,11 @@ impl Life {
     fn arm(&mut self, me: &ActorRef<Msg>, machine: &State) {
         let wake_at = machine.wake_at().map(Instant::from_std);
         self.timer.arm(wake_at, me, |epoch| Msg::Own(Own(Completion::Wake(epoch))));
+    }
+
+    fn arm_health(&mut self, me: &ActorRef<Msg>, machine: &health::State) {
+        let wake_at = machine.wake_at().map(Instant::from_std);
+        self.health_timer.arm(wake_at, me, |epoch| Msg::Own(Own(Completion::HealthWake(epoch))));
     }
 }
 

@@ -18,7 +18,7 @@ use super::faults::Fault;
 use super::registry::Subchannel;
 use super::timer::Timer;
 use super::vitals::Vitals;
-use super::{Core, resolver, supervisor};
+use super::{Core, addr_conn, resolver, supervisor};
 use crate::observe::{ActorKind, ActorReport, PolicyReport};
 use crate::policy::chance::Dice;
 use crate::policy::lb::graceful_switch::GracefulSwitch;
@@ -39,6 +39,8 @@ pub(crate) enum Msg {
         /// How it stands now.
         state: SubchannelState,
     },
+    /// The server of a subchannel says otherwise whether it serves.
+    HealthChanged(SubchannelId),
     /// Somebody wants the channel: connect if idle.
     ExitIdle,
     /// Nobody does: drop the policies and give up every subchannel.
@@ -79,6 +81,8 @@ pub(super) struct Life {
     timer: Timer,
     /// Whether a flush is on its way to the end of the mailbox.
     flushing: bool,
+    /// What servers are asked for, as the subchannels have been told.
+    health_service: Option<Arc<str>>,
     /// How often the channel had gone idle when the tree began.
     era: u64,
     /// How often the tree has published.
@@ -103,6 +107,7 @@ impl Actor for Balancer {
             dice: Dice::new(self.core.settings.seed ^ BALANCER_DICE),
             timer: Timer::new(self.core.tasks.clone()),
             flushing: false,
+            health_service: None,
             era: self.core.memory().era,
             pickers: 0,
             vitals: Vitals::new(ActorKind::Balancer, None, restarts),
@@ -125,6 +130,7 @@ impl Actor for Balancer {
             Msg::Updated => self.updated(&me, life),
             Msg::ResolverFailed => self.resolver_failed(&me, life),
             Msg::SubchannelChanged { id, state } => self.subchannel_changed(&me, life, id, state),
+            Msg::HealthChanged(id) => self.health_changed(&me, life, id),
             Msg::ExitIdle => self.act(&me, life, GracefulSwitch::exit_idle),
             Msg::LetGo => self.let_go(life),
             Msg::Inspect(reply) => self.inspect(life, reply),
@@ -143,6 +149,8 @@ impl Balancer {
         for orphan in orphans.rest() {
             self.core.registry.retire(orphan.id);
         }
+        // An earlier life may have ended before it could.
+        self.core.registry.tell_all(|| addr_conn::Msg::MindHealth);
         self.resolver_failed(me, life);
     }
 
@@ -175,8 +183,17 @@ impl Balancer {
             Some(reason) => resolver::Msg::Rejected(reason),
             None => resolver::Msg::Accepted,
         });
-        for (id, state) in orphans.take_adopted() {
-            self.subchannel_changed(me, life, id, state);
+        for (id, health, state) in orphans.take_adopted() {
+            // Before the rest, so that no call goes to one that does not serve.
+            self.act(me, life, |tree, cx| tree.health_changed(id, health, cx));
+            if state.connectivity != ConnectivityState::Idle {
+                self.subchannel_changed(me, life, id, state);
+            }
+        }
+        let health_service = config.health_service();
+        if life.health_service.as_ref() != health_service {
+            life.health_service = health_service.cloned();
+            self.core.registry.tell_all(|| addr_conn::Msg::MindHealth);
         }
     }
 
@@ -199,6 +216,14 @@ impl Balancer {
         if self.core.registry.get(id).is_some() {
             life.vitals.count("subchannel changes");
             self.act(me, life, |tree, cx| tree.subchannel_changed(id, state, cx));
+        }
+    }
+
+    fn health_changed(&self, me: &ActorRef<Msg>, life: &mut Life, id: SubchannelId) {
+        if let Some(subchannel) = self.core.registry.get(id) {
+            let health = subchannel.look_at_health();
+            life.vitals.count("health changes");
+            self.act(me, life, |tree, cx| tree.health_changed(id, health, cx));
         }
     }
 
@@ -249,6 +274,7 @@ impl Balancer {
             match effect {
                 LbEffect::RejectUpdate(reason) => rejected = Some(reason),
                 LbEffect::Connect(id) => self.connect(id),
+                LbEffect::WatchHealth(id) => self.watch_health(id),
                 LbEffect::Retire(id) => self.core.registry.retire(id),
                 LbEffect::ResolveNow => {
                     self.core.resolver.tell(resolver::Msg::ResolveNow);
@@ -265,6 +291,12 @@ impl Balancer {
     fn connect(&self, id: SubchannelId) {
         if let Some(subchannel) = self.core.registry.get(id) {
             subchannel.connect();
+        }
+    }
+
+    fn watch_health(&self, id: SubchannelId) {
+        if let Some(subchannel) = self.core.registry.get(id) {
+            subchannel.watch_health();
         }
     }
 
@@ -344,14 +376,15 @@ impl Orphans {
         Some(id)
     }
 
-    /// Those that were taken over and are not IDLE, which is what policies expect of a new one.
-    fn take_adopted(&mut self) -> Vec<(SubchannelId, SubchannelState)> {
+    /// Those that were taken over, each with its health and its state. Of a new one policies
+    /// expect that it is healthy and IDLE.
+    fn take_adopted(&mut self) -> Vec<(SubchannelId, SubchannelState, SubchannelState)> {
         let adopted = std::mem::take(&mut self.adopted);
         let states = adopted.into_iter().map(|subchannel| {
-            let state = subchannel.standing().state();
-            (subchannel.id, state)
+            let (health, state) = (subchannel.look_at_health(), subchannel.standing().state());
+            (subchannel.id, health, state)
         });
-        states.filter(|(_, state)| state.connectivity != ConnectivityState::Idle).collect()
+        states.collect()
     }
 
     fn rest(self) -> impl Iterator<Item = Arc<Subchannel>> {

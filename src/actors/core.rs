@@ -47,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) max_connections: usize,
     /// How many it may have whatever anybody says.
     pub(crate) connections_cap: usize,
+    /// When servers are asked whether they serve.
+    pub(crate) health_checks: HealthChecks,
     /// Whether a lost connection is made again without a call that wants it.
     pub(crate) keep_connected: bool,
     pub(crate) connector: Arc<dyn Connect>,
@@ -58,6 +60,15 @@ pub(crate) struct Settings {
     pub(crate) runtime: Option<Handle>,
     #[cfg_attr(not(feature = "test-util"), expect(dead_code, reason = "read where faults exist"))]
     pub(crate) allow_injection: bool,
+}
+
+/// When servers are asked whether they serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HealthChecks {
+    /// Where the service config says so.
+    ByConfig,
+    /// Whatever that says.
+    Never,
 }
 
 impl Settings {
@@ -296,6 +307,14 @@ impl Core {
         scaling::Goal {
             warm: self.settings.connection.connections_per_address.min(cap),
             max: said.unwrap_or(self.settings.max_connections).min(cap),
+        }
+    }
+
+    /// Of which service the servers are to be asked whether they serve it, if they are.
+    pub(super) fn health_service(&self) -> Option<Arc<str>> {
+        match self.settings.health_checks {
+            HealthChecks::ByConfig => self.memory().config.as_ref()?.health_service().cloned(),
+            HealthChecks::Never => None,
         }
     }
 

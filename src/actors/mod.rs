@@ -12,7 +12,8 @@
 //!        ├── Updated, ResolverFailed ────▶│── Connect ──────▶│
 //!        │                │◀─ Accepted ───┤                  │ dials; fills the slot
 //!        │                │   Rejected    │◀ Subchannel- ────┤
-//!        │                │   ResolveNow  │   Changed        │
+//!        │                │   ResolveNow  │   Changed,       │
+//!        │                │               │   HealthChanged  │
 //!        │◀── Published ──────────────────┤                  │
 //!        ▼
 //!   snapshot (what calls read)
@@ -32,6 +33,7 @@ mod client_conn;
 mod core;
 #[cfg(feature = "test-util")]
 mod faults;
+mod health;
 mod inspect;
 mod mailbox;
 mod registry;
@@ -41,6 +43,6 @@ mod supervisor;
 mod timer;
 mod vitals;
 
-pub(crate) use self::core::{Core, Settings};
+pub(crate) use self::core::{Core, HealthChecks, Settings};
 #[cfg(feature = "test-util")]
 pub(crate) use self::faults::Fault;

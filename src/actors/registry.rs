@@ -3,13 +3,15 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
 use super::addr_conn;
 use super::core::Record;
 use super::mailbox::Mailbox;
 use crate::call::{SlotTable, SubchannelSlot};
-use crate::policy::connection;
 use crate::policy::lb::SubchannelState;
-use crate::types::{Address, Status, SubchannelId};
+use crate::policy::{connection, health};
+use crate::types::{Address, ConnectivityState, Status, SubchannelId};
 
 /// All subchannels, by id. Only the Balancer adds and removes; everybody reads.
 #[derive(Default)]
@@ -38,9 +40,14 @@ pub(super) struct Subchannel {
     wanted: AtomicBool,
     /// Whether its `AddrConn` has been told that calls wait and has not looked.
     crowded: AtomicBool,
+    /// Whether its policy wants to know whether its server serves.
+    watched: AtomicBool,
+    /// Whether the Balancer has been told that this has changed and has not looked.
+    health_told: AtomicBool,
     /// Whether its policy has given it up.
     retired: AtomicBool,
     standing: Mutex<Standing>,
+    health: Mutex<Health>,
 }
 
 /// How a subchannel stands.
@@ -56,6 +63,28 @@ impl Standing {
     /// As its policy is told.
     pub(super) fn state(&self) -> SubchannelState {
         SubchannelState { connectivity: self.machine.connectivity(), error: self.error.clone() }
+    }
+}
+
+/// What is known of the server's health.
+#[derive(Clone, Default)]
+pub(super) struct Health {
+    /// The state of its machine.
+    pub(super) machine: health::State,
+    /// What the server is asked for; nothing if it is not asked.
+    pub(super) service: Option<Arc<str>>,
+    /// Why it does not serve, or cannot be asked.
+    pub(super) error: Option<Status>,
+    /// Since when it is in this state.
+    pub(super) since: Option<Instant>,
+}
+
+impl Health {
+    /// As its policy is told.
+    pub(super) fn state(&self) -> SubchannelState {
+        let connectivity = self.machine.connectivity();
+        let is_failing = connectivity == ConnectivityState::TransientFailure;
+        SubchannelState { connectivity, error: self.error.clone().filter(|_| is_failing) }
     }
 }
 
@@ -77,8 +106,11 @@ impl Registry {
             lives: Record::default(),
             wanted: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
+            watched: AtomicBool::new(false),
+            health_told: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             standing: Mutex::default(),
+            health: Mutex::default(),
         });
         table.entries[id.index()] = Some(subchannel.clone());
         table.slots = None;
@@ -161,6 +193,29 @@ impl Subchannel {
         self.crowded.store(false, Ordering::Release);
     }
 
+    /// Orders its `AddrConn` to have the server asked whether it serves, where the service config
+    /// says so. Written down first, as above.
+    pub(super) fn watch_health(&self) {
+        self.watched.store(true, Ordering::Release);
+        self.mailbox.tell(addr_conn::Msg::MindHealth);
+    }
+
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Acquire)
+    }
+
+    /// Whether the Balancer is to be told that the health has changed: only if it is not about to
+    /// look anyway. A server may change its mind faster than policies can follow.
+    pub(super) fn tells_health(&self) -> bool {
+        !self.health_told.swap(true, Ordering::AcqRel)
+    }
+
+    /// The health, for the Balancer; from now on it can be told of another.
+    pub(super) fn look_at_health(&self) -> SubchannelState {
+        self.health_told.store(false, Ordering::Release);
+        self.health().state()
+    }
+
     /// Its number and address, for people.
     pub(super) fn name(&self) -> String {
         format!("{} {}", self.id, self.address)
@@ -181,5 +236,13 @@ impl Subchannel {
 
     pub(super) fn set_standing(&self, standing: Standing) {
         *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_health(&self, health: Health) {
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health;
     }
 }

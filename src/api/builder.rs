@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use super::backoff_table;
 use super::channel::{Channel, Defaults};
 use super::intercept::Interceptor;
-use crate::actors::{Core, Settings};
+use crate::actors::{Core, HealthChecks, Settings};
 use crate::call::RetryLimits;
 use crate::observe::Observer;
 use crate::policy::backoff::Backoff;
@@ -47,6 +47,7 @@ pub struct ChannelBuilder {
     retry_limits: RetryLimits,
     idle_timeout: Option<Duration>,
     keep_connected: bool,
+    health_checks: HealthChecks,
     max_connections: usize,
     connections_cap: usize,
     connection: ConnectionOptions,
@@ -84,6 +85,7 @@ impl ChannelBuilder {
             },
             idle_timeout: Some(IDLE_TIMEOUT),
             keep_connected: false,
+            health_checks: HealthChecks::ByConfig,
             max_connections: 1,
             connections_cap: CONNECTIONS_CAP,
             connection: ConnectionOptions::default(),
@@ -231,6 +233,14 @@ impl ChannelBuilder {
     /// [`Channel::connect`]. Default: off.
     pub fn keep_connected(mut self, keep: bool) -> Self {
         self.keep_connected = keep;
+        self
+    }
+
+    /// Asks no server whether it serves, whatever the service config says (`healthCheckConfig`,
+    /// A17): each that is connected to is taken as healthy. Default: servers are asked where the
+    /// service config says so and the load-balancing policy goes by it, as `round_robin` does.
+    pub fn disable_health_check(mut self) -> Self {
+        self.health_checks = HealthChecks::Never;
         self
     }
 
@@ -465,6 +475,7 @@ impl ChannelBuilder {
             max_connections: self.max_connections,
             connections_cap: self.connections_cap,
             keep_connected: self.keep_connected,
+            health_checks: self.health_checks,
             connector,
             security,
             call_credentials: credentials.call_credentials().clone(),

@@ -2,8 +2,8 @@
 
 use super::shared::Elapsed;
 use super::{CallHead, NoRuntime, Shared, Terms, status};
-use crate::transport::{BoxFuture, CallContext, Connection};
-use crate::types::{Metadata, Status};
+use crate::transport::{AllCallCredentials, BoxFuture, CallContext, Connection};
+use crate::types::{Authority, Metadata, MethodPath, Status};
 
 /// Whether attempts of `call` are to be proved. Most calls have no credentials; this is all that
 /// they pay for it.
@@ -21,25 +21,32 @@ pub(super) fn prove<'a>(
 ) -> BoxFuture<'a, Result<Metadata, Status>> {
     Box::pin(async move {
         let _waiting = shared.activity.wait().map_err(status::too_many_waiting)?;
-        match shared.before(terms.deadline, gather(shared, call, terms, connection)).await {
-            Ok(gathered) => gathered,
+        let authority = call.authority.as_ref().unwrap_or_else(|| connection.authority());
+        let gathering = gather(shared, &call.path, authority, &call.credentials, connection);
+        match shared.before(terms.deadline, gathering).await {
+            Ok(gathered) => {
+                let mut all = gathered?;
+                all.append_all(terms.metadata(call).clone());
+                Ok(all)
+            }
             Err(Elapsed) => Err(status::deadline_while_proving()),
         }
     })
 }
 
-async fn gather(
+/// What the credentials of the channel, and then `own`, add to a request for `path`.
+pub(super) async fn gather(
     shared: &Shared,
-    call: &CallHead,
-    terms: &Terms,
+    path: &MethodPath,
+    authority: &Authority,
+    own: &AllCallCredentials,
     connection: &Connection,
 ) -> Result<Metadata, Status> {
-    let authority = call.authority.as_ref().unwrap_or_else(|| connection.authority());
     let level = connection.security_level();
     let runtime = shared.runtime.get().ok_or_else(|| status::no_runtime(NoRuntime))?;
-    let context = CallContext::new(&call.path, authority, level, runtime);
+    let context = CallContext::new(path, authority, level, runtime);
     let mut all = Metadata::new();
-    for credentials in shared.credentials.iter().chain(call.credentials.iter()) {
+    for credentials in shared.credentials.iter().chain(own.iter()) {
         let wanted = credentials.min_security_level();
         if wanted > level {
             return Err(status::too_little_security(connection.address(), level, wanted));
@@ -47,6 +54,5 @@ async fn gather(
         let metadata = credentials.metadata(&context).await.map_err(Status::from_control_plane)?;
         all.append_all(metadata);
     }
-    all.append_all(terms.metadata(call).clone());
     Ok(all)
 }

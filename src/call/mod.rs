@@ -16,6 +16,7 @@ mod attempt;
 mod compression;
 mod credentials;
 mod events;
+mod health;
 mod hedge;
 mod pick;
 mod ready;
@@ -35,6 +36,7 @@ mod unary;
 
 pub(crate) use activity::Activity;
 pub(crate) use events::Events;
+pub(crate) use health::{HealthWatch, WatchEnd};
 pub(crate) use ready::until_ready;
 pub(crate) use retry::RetryLimits;
 use retry::Retrying;

@@ -28,6 +28,7 @@ pub(crate) mod backoff;
 pub(crate) mod chance;
 pub(crate) mod channel;
 pub(crate) mod connection;
+pub(crate) mod health;
 pub(crate) mod hedging;
 pub(crate) mod idle;
 pub(crate) mod lb;

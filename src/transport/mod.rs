@@ -10,6 +10,7 @@ mod compression;
 mod connect;
 mod credentials;
 mod error;
+mod health;
 mod http2;
 #[cfg(feature = "test-util")]
 pub mod memory;
@@ -46,6 +47,7 @@ pub(crate) use credentials::Security;
 pub(crate) use error::{
     ConnectError, ConnectFault, ConnectPhase, Disconnect, ErrorCode, NotGrpc, StreamError,
 };
+pub(crate) use health::{ServingStatus, request_for as health_request};
 pub(crate) use http2::{
     Connection, Discard, Driver, ReceiveBuffer, RecvHalf, RequestHead, Stream, StreamHandle,
 };

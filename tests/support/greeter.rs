@@ -1,6 +1,9 @@
 //! A greeter on tonic, for examples and tests: it can be stopped gracefully, killed, held up and
 //! started again on its port, and it counts.
 
+#[path = "health_service.rs"]
+pub(crate) mod health_service;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -20,6 +23,8 @@ use tokio_stream::{Stream, StreamExt as _};
 use tonic::server::{ClientStreamingService, Grpc, ServerStreamingService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 
+use health_service::{Health, Serving};
+
 /// Who is to be greeted.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct HelloRequest {
@@ -35,6 +40,9 @@ pub(crate) struct HelloReply {
     #[prost(string, tag = "1")]
     pub(crate) message: String,
 }
+
+/// The service.
+pub(crate) const GREETER: &str = "helloworld.Greeter";
 
 /// One greeting.
 pub(crate) const SAY_HELLO: Method<HelloRequest, HelloReply> =
@@ -66,6 +74,7 @@ pub(crate) struct Greeter {
     hold: watch::Sender<bool>,
     /// How many streams it takes on a connection; 0 for no limit.
     max_streams: u32,
+    health: Option<Health>,
     running: Option<Running>,
 }
 
@@ -99,6 +108,18 @@ impl Greeter {
         greeter
     }
 
+    /// Starts one with a health service, which says that the greeter and the server as a whole
+    /// serve.
+    pub(crate) fn start_with_health() -> Self {
+        let mut greeter = Self::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 0);
+        let health = Health::default();
+        health.say(GREETER, Serving::Yes);
+        health.say("", Serving::Yes);
+        greeter.health = Some(health);
+        greeter.start_again();
+        greeter
+    }
+
     /// Starts one at `address`, unless that is taken.
     pub(crate) fn start_at(address: SocketAddr) -> Option<Self> {
         let mut greeter = Self::new(address, 0);
@@ -111,6 +132,7 @@ impl Greeter {
             counts: Arc::default(),
             hold: watch::Sender::new(false),
             max_streams,
+            health: None,
             running: None,
         }
     }
@@ -139,6 +161,7 @@ impl Greeter {
         let sockets = sockets(listener, self.counts.clone());
         let (stop, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();
+        let health = self.health.clone();
         let max_streams = Some(self.max_streams).filter(|streams| *streams > 0);
         runtime.spawn(async move {
             let until = async {
@@ -148,6 +171,7 @@ impl Greeter {
             let server = tonic::transport::Server::builder()
                 .max_concurrent_streams(max_streams)
                 .add_service(service)
+                .add_optional_service(health)
                 .serve_with_incoming_shutdown(sockets, until);
             server.await.expect("the server runs to its end");
             let _ = end.send(());
@@ -180,6 +204,11 @@ impl Greeter {
     /// Answers the calls that are held.
     pub(crate) fn release(&self) {
         self.hold.send_replace(false);
+    }
+
+    /// Its health service, if it was started with one.
+    pub(crate) fn health(&self) -> &Health {
+        self.health.as_ref().expect("it was started with a health service")
     }
 
     /// Where it listens.
@@ -311,7 +340,7 @@ struct Service {
 }
 
 impl tonic::server::NamedService for Service {
-    const NAME: &'static str = "helloworld.Greeter";
+    const NAME: &'static str = GREETER;
 }
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;

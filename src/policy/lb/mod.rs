@@ -61,6 +61,20 @@ pub enum LbEvent {
         /// How it stands now.
         state: SubchannelState,
     },
+    /// The server of a subchannel says otherwise than before whether it serves (A17). Only of
+    /// subchannels that the policy has asked for by [`LbContext::watch_health`].
+    ///
+    /// It stands beside the connectivity, which stays as it is: calls go to a subchannel whose
+    /// connectivity and health are both READY. As long as nothing is said of it, it is healthy.
+    /// Where servers are asked, this event says CONNECTING before [`LbEvent::SubchannelChanged`]
+    /// says READY, so that no call goes to a server that has not answered.
+    HealthChanged {
+        /// Which.
+        id: SubchannelId,
+        /// READY: it serves, or is not asked. CONNECTING: it has not answered yet.
+        /// `TRANSIENT_FAILURE`: it does not serve, for this reason.
+        state: SubchannelState,
+    },
     /// Somebody wants to use the channel: connect if idle.
     ExitIdle,
     /// The time that `wake_at` asked for has come.
@@ -122,6 +136,14 @@ impl<'a> LbContext<'a> {
     /// Tells an IDLE subchannel to connect; in any other state nothing happens.
     pub fn connect(&mut self, id: SubchannelId) {
         self.effects.push(LbEffect::Connect(id));
+    }
+
+    /// Has the server of a subchannel asked whether it serves, where the service config says so
+    /// (`healthCheckConfig`, A17): [`LbEvent::HealthChanged`] tells what it says. Right after the
+    /// subchannel is made; once is enough, for all of its connections. A policy that does not ask,
+    /// which is what `pick_first` does, is told of connections alone.
+    pub fn watch_health(&mut self, id: SubchannelId) {
+        self.effects.push(LbEffect::WatchHealth(id));
     }
 
     /// Gives a subchannel up. Calls on it go on to their ends; no further event tells of it.
@@ -193,6 +215,7 @@ pub(crate) trait Subchannels {
 /// What a policy asks for.
 pub(crate) enum LbEffect {
     Connect(SubchannelId),
+    WatchHealth(SubchannelId),
     Retire(SubchannelId),
     Publish { connectivity: ConnectivityState, picker: Arc<dyn Picker> },
     ResolveNow,

@@ -15,6 +15,8 @@ pub(crate) struct Stage<P> {
     pub(crate) now: Instant,
     dice: Dice,
     factory: Factory,
+    /// The subchannels whose health is to be watched, in this order.
+    pub(crate) watched: Vec<SubchannelId>,
     /// The picker that was published last.
     pub(crate) picker: Option<std::sync::Arc<dyn super::Picker>>,
 }
@@ -45,6 +47,7 @@ impl<P> Stage<P> {
             now: start(),
             dice: Dice::new(seed),
             factory: Factory::default(),
+            watched: Vec::new(),
             picker: None,
         }
     }
@@ -62,6 +65,10 @@ impl<P> Stage<P> {
         for effect in effects {
             lines.push(match effect {
                 LbEffect::Connect(id) => format!("connect {id}"),
+                LbEffect::WatchHealth(id) => {
+                    self.watched.push(id);
+                    continue;
+                }
                 LbEffect::Retire(id) => format!("retire {id}"),
                 LbEffect::Publish { connectivity, picker } => {
                     let line = format!("{connectivity} {}", picked(&*picker));
@@ -125,6 +132,15 @@ impl<P: LbPolicy> Stage<P> {
                 error: Some(error),
             },
         })
+    }
+
+    /// The server of the subchannel serves, or does not, with the error `h<number>`, or has yet to
+    /// say.
+    pub(crate) fn says(&mut self, number: u32, connectivity: ConnectivityState) -> Vec<String> {
+        let error = (connectivity == ConnectivityState::TransientFailure)
+            .then(|| Status::unavailable(format!("h{number}")));
+        let state = SubchannelState { connectivity, error };
+        self.run(LbEvent::HealthChanged { id: id(number), state })
     }
 
     /// Moves the clock to when the policy wants to be woken, and wakes it.

@@ -29,6 +29,7 @@ pub(crate) struct ServiceConfig {
     methods: MethodConfigs,
     throttle: Option<Arc<Throttle>>,
     max_connections_per_subchannel: Option<usize>,
+    health_service: Option<Arc<str>>,
     /// What the resolver has given to speak in place of `methods`.
     selector: Option<Arc<dyn ConfigSelector>>,
 }
@@ -66,6 +67,7 @@ impl ServiceConfig {
             methods: MethodConfigs::parse(config)?,
             throttle: method_config::throttle(config)?,
             max_connections_per_subchannel: max_connections_per_subchannel(config)?,
+            health_service: health_service(config)?,
             selector: None,
         })
     }
@@ -77,6 +79,7 @@ impl ServiceConfig {
             methods: MethodConfigs::default(),
             throttle: None,
             max_connections_per_subchannel: None,
+            health_service: None,
             selector: None,
         }
     }
@@ -129,6 +132,12 @@ impl ServiceConfig {
     pub(crate) fn max_connections_per_subchannel(&self) -> Option<usize> {
         self.max_connections_per_subchannel
     }
+
+    /// Of which service the servers are asked whether they serve it, where the config says so
+    /// (A17). The empty name is the server as a whole.
+    pub(crate) fn health_service(&self) -> Option<&Arc<str>> {
+        self.health_service.as_ref()
+    }
 }
 
 fn max_connections_per_subchannel(
@@ -142,6 +151,12 @@ fn max_connections_per_subchannel(
     let path = format!("{SCALING}.maxConnectionsPerSubchannel");
     let max = max.ok_or_else(|| ServiceConfigError::new(path, "must be a number of at least 1"))?;
     Ok(usize::try_from(max).ok())
+}
+
+fn health_service(config: &Map<String, Value>) -> Result<Option<Arc<str>>, ServiceConfigError> {
+    let Some(fields) = json::optional_object(config, HEALTH)? else { return Ok(None) };
+    let name = json::optional_text(fields, "serviceName").map_err(|error| error.within(HEALTH))?;
+    Ok(Some(name.into()))
 }
 
 /// A load-balancing policy and its config.
@@ -246,6 +261,7 @@ fn only_key(entry: &Value) -> Option<(&str, &Value)> {
 
 const FIELD: &str = "loadBalancingConfig";
 const SCALING: &str = "connectionScaling";
+const HEALTH: &str = "healthCheckConfig";
 
 /// A service config that cannot be used: which field, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -298,3 +298,29 @@ fn a_config_that_says_the_same_of_throttling_goes_on_with_its_tokens() {
     assert!(other.throttle().unwrap().failed());
     assert!(throttled(9).go_on_from(None).throttle().unwrap().failed());
 }
+
+// spec: A17/service-config
+#[test]
+fn a_health_check_config_switches_checks_on_by_being_there() {
+    let rows = [
+        ("{}", None),
+        (r#"{"healthCheckConfig": null}"#, None),
+        (r#"{"healthCheckConfig": {}}"#, Some("")),
+        (r#"{"healthCheckConfig": {"serviceName": null}}"#, Some("")),
+        (r#"{"healthCheckConfig": {"serviceName": ""}}"#, Some("")),
+        (r#"{"healthCheckConfig": {"serviceName": "a.S", "more": 1}}"#, Some("a.S")),
+    ];
+    for (text, service) in rows {
+        assert_eq!(parse(text).unwrap().health_service().map(|it| &**it), service, "{text}");
+    }
+    let rows = [
+        (r#"{"healthCheckConfig": "a.S"}"#, "healthCheckConfig: must be an object"),
+        (
+            r#"{"healthCheckConfig": {"serviceName": 3}}"#,
+            "healthCheckConfig.serviceName: must be a text",
+        ),
+    ];
+    for (text, part) in rows {
+        assert_eq!(parse(text).unwrap_err().to_string(), part);
+    }
+}

@@ -49,15 +49,38 @@ impl Connection {
     ) -> Result<Stream, StreamError> {
         let admission = &self.0.admission;
         if let Some(admitted) = admission.admit_now(self) {
-            return start(admitted, head, first, deadline, Duration::ZERO);
+            return start(admitted, head, first, deadline, Duration::ZERO, Purpose::Call);
         }
         // Boxed so that calls which need not wait, nearly all, have a small future.
         let waiting = Box::pin(admission.admit_later(deadline));
-        let (admitted, waited) = waiting.await.map_err(|refusal| match refusal {
+        let (admitted, waited) = waiting.await.map_err(|refusal| self.refused(refusal))?;
+        start(admitted, head, first, deadline, waited, Purpose::Call)
+    }
+
+    /// As [`Connection::open`], for a stream that is the channel's own affair and no call: it has
+    /// no deadline and keeps nothing awake. Neither does it count among the open streams, nor
+    /// those that were opened, nor does the connection count as used for it. It takes a place
+    /// among those that the server allows, all the same. Cancel-safe likewise.
+    pub(crate) async fn open_aside(
+        &self,
+        head: &RequestHead<'_>,
+        first: Message,
+    ) -> Result<Stream, StreamError> {
+        let admission = &self.0.admission;
+        let (admitted, waited) = if let Some(admitted) = admission.admit_now(self) {
+            (admitted, Duration::ZERO)
+        } else {
+            let admitted = admission.admit_later(None).await;
+            admitted.map_err(|refusal| self.refused(refusal))?
+        };
+        start(admitted, head, Some((first, true)), None, waited, Purpose::Own)
+    }
+
+    fn refused(&self, refusal: Refusal) -> StreamError {
+        match refusal {
             Refusal::Stopped => self.0.unsent(),
             Refusal::Failed(error) => error,
-        })?;
-        start(admitted, head, first, deadline, waited)
+        }
     }
 
     /// The connections to the same address that take streams, oldest first; without this one if it
@@ -108,12 +131,12 @@ impl Connection {
         self.0.identity.security
     }
 
-    /// How many streams are open.
+    /// How many streams of calls are open.
     pub(crate) fn open_streams(&self) -> usize {
-        self.0.table().streams.len()
+        self.0.table().calls
     }
 
-    /// Since when no stream is open on it; `None` while one is, or before the first.
+    /// Since when no stream of a call is open on it; `None` while one is, or before the first.
     pub(crate) fn unused_since(&self) -> Option<Instant> {
         self.0.table().unused_since
     }
@@ -170,7 +193,7 @@ impl fmt::Debug for Connection {
 /// What has gone over a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Traffic {
-    /// Streams opened.
+    /// Streams opened for calls.
     pub(crate) streams_started: u64,
     /// Messages handed over for sending.
     pub(crate) messages_sent: u64,
@@ -197,6 +220,7 @@ pub(super) fn new(
         probe: Some(send_request.clone()),
         send_request: Some(send_request),
         streams: Slab::new(),
+        calls: 0,
         streams_started: 0,
         messages_sent: 0,
         unused_since: None,
@@ -264,11 +288,13 @@ pub(super) struct Table {
     /// as the one to be woken.
     probe: Option<SendRequest<Bytes>>,
     pub(super) streams: Slab<Entry>,
-    /// Streams opened so far.
+    /// How many of them are calls.
+    pub(super) calls: usize,
+    /// Streams opened for calls so far.
     streams_started: u64,
     /// Messages handed over for sending so far.
     pub(super) messages_sent: u64,
-    /// Since when no stream is open; `None` while one is, or before the first.
+    /// Since when no call is open; `None` while one is, or before the first.
     unused_since: Option<Instant>,
     /// When the driver looks for expired streams next; no later than the earliest deadline.
     pub(super) wake_at: Option<Instant>,
@@ -279,6 +305,7 @@ pub(super) struct Table {
 pub(super) struct Entry {
     /// Its id, which tells it from later ones in the same place of the table.
     id: u32,
+    purpose: Purpose,
     pub(super) send: SendStream<Bytes>,
     deadline: Option<Instant>,
     /// Why this side ended it, if it did.
@@ -297,6 +324,15 @@ impl Entry {
             self.send.send_reset(Reason::CANCEL);
         }
     }
+}
+
+/// What a stream is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// A call.
+    Call,
+    /// The channel's own affairs, which are no use of it.
+    Own,
 }
 
 /// What is to be reset of a stream that is given up.
@@ -342,6 +378,7 @@ fn start(
     first: Option<(Message, bool)>,
     deadline: Option<Instant>,
     waited: Duration,
+    purpose: Purpose,
 ) -> Result<Stream, StreamError> {
     if let Some((message, _)) = &first {
         check_len(message)?;
@@ -378,16 +415,20 @@ fn start(
 
     let id = send.stream_id().as_u32();
     let mut is_send_closed = false;
-    table.streams_started += 1;
+    if purpose == Purpose::Call {
+        table.streams_started += 1;
+        table.calls += 1;
+        table.unused_since = None;
+    }
     if let Some((message, is_last)) = first {
         // Fails only where the connection failed a moment ago; reading the response tells how.
         let _ = send.send_data(message.into_frame(), is_last);
         is_send_closed = is_last;
         table.messages_sent += 1;
     }
-    table.unused_since = None;
     let key = table.streams.insert(Entry {
         id,
+        purpose,
         send,
         deadline,
         ended: None,
@@ -539,9 +580,12 @@ impl Shared {
             Reset::SendHalf | Reset::Nothing => {}
         }
         Admission::give_back(&self.places, &mut table.quota);
-        // The clock is read only where the stream leaves no other behind.
-        if table.streams.is_empty() {
-            table.unused_since = Some(Instant::now());
+        if entry.purpose == Purpose::Call {
+            table.calls -= 1;
+            // The clock is read only where the call leaves no other behind.
+            if table.calls == 0 {
+                table.unused_since = Some(Instant::now());
+            }
         }
         drop(table);
         drop(entry);

@@ -95,7 +95,7 @@ impl Driver {
     fn end(&self, error: Option<&h2::Error>) -> Arc<Disconnect> {
         let shared = &self.shared;
         let stopped = shared.stopped().map(|stopped| stopped.cause());
-        let is_early = !shared.table().streams.is_empty() && shared.watch.ended().is_some();
+        let is_early = shared.table().calls > 0 && shared.watch.ended().is_some();
         shared.end(|| match (error, stopped) {
             // What this side wanted is not the peer's doing, however it went.
             (_, Some(DisconnectCause::Local)) => DisconnectCause::Local,

@@ -125,7 +125,7 @@ impl Keepalive {
     /// Ready when something is to be done.
     fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<Effect> {
         loop {
-            let streams = !shared.table().streams.is_empty();
+            let streams = shared.table().calls > 0;
             if streams && matches!(self.state, keepalive::State::Dormant { .. }) {
                 self.tell(Event::Opened);
             }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::pick_first::{self, PickFirst};
 use super::{
     FailPicker, LbContext, LbEffect, LbEvent, LbPolicy, LbPolicyConfig, LbUpdate, PickArgs,
-    PickResult, Picker, PolicyReport, queue,
+    PickResult, Picker, PolicyReport, SubchannelState, queue,
 };
 use crate::types::{Address, ConnectivityState, Endpoint, Status, SubchannelId};
 
@@ -64,6 +64,11 @@ impl<'a> ReadyEndpoint<'a> {
 /// The state of the whole is the best of its children's: READY, CONNECTING, IDLE,
 /// `TRANSIENT_FAILURE`, in this order. A child that goes IDLE is told to connect again at once.
 ///
+/// Servers are asked whether they serve, where the service config says so (A17, A61). The children
+/// hear nothing of it: a `pick_first` that left its READY subchannel over that would connect again
+/// to the same server. A child that is READY counts as what the server behind it says, so that
+/// the connection stays, and calls that are on it go on, while new ones go elsewhere.
+///
 /// An event costs the same however many children there are; building a picker costs as much as
 /// there are children in the winning state. So a picker that changes within a state waits for the
 /// end of the batch: 10,000 subchannels that become READY publish a handful of pickers.
@@ -73,6 +78,9 @@ pub struct EndpointShards<S> {
     children: Vec<Child>,
     /// Which child a subchannel belongs to. Only for looking up: its order is not reproducible.
     routes: HashMap<SubchannelId, usize>,
+    /// What is said of subchannels whose servers do not serve, or have yet to answer. Only for
+    /// looking up.
+    unhealthy: HashMap<SubchannelId, SubchannelState>,
     /// When children want to be woken, and which.
     timers: BTreeSet<(Instant, usize)>,
     counts: Counts,
@@ -88,6 +96,9 @@ struct Child {
     key: Key,
     endpoint: Endpoint,
     policy: PickFirst,
+    /// What the policy published last.
+    published: (ConnectivityState, Arc<dyn Picker>),
+    /// As the whole counts it: that, or what the server says of itself.
     connectivity: ConnectivityState,
     picker: Arc<dyn Picker>,
     /// As in `timers`.
@@ -102,6 +113,7 @@ impl<S: Spread> EndpointShards<S> {
             spread,
             children: Vec::new(),
             routes: HashMap::new(),
+            unhealthy: HashMap::new(),
             timers: BTreeSet::new(),
             counts: Counts::default(),
             absence: Status::unavailable(NO_CHILDREN),
@@ -157,6 +169,7 @@ impl<S: Spread> EndpointShards<S> {
                 places[at] = Some(child);
             } else {
                 for id in child.policy.subchannels() {
+                    self.unhealthy.remove(&id);
                     cx.retire(id);
                 }
             }
@@ -196,31 +209,29 @@ impl<S: Spread> EndpointShards<S> {
     fn run_once(&mut self, index: usize, event: LbEvent, cx: &mut LbContext<'_>) {
         let child = &mut self.children[index];
         let run = cx.run_child(|cx| child.policy.handle(event, cx));
+        let wake_at = child.policy.wake_at();
         for id in run.created {
             self.routes.insert(id, index);
+            cx.watch_health(id);
         }
         for effect in run.effects {
             match effect {
                 LbEffect::Publish { connectivity, picker } => {
-                    self.counts.remove(child.connectivity);
-                    self.counts.add(connectivity);
-                    // Queueing is the same whoever is the cause of it.
-                    let whole = self.counts.whole();
-                    let shows = whole == connectivity || whole == child.connectivity;
-                    self.stale |= shows && tells_children_apart(whole);
-                    child.connectivity = connectivity;
-                    child.picker = picker;
+                    self.children[index].published = (connectivity, picker);
+                    self.weigh(index);
                 }
                 LbEffect::Retire(id) => {
                     self.routes.remove(&id);
+                    self.unhealthy.remove(&id);
                     cx.retire(id);
                 }
-                LbEffect::Connect(_) | LbEffect::ResolveNow | LbEffect::RejectUpdate(_) => {
-                    cx.push(effect);
-                }
+                LbEffect::Connect(_)
+                | LbEffect::WatchHealth(_)
+                | LbEffect::ResolveNow
+                | LbEffect::RejectUpdate(_) => cx.push(effect),
             }
         }
-        let wake_at = child.policy.wake_at();
+        let child = &mut self.children[index];
         if wake_at != child.wake_at {
             if let Some(at) = child.wake_at {
                 self.timers.remove(&(at, index));
@@ -230,6 +241,39 @@ impl<S: Spread> EndpointShards<S> {
             }
             child.wake_at = wake_at;
         }
+    }
+
+    /// Takes note of what the server of a subchannel says of itself.
+    fn health_changed(&mut self, id: SubchannelId, state: SubchannelState) {
+        let Some(&index) = self.routes.get(&id) else { return };
+        match state.connectivity {
+            ConnectivityState::Ready => self.unhealthy.remove(&id),
+            ConnectivityState::Idle
+            | ConnectivityState::Connecting
+            | ConnectivityState::TransientFailure
+            | ConnectivityState::Shutdown => self.unhealthy.insert(id, state),
+        };
+        if self.children[index].policy.chosen() == Some(id) {
+            self.weigh(index);
+        }
+    }
+
+    /// Counts a child as what it published last, or as what its server says where it is READY.
+    fn weigh(&mut self, index: usize) {
+        let child = &mut self.children[index];
+        let said = child.policy.chosen().and_then(|id| self.unhealthy.get(&id));
+        let (connectivity, picker) = match (child.published.0, said) {
+            (ConnectivityState::Ready, Some(said)) => shown(said),
+            _ => child.published.clone(),
+        };
+        self.counts.remove(child.connectivity);
+        self.counts.add(connectivity);
+        // Queueing is the same whoever is the cause of it.
+        let whole = self.counts.whole();
+        let shows = whole == connectivity || whole == child.connectivity;
+        self.stale |= shows && tells_children_apart(whole);
+        child.connectivity = connectivity;
+        child.picker = picker;
     }
 
     /// Publishes if the state of the whole has changed.
@@ -252,6 +296,18 @@ impl<S: Spread> EndpointShards<S> {
         self.published = whole;
         self.stale = false;
         cx.publish(whole, picker);
+    }
+
+    /// What a child tells of itself, and what its server says to that.
+    fn report(&self, child: &Child) -> PolicyReport {
+        let report = child.policy.inspect();
+        let said = child.policy.chosen().and_then(|id| self.unhealthy.get(&id));
+        let Some(said) = said else { return report };
+        let note = match &said.error {
+            Some(error) => error.message().to_owned(),
+            None => "connected, and yet to say that it serves".to_owned(),
+        };
+        PolicyReport { connectivity: child.connectivity, note: Some(note), ..report }
     }
 
     fn failure(&self, cx: &mut LbContext<'_>) -> Arc<dyn Picker> {
@@ -277,6 +333,10 @@ impl<S: Spread> LbPolicy for EndpointShards<S> {
                     self.settle(cx);
                 }
             }
+            LbEvent::HealthChanged { id, state } => {
+                self.health_changed(id, state);
+                self.settle(cx);
+            }
             LbEvent::Wake => self.wake(cx),
             LbEvent::Flush => {
                 if self.stale {
@@ -299,7 +359,7 @@ impl<S: Spread> LbPolicy for EndpointShards<S> {
             connectivity: self.published,
             subchannels: Vec::new(),
             note,
-            children: self.children.iter().map(|c| c.policy.inspect()).collect(),
+            children: self.children.iter().map(|child| self.report(child)).collect(),
         }
     }
 }
@@ -310,6 +370,7 @@ impl Child {
             key,
             endpoint: endpoint.clone(),
             policy: PickFirst::default(),
+            published: (ConnectivityState::Connecting, queue()),
             connectivity: ConnectivityState::Connecting,
             picker: queue(),
             wake_at: None,
@@ -317,8 +378,19 @@ impl Child {
     }
 
     fn ready(&self) -> Option<ReadyEndpoint<'_>> {
-        let subchannel = self.policy.chosen()?;
+        let is_ready = self.connectivity == ConnectivityState::Ready;
+        let subchannel = self.policy.chosen().filter(|_| is_ready)?;
         Some(ReadyEndpoint { endpoint: &self.endpoint, subchannel })
+    }
+}
+
+/// How a child counts that is READY while its server says this.
+fn shown(said: &SubchannelState) -> (ConnectivityState, Arc<dyn Picker>) {
+    match (said.connectivity, &said.error) {
+        (ConnectivityState::TransientFailure, Some(error)) => {
+            (ConnectivityState::TransientFailure, Arc::new(FailPicker(error.clone())))
+        }
+        (connectivity, _) => (connectivity, queue()),
     }
 }
 

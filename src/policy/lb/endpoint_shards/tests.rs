@@ -257,3 +257,68 @@ fn an_inspection_shows_every_child() {
     assert_eq!(seen.children.len(), 2);
     assert_eq!(seen.children[1].subchannels, [1]);
 }
+
+// spec: A17/round-robin
+#[test]
+fn calls_go_to_those_that_are_connected_and_serve() {
+    let mut stage = ready(3);
+    let watched: BTreeSet<_> = stage.watched.iter().copied().collect();
+    assert_eq!(watched.len(), 3);
+    assert_eq!(stage.says(1, ConnectivityState::TransientFailure), nothing(), "put off");
+    assert_eq!(stage.run(LbEvent::Flush).len(), 1);
+    assert_eq!(sorted(stage.picks(4)), ["pick #0", "pick #0", "pick #2", "pick #2"]);
+    assert_eq!(stage.says(1, ConnectivityState::Ready), nothing(), "put off");
+    stage.run(LbEvent::Flush);
+    assert_eq!(sorted(stage.picks(3)), ["pick #0", "pick #1", "pick #2"]);
+}
+
+#[test]
+fn no_call_goes_to_a_server_before_it_has_said_that_it_serves() {
+    let mut stage = stage();
+    stage.update(&[&["a"]]);
+    assert_eq!(stage.says(0, ConnectivityState::Connecting), nothing());
+    stage.connecting(0);
+    assert_eq!(stage.ready(0), nothing(), "connected, and yet to say anything");
+    assert_eq!(stage.run(LbEvent::Flush), nothing());
+    assert_eq!(stage.says(0, ConnectivityState::Ready), ["READY pick #0"]);
+}
+
+// spec: A17/all-unhealthy
+#[test]
+fn where_no_server_serves_calls_fail_with_what_each_says() {
+    let mut stage = ready(2);
+    stage.says(0, ConnectivityState::TransientFailure);
+    let effects = stage.says(1, ConnectivityState::TransientFailure);
+    assert_eq!(effects.len(), 1);
+    assert!(effects[0].starts_with("TRANSIENT_FAILURE fail UNAVAILABLE: h"), "{effects:?}");
+    let failures = sorted(stage.picks(2));
+    assert_eq!(failures, ["fail UNAVAILABLE: h0", "fail UNAVAILABLE: h1"]);
+    // One that asks again is no failure.
+    assert_eq!(stage.says(1, ConnectivityState::Connecting), ["CONNECTING queue"]);
+    assert_eq!(stage.says(0, ConnectivityState::Ready), ["READY pick #0"]);
+}
+
+// spec: A61/health-beside-connectivity
+#[test]
+fn a_server_that_does_not_serve_keeps_its_connection() {
+    let mut stage = ready(1);
+    let effects = stage.says(0, ConnectivityState::TransientFailure);
+    assert_eq!(effects, ["TRANSIENT_FAILURE fail UNAVAILABLE: h0"], "neither given up nor dialled");
+    let report = stage.policy.inspect();
+    assert_eq!(report.children[0].connectivity, ConnectivityState::TransientFailure);
+    assert_eq!(report.children[0].note.as_deref(), Some("h0"));
+    // What it says of one that is not connected does not show.
+    assert_eq!(stage.idle(0), ["connect #0", "CONNECTING queue"]);
+    stage.connecting(0);
+    assert_eq!(stage.fails(0), ["TRANSIENT_FAILURE fail UNAVAILABLE: e0"]);
+}
+
+#[test]
+fn what_a_server_said_is_forgotten_with_its_subchannel() {
+    let mut stage = ready(1);
+    stage.says(0, ConnectivityState::TransientFailure);
+    stage.update(&[&["other"]]);
+    assert!(stage.policy.unhealthy.is_empty());
+    assert_eq!(stage.says(0, ConnectivityState::TransientFailure), nothing(), "it is nobody's");
+    assert!(stage.policy.unhealthy.is_empty());
+}

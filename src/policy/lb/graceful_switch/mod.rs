@@ -105,11 +105,20 @@ impl GracefulSwitch {
         state: SubchannelState,
         cx: &mut LbContext<'_>,
     ) {
-        let owner = [Role::Current, Role::Pending]
-            .into_iter()
-            .find(|&role| self.child(role).is_some_and(|child| child.subchannels.contains(&id)));
-        if let Some(owner) = owner {
+        if let Some(owner) = self.owner_of(id) {
             self.run(owner, LbEvent::SubchannelChanged { id, state }, cx);
+        }
+    }
+
+    /// The server of a subchannel says otherwise whether it serves.
+    pub(crate) fn health_changed(
+        &mut self,
+        id: SubchannelId,
+        state: SubchannelState,
+        cx: &mut LbContext<'_>,
+    ) {
+        if let Some(owner) = self.owner_of(id) {
+            self.run(owner, LbEvent::HealthChanged { id, state }, cx);
         }
     }
 
@@ -189,7 +198,9 @@ impl GracefulSwitch {
                         cx.resolve_now();
                     }
                 }
-                LbEffect::Connect(_) | LbEffect::RejectUpdate(_) => cx.push(effect),
+                LbEffect::Connect(_) | LbEffect::WatchHealth(_) | LbEffect::RejectUpdate(_) => {
+                    cx.push(effect);
+                }
             }
         }
     }
@@ -227,6 +238,12 @@ impl GracefulSwitch {
             Children::None => {}
         }
         Some(role)
+    }
+
+    fn owner_of(&self, id: SubchannelId) -> Option<Role> {
+        [Role::Current, Role::Pending]
+            .into_iter()
+            .find(|&role| self.child(role).is_some_and(|child| child.subchannels.contains(&id)))
     }
 
     fn latest_role(&self) -> Role {

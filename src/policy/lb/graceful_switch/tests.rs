@@ -43,6 +43,7 @@ impl LbPolicy for Puppet {
                     cx.connect(id);
                 }
             }
+            LbEvent::HealthChanged { id, .. } => cx.reject_update(format!("{name} told of {id}")),
             LbEvent::ResolverFailed(status) => {
                 cx.reject_update(format!("{name} told {}", status.message()));
             }
@@ -227,4 +228,17 @@ fn an_inspection_shows_both_policies_while_there_are_two() {
     stage.becomes(2, Ready);
     let seen = stage.policy.inspect();
     assert_eq!((seen.children.len(), seen.note), (1, None));
+}
+
+#[test]
+fn health_is_told_to_the_owner_of_the_subchannel() {
+    let mut stage = switching();
+    let failing = SubchannelState { connectivity: TransientFailure, error: None };
+    for (number, told) in [(0, "reject old told of #0"), (2, "reject new told of #2")] {
+        let failing = failing.clone();
+        let effects = stage.act(|switch, cx| switch.health_changed(id(number), failing, cx));
+        assert_eq!(effects, [told]);
+    }
+    let nobody = stage.act(|switch, cx| switch.health_changed(id(7), failing, cx));
+    assert!(nobody.is_empty());
 }

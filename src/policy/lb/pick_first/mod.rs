@@ -77,7 +77,8 @@ impl LbPolicy for PickFirst {
             LbEvent::SubchannelChanged { id, state } => self.subchannel_changed(id, state, cx),
             LbEvent::ExitIdle => self.exit_idle(cx),
             LbEvent::Wake => self.wake(cx),
-            LbEvent::Flush => {}
+            // It does not ask (A17): one that gives up a server that says no has none to go to.
+            LbEvent::HealthChanged { .. } | LbEvent::Flush => {}
         }
     }
 

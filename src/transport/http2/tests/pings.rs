@@ -69,6 +69,35 @@ async fn a_connection_without_calls_is_left_alone_until_there_is_one() {
     assert!(ended.to_string().contains("keepalive"), "{ended}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_the_channels_own_is_no_call_that_keeps_a_connection_asked() {
+    let (client, mut peer) = connected_with(&[], &keeping_alive(false)).await;
+    let path = path();
+    let head = RequestHead {
+        path: &path,
+        authority: None,
+        content_type: "application/grpc",
+        timeout: None,
+        encoding: None,
+        accepted: None,
+        metadata: None,
+    };
+    let own = client.connection.open_aside(&head, message(b"x")).await.unwrap();
+    let since = Instant::now();
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert!(client.connection.is_usable());
+    assert_eq!((client.connection.open_streams(), client.connection.unused_since()), (0, None));
+    assert_eq!(client.connection.traffic().streams_started, 0);
+    let call = client.open().await.unwrap();
+    peer.next_of(PING).await.unwrap();
+    assert_eq!(since.elapsed().as_secs(), 3_600, "no earlier than for the call");
+    drop(call);
+    let unused_since = client.connection.unused_since();
+    assert_eq!(unused_since, Some(Instant::now()));
+    drop(own);
+    assert_eq!(client.connection.unused_since(), unused_since);
+}
+
 /// A stream of bytes whose other end is `io`, half a round trip away.
 fn far_away(io: DuplexStream, half_round_trip: Duration) -> DuplexStream {
     let (near, far) = tokio::io::duplex(1 << 16);
