@@ -1,0 +1,298 @@
+//! The calls of a run: what was asked, what an observer saw of it, and how it ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use switchboard::{
+    AttemptKind, CallEvent, CallInfo, CallObserver, CallOptions, Cardinality, Channel, Code, Method,
+    Observer, Raw, Request, Status,
+};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::trace::Trace;
+
+/// A handle: clones share the calls.
+#[derive(Clone)]
+pub(crate) struct Calls(Arc<Inner>);
+
+struct Inner {
+    trace: Trace,
+    calls: Mutex<BTreeMap<u64, Call>>,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted {
+    /// How many messages there are to be answered; none for a unary call.
+    pub(crate) stream_messages: Option<u64>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) wait_for_ready: bool,
+    /// Whether the service configs may have a retry policy for it.
+    pub(crate) is_retried: bool,
+}
+
+/// A call, as far as it has come.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) wanted: Wanted,
+    pub(crate) begun: Instant,
+    pub(crate) end: Option<(Instant, End)>,
+    /// Of the latest life of the channel that may have served it: what the observer saw.
+    pub(crate) seen: Seen,
+    /// How many attempts the service configs allowed at most.
+    pub(crate) attempts_max: u32,
+    abort: Option<AbortHandle>,
+}
+
+/// How a call ended, as its caller sees it.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    /// Answered, by this server.
+    Answered(String),
+    Failed(Status),
+    /// The caller has let go of it.
+    Dropped,
+}
+
+/// What the observer saw of a call.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    /// First attempts and retries: those that a policy counts.
+    pub(crate) counted: u32,
+    pub(crate) transparent: u32,
+    /// Attempts that have begun and not ended.
+    pub(crate) open: BTreeSet<u32>,
+    /// Attempts whose headers are on their way.
+    pub(crate) sent: BTreeSet<u32>,
+    pub(crate) ended: Option<Result<(), Code>>,
+}
+
+impl Call {
+    /// Whether its latest attempt has not found a connection.
+    pub(crate) fn waits_for_pick(&self) -> bool {
+        self.end.is_none() && self.seen.open.iter().any(|attempt| !self.seen.sent.contains(attempt))
+    }
+}
+
+impl Calls {
+    pub(crate) fn new(trace: &Trace) -> Self {
+        Self(Arc::new(Inner { trace: trace.clone(), calls: Mutex::default() }))
+    }
+
+    /// Makes a call, in a task of its own.
+    pub(crate) fn begin(&self, channel: &Channel, wanted: Wanted, attempts_max: u32) -> u64 {
+        let number = self.calls(|calls| calls.len() as u64);
+        let call = Call {
+            wanted,
+            begun: Instant::now(),
+            end: None,
+            seen: Seen::default(),
+            attempts_max,
+            abort: None,
+        };
+        self.0.trace.tell(format_args!("call {number} begins: {wanted:?}"));
+        self.calls(|calls| calls.insert(number, call));
+        let (calls, channel) = (self.clone(), channel.clone());
+        let calling = async move {
+            let outcome = make(&channel, number, wanted).await;
+            calls.ended(number, outcome);
+        };
+        let task = tokio::spawn(self.0.trace.counted(NUMBER.scope(number, calling)));
+        self.change(number, |call| call.abort = Some(task.abort_handle()));
+        number
+    }
+
+    /// The caller of this call loses interest, if it has not ended.
+    pub(crate) fn drop_call(&self, number: u64) {
+        let abort = self.change(number, |call| {
+            if call.end.is_some() {
+                return None;
+            }
+            call.end = Some((Instant::now(), End::Dropped));
+            call.abort.take()
+        });
+        if let Some(abort) = abort.flatten() {
+            self.0.trace.tell(format_args!("call {number} is dropped"));
+            abort.abort();
+        }
+    }
+
+    /// All calls, by number.
+    pub(crate) fn all(&self) -> BTreeMap<u64, Call> {
+        self.calls(|calls| calls.clone())
+    }
+
+    /// Those that have not ended.
+    pub(crate) fn pending(&self) -> Vec<(u64, Call)> {
+        self.calls(|calls| {
+            let pending = calls.iter().filter(|(_, call)| call.end.is_none());
+            pending.map(|(number, call)| (*number, call.clone())).collect()
+        })
+    }
+
+    pub(crate) fn get(&self, number: u64) -> Option<Call> {
+        self.calls(|calls| calls.get(&number).cloned())
+    }
+
+    /// Calls that have not ended may have so many attempts from now on.
+    pub(crate) fn allow(&self, attempts: u32) {
+        self.calls(|calls| {
+            for call in calls.values_mut().filter(|call| call.end.is_none()) {
+                call.attempts_max = call.attempts_max.max(attempts);
+            }
+        });
+    }
+
+    fn ended(&self, number: u64, outcome: Result<String, Status>) {
+        self.0.trace.tell(match &outcome {
+            Ok(server) => format!("call {number} is answered by {server}"),
+            Err(status) => format!("call {number} fails: {status}"),
+        });
+        let end = match outcome {
+            Ok(server) => End::Answered(server),
+            Err(status) => End::Failed(status),
+        };
+        let second = self.change(number, |call| call.end.replace((Instant::now(), end)));
+        if let Some(Some((_, first))) = second {
+            self.0.trace.violated("ends", format_args!("call {number} ends again after {first:?}"));
+        }
+    }
+
+    fn change<T>(&self, number: u64, change: impl FnOnce(&mut Call) -> T) -> Option<T> {
+        self.calls(|calls| calls.get_mut(&number).map(change))
+    }
+
+    fn calls<T>(&self, look: impl FnOnce(&mut BTreeMap<u64, Call>) -> T) -> T {
+        look(&mut self.0.calls.lock().unwrap())
+    }
+}
+
+impl Observer for Calls {
+    fn call_began(&self, _: &CallInfo<'_>) -> Option<Arc<dyn CallObserver>> {
+        let number = NUMBER.try_with(|number| *number).ok()?;
+        Some(Arc::new(Watch { number, calls: self.clone() }))
+    }
+}
+
+/// Watches one call.
+struct Watch {
+    number: u64,
+    calls: Calls,
+}
+
+impl CallObserver for Watch {
+    fn event(&self, event: &CallEvent<'_>) {
+        let wrong = self.calls.change(self.number, |call| {
+            let seen = &mut call.seen;
+            if seen.ended.is_some() {
+                return Some("something happens after its end");
+            }
+            match *event {
+                CallEvent::AttemptBegan { attempt, kind } => {
+                    match kind {
+                        AttemptKind::TransparentRetry => seen.transparent += 1,
+                        _ => seen.counted += 1,
+                    }
+                    if !seen.open.is_empty() {
+                        return Some("an attempt begins before the last has ended");
+                    }
+                    seen.open.insert(attempt);
+                }
+                CallEvent::RequestHeaders { attempt, .. } => {
+                    if !seen.sent.insert(attempt) {
+                        return Some("the headers of one attempt are sent twice");
+                    }
+                }
+                CallEvent::AttemptEnded { attempt, .. } => {
+                    if !seen.open.remove(&attempt) {
+                        return Some("an attempt ends that is not under way");
+                    }
+                }
+                CallEvent::Ended { result } => {
+                    seen.ended = Some(result.map_err(Status::code));
+                    if !seen.open.is_empty() {
+                        return Some("it ends before its attempt");
+                    }
+                }
+                _ => {}
+            }
+            None
+        });
+        if let Some(Some(wrong)) = wrong {
+            let text = format_args!("call {}: {wrong} ({event:?})", self.number);
+            self.calls.0.trace.violated("events", text);
+        }
+    }
+}
+
+/// Makes the call, and sees that each answer is of its own question. Gives who answered.
+async fn make(channel: &Channel, number: u64, wanted: Wanted) -> Result<String, Status> {
+    let Some(messages) = wanted.stream_messages else {
+        let method = if wanted.is_retried { &RETRIED } else { &PLAIN };
+        let mut request = Request::new(question(number, 0)).wait_for_ready(wanted.wait_for_ready);
+        if let Some(timeout) = wanted.timeout {
+            request = request.timeout(timeout);
+        }
+        request.metadata_mut().insert("call", number.to_string()).unwrap();
+        let reply = channel.invoke(method, request).await?;
+        return answerer(number, 0, reply.message());
+    };
+    let method = if wanted.is_retried { &RETRIED_STREAM } else { &PLAIN_STREAM };
+    let mut options = CallOptions::new().wait_for_ready(wanted.wait_for_ready);
+    if let Some(timeout) = wanted.timeout {
+        options = options.timeout(timeout);
+    }
+    options.metadata_mut().insert("call", number.to_string()).unwrap();
+    let mut stream = channel.new_stream(method, options).await?;
+    let mut server = None;
+    for nth in 0..messages {
+        // Where sending fails, what is received says why.
+        let _ = stream.send(question(number, nth)).await;
+        let Some(reply) = stream.recv().await? else {
+            return Err(Status::new(Code::UNKNOWN, format!("{WRONG}: answer {nth} is missing")));
+        };
+        let answerer = answerer(number, nth, &reply)?;
+        if server.get_or_insert_with(|| answerer.clone()) != &answerer {
+            let text = format!("{WRONG}: two servers answer, {server:?} and {answerer}");
+            return Err(Status::new(Code::UNKNOWN, text));
+        }
+    }
+    stream.close_send();
+    match stream.recv().await? {
+        None => Ok(server.unwrap_or_default()),
+        Some(_) => Err(Status::new(Code::UNKNOWN, format!("{WRONG}: one answer too many"))),
+    }
+}
+
+fn question(number: u64, nth: u64) -> Bytes {
+    format!("call {number} message {nth}").into()
+}
+
+/// Who gave this answer; an error where it is the answer to something else.
+fn answerer(number: u64, nth: u64, reply: &Bytes) -> Result<String, Status> {
+    let text = String::from_utf8_lossy(reply).into_owned();
+    let expected = format!("call {number} message {nth} from ");
+    let server = text.strip_prefix(&expected).and_then(|rest| rest.split(' ').next());
+    let wrong = || Status::new(Code::UNKNOWN, format!("{WRONG}: {text}, expected {expected}…"));
+    server.map(str::to_owned).ok_or_else(wrong)
+}
+
+tokio::task_local! {
+    /// The call that a task makes.
+    static NUMBER: u64;
+}
+
+/// How the message of a call begins that was answered as it must not be.
+pub(crate) const WRONG: &str = "wrong answer";
+
+const PLAIN: Method<Bytes, Bytes> =
+    Method::with_codec::<Raw>("/sim.Sim/Plain", Cardinality::Unary);
+const RETRIED: Method<Bytes, Bytes> =
+    Method::with_codec::<Raw>("/sim.Sim/Retried", Cardinality::Unary);
+const PLAIN_STREAM: Method<Bytes, Bytes> =
+    Method::with_codec::<Raw>("/sim.Sim/PlainStream", Cardinality::BidiStreaming);
+const RETRIED_STREAM: Method<Bytes, Bytes> =
+    Method::with_codec::<Raw>("/sim.Sim/RetriedStream", Cardinality::BidiStreaming);

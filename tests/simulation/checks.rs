@@ -1,0 +1,323 @@
+//! What must hold of every run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use switchboard::ConnectivityState::{self, Connecting, Idle, Ready, Shutdown, TransientFailure};
+use switchboard::{ActorAnswer, ActorKind, ActorReport, Code, Inspection, PolicyReport, StateChange};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::calls::{Call, End, WRONG, Wanted};
+use crate::world::{HOSTS, World};
+
+/// After every step.
+pub(crate) async fn step(world: &mut World) {
+    settle().await;
+    let now = Instant::now();
+    for (number, call) in world.calls.pending() {
+        if call.wanted.timeout.is_some_and(|timeout| call.begun + timeout + LATENESS < now) {
+            let text = format_args!("call {number} outlives its deadline: {call:?}");
+            world.trace.violated("deadlines", text);
+        }
+    }
+    let pending = world.calls.pending().len();
+    let state = world.channel.state();
+    world.trace.tell(format_args!("channel {state}, {pending} calls pending"));
+    if let Some(inspection) = inspect(world).await {
+        stands(world, &inspection);
+    }
+}
+
+/// When all has been well for long: the channel is READY, with these hosts and no others.
+pub(crate) async fn rest(world: &mut World, hosts: &[&str]) {
+    let Some(inspection) = inspect(world).await else {
+        return world.trace.violated("rest", "the channel does not come to rest");
+    };
+    if inspection.state != Ready {
+        let text = format_args!("the channel is {}:\n{inspection}", inspection.state);
+        world.trace.violated("rest", text);
+    }
+    let expected: BTreeSet<&str> = hosts.iter().copied().collect();
+    let subchannels = subchannels(&inspection);
+    let found: BTreeSet<&str> = subchannels.values().map(|it| address(it)).collect();
+    let is_right = if inspection.configured_policy == "round_robin" {
+        found == expected && subchannels.values().all(|it| it.state == READY)
+    } else {
+        found.is_subset(&expected) && found.len() == 1
+    };
+    if !is_right {
+        let text = format_args!("not connected to {expected:?} as it ought to be:\n{inspection}");
+        world.trace.violated("rest", text);
+    }
+    if world.names.alive() != 1 {
+        let text = format_args!("{} resolvers are at work", world.names.alive());
+        world.trace.violated("rest", text);
+    }
+    let timers = reports(&inspection).filter(|it| it.next_timer.is_some()).count();
+    // The root, a resolver's worker; each actor, its timer, and each connection's driver.
+    let expected = 2 + inspection.actors.len() + timers + inspection.connections;
+    let tasks = world.trace.foreign_tasks();
+    if tasks != expected {
+        let text = format_args!("{tasks} tasks where {expected} are due:\n{inspection}");
+        world.trace.violated("tasks", text);
+    }
+}
+
+/// When the channel has been closed.
+pub(crate) async fn closed(world: &mut World) {
+    settle().await;
+    let state = world.channel.state();
+    if state != Shutdown {
+        world.trace.violated("close", format_args!("the channel is {state}"));
+    }
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    for (number, call) in world.calls.pending() {
+        world.trace.violated("close", format_args!("call {number} goes on: {call:?}"));
+    }
+    let wanted = Wanted { wait_for_ready: true, ..Wanted::default() };
+    let late = world.calls.begin(&world.channel, wanted, 1);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    match world.calls.get(late).and_then(|call| call.end) {
+        Some((_, End::Failed(status))) if status.code() == Code::CANCELLED => {}
+        end => {
+            world.trace.violated("close", format_args!("a call after it ends so: {end:?}"));
+            world.calls.drop_call(late);
+        }
+    }
+    let inspection = world.channel.inspect().await;
+    if !inspection.actors.is_empty() || inspection.connections > 0 {
+        world.trace.violated("close", format_args!("something is left:\n{inspection}"));
+    }
+    world.fleet.crash_all();
+    settle().await;
+    if world.network.open() > 0 {
+        let text = format_args!("{} connections are left open", world.network.open());
+        world.trace.violated("close", text);
+    }
+    if world.names.alive() > 0 {
+        world.trace.violated("close", "a resolver is left");
+    }
+    if world.trace.foreign_tasks() > 0 {
+        let text = format_args!("{} tasks are left", world.trace.foreign_tasks());
+        world.trace.violated("close", text);
+    }
+    for (number, call) in world.calls.all() {
+        judge(world, number, &call);
+    }
+}
+
+/// Sees each change of the channel's state.
+pub(crate) fn watch_edges(world: &World) -> AbortHandle {
+    let mut changes = world.channel.watch_state();
+    let trace = world.trace.clone();
+    let watching = async move {
+        let mut last = None;
+        while let Some(change) = changes.next().await {
+            let StateChange::Changed(state) = change else {
+                trace.violated("edges", format_args!("{change:?}"));
+                continue;
+            };
+            trace.tell(format_args!("channel is {state}"));
+            if last.is_some_and(|last| !is_legal_edge(last, state)) {
+                trace.violated("edges", format_args!("from {last:?} to {state}"));
+            }
+            last = Some(state);
+        }
+        if last != Some(Shutdown) {
+            trace.violated("edges", format_args!("the last is {last:?}"));
+        }
+    };
+    tokio::spawn(world.trace.counted(watching)).abort_handle()
+}
+
+/// Whether a channel may go from one state to the other.
+fn is_legal_edge(from: ConnectivityState, to: ConnectivityState) -> bool {
+    match (from, to) {
+        (Shutdown, _) => false,
+        (_, Shutdown) => true,
+        (Idle, Connecting) => true,
+        (Idle, _) => false,
+        (Connecting, Connecting) | (Ready, Ready) | (TransientFailure, TransientFailure) => false,
+        (Connecting | Ready | TransientFailure, _) => true,
+    }
+}
+
+/// How the channel stands, if it stands still.
+async fn inspect(world: &World) -> Option<Inspection> {
+    settle().await;
+    let first = world.channel.inspect().await;
+    settle().await;
+    let second = world.channel.inspect().await;
+    let is_whole = second.actors.iter().all(|it| matches!(it, ActorAnswer::Answered(_)));
+    let is_still = first.to_string() == second.to_string();
+    (is_whole && is_still && !second.actors.is_empty()).then_some(second)
+}
+
+/// Sees whether the parts of a channel that stands still agree.
+fn stands(world: &World, inspection: &Inspection) {
+    let wrong = |what: &str| {
+        world.trace.violated("inspection", format_args!("{what}:\n{inspection}"));
+    };
+    let subchannels = subchannels(inspection);
+    for report in subchannels.values() {
+        if report.state == READY && world.network.open_to(address(report)) == 0 {
+            wrong("a READY subchannel has no connection");
+        }
+        if !HOSTS.contains(&address(report)) {
+            wrong("a subchannel leads nowhere");
+        }
+        let states = report.transitions.iter().map(|it| it.state.as_str());
+        let states: Vec<_> = states.filter(|state| *state != "started").collect();
+        if !states.windows(2).all(|edge| is_legal_step(edge[0], edge[1])) {
+            wrong("a subchannel goes a way that is none");
+        }
+    }
+    let held: BTreeSet<u32> = inspection.policy.iter().flat_map(held).collect();
+    let alive: BTreeSet<u32> = subchannels.keys().copied().collect();
+    if held != alive {
+        wrong("the policies hold other subchannels than there are");
+    }
+    let Some(client_conn) = reports(inspection).find(|it| it.actor == ActorKind::ClientConn) else {
+        return wrong("there is no ClientConn");
+    };
+    if client_conn.state != "started" && client_conn.state != inspection.state.to_string() {
+        wrong("the ClientConn is in another state than the channel");
+    }
+    if let Some(root) = &inspection.policy {
+        if root.connectivity != inspection.state {
+            wrong("the channel is in another state than its policy");
+        }
+        agree(root, &subchannels, &wrong);
+    }
+}
+
+/// Sees whether a policy and what is below it agree.
+fn agree(
+    policy: &PolicyReport,
+    subchannels: &BTreeMap<u32, &ActorReport>,
+    wrong: &impl Fn(&str),
+) {
+    if policy.policy == "round_robin" && !policy.children.is_empty() {
+        let children = policy.children.iter().map(|child| child.connectivity);
+        if ConnectivityState::aggregate(children) != policy.connectivity {
+            wrong("round_robin is not the aggregate of its endpoints");
+        }
+    }
+    if policy.policy == "pick_first" {
+        let own = policy.subchannels.iter().filter_map(|id| subchannels.get(id));
+        let ready = own.filter(|it| it.state == READY).count();
+        if (policy.connectivity == Ready) != (ready > 0) {
+            wrong("pick_first is READY or not, and its subchannels are otherwise");
+        }
+    }
+    policy.children.iter().for_each(|child| agree(child, subchannels, wrong));
+}
+
+/// Whether a subchannel may go from one state to the other.
+fn is_legal_step(from: &str, to: &str) -> bool {
+    matches!(
+        (from, to),
+        ("IDLE", "CONNECTING")
+            | ("CONNECTING", "READY" | "TRANSIENT_FAILURE")
+            | ("READY" | "TRANSIENT_FAILURE", "IDLE")
+            | (_, "SHUTDOWN")
+    )
+}
+
+/// Sees whether a call went as it may, now that it is over.
+fn judge(world: &World, number: u64, call: &Call) {
+    let wrong = |checker: &str, what: &str| {
+        let processed = world.fleet.processed(number);
+        let text = format_args!("call {number} {what}: {call:?}, processed by {processed:?}");
+        world.trace.violated(checker, text);
+    };
+    let Some((at, end)) = &call.end else { return wrong("ends", "has not ended") };
+    let processed = world.fleet.processed(number);
+    if call.seen.counted > 0 && call.seen.ended.is_none() {
+        wrong("ends", "ended unobserved");
+    }
+    let deadline = call.wanted.timeout.map(|timeout| call.begun + timeout);
+    if deadline.is_some_and(|deadline| *at > deadline + LATENESS) {
+        wrong("deadlines", "outlived its deadline");
+    }
+    match end {
+        End::Answered(server) => {
+            if !processed.iter().any(|it| it.server == *server) {
+                wrong("answers", "was answered by a server that has not seen it");
+            }
+            if call.seen.ended != Some(Ok(())) {
+                wrong("ends", "was answered, and observed otherwise");
+            }
+        }
+        End::Failed(status) => {
+            if status.message().starts_with(WRONG) {
+                wrong("answers", "was answered with something else");
+            } else if call.seen.counted > 0 && call.seen.ended != Some(Err(status.code())) {
+                wrong("ends", "failed, and observed otherwise");
+            }
+            let is_early = deadline.is_none_or(|deadline| *at + EARLINESS < deadline);
+            if status.code() == Code::DEADLINE_EXCEEDED && is_early {
+                wrong("deadlines", "gave up before its deadline");
+            }
+        }
+        End::Dropped => {}
+    }
+    let allowed = if call.wanted.is_retried { call.attempts_max } else { 1 };
+    if call.seen.counted > allowed {
+        wrong("attempts", &format!("had more attempts than {allowed}"));
+    }
+    if processed.len() > allowed as usize {
+        wrong("attempts", &format!("was processed more often than {allowed}"));
+    }
+    let befores: BTreeSet<u32> = processed.iter().map(|it| it.before).collect();
+    if befores.len() < processed.len() {
+        wrong("attempts", "was processed twice as the same attempt");
+    }
+}
+
+/// The reports of the actors that answered.
+fn reports(inspection: &Inspection) -> impl Iterator<Item = &ActorReport> {
+    inspection.actors.iter().filter_map(|actor| match actor {
+        ActorAnswer::Answered(report) => Some(report),
+        ActorAnswer::Silent { .. } => None,
+    })
+}
+
+/// The reports of the subchannels, by number.
+fn subchannels(inspection: &Inspection) -> BTreeMap<u32, &ActorReport> {
+    let named = reports(inspection).filter_map(|report| {
+        let (number, _) = report.id.as_ref()?.strip_prefix('#')?.split_once(' ')?;
+        Some((number.parse().ok()?, report))
+    });
+    named.collect()
+}
+
+fn address(report: &ActorReport) -> &str {
+    report.id.as_deref().and_then(|id| id.split_once(' ')).map_or("", |(_, address)| address)
+}
+
+/// The subchannels of a policy and of all below it.
+fn held(policy: &PolicyReport) -> Vec<u32> {
+    let below = policy.children.iter().flat_map(held);
+    policy.subchannels.iter().copied().chain(below).collect()
+}
+
+/// Lets everything happen that happens at this moment.
+async fn settle() {
+    for _ in 0..SETTLING_TURNS {
+        tokio::task::yield_now().await;
+    }
+}
+
+const READY: &str = "READY";
+
+/// How much later than its deadline a call may end: connections look for it this often, and timers
+/// go by milliseconds.
+const LATENESS: Duration = Duration::from_millis(10);
+
+/// Timers go by milliseconds.
+const EARLINESS: Duration = Duration::from_millis(2);
+
+/// More than any chain of messages between actors is long.
+const SETTLING_TURNS: usize = 40;
