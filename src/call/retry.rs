@@ -175,9 +175,14 @@ async fn rest_until(
     last: Status,
 ) -> Result<(), Status> {
     let _busy = shared.activity.stay();
-    match shared.rest_until(terms.deadline, at).await {
-        Ok(()) => Ok(()),
-        Err(Elapsed) => Err(status::deadline_while_resting(&last)),
+    tokio::select! {
+        biased;
+        rested = shared.rest_until(terms.deadline, at) => match rested {
+            Ok(()) => Ok(()),
+            Err(Elapsed) => Err(status::deadline_while_resting(&last)),
+        },
+        // There is nothing to rest for: the pick that follows says how the call ends.
+        () = shared.states.closed() => Ok(()),
     }
 }
 

@@ -66,6 +66,14 @@ impl StateBoard {
         }
     }
 
+    /// Returns once the channel is closed, and calls have been told so. Cancel-safe.
+    pub(crate) async fn closed(&self) {
+        let mut state = self.get();
+        while state != ConnectivityState::Shutdown {
+            state = self.other_than(state).await;
+        }
+    }
+
     /// Watches from now on; the current state comes first.
     pub(crate) fn watch(&self) -> StateChanges {
         let posted = self.lock();

@@ -231,6 +231,32 @@ async fn a_deadline_does_not_wait_for_the_next_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_close_does_not_wait_for_the_next_attempt() {
+    let scripted = Scripted::new(&[PushesBack(14, "60000")]);
+    let channel = scripted.channel();
+    let began = Instant::now();
+    let closing = async {
+        while scripted.attempts() < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Both calls know how long they are to rest.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        channel.close().await;
+    };
+    let streaming = async {
+        let mut stream = channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap();
+        // Whichever half meets the failure rests.
+        let _ = stream.send(hello("Ada")).await;
+        stream.recv().await.unwrap_err()
+    };
+    let (unary, stream, ()) = tokio::join!(call(&channel), streaming, closing);
+    for status in [unary.unwrap_err(), stream] {
+        assert_eq!((status.code(), status.message()), (Code::CANCELLED, "the channel is closed"));
+    }
+    assert_eq!(began.elapsed().as_secs(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_finds_no_connection_is_tried_again_too() {
     let connector = switchboard::memory::pipe().0;
     let builder = plaintext("passthrough:server").connector(connector).seed(1);
