@@ -1,6 +1,7 @@
 //! The calls of a run: what was asked, what an observer saw of it, and how it ended.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,12 +36,12 @@ pub(crate) struct Wanted {
 }
 
 /// A call, as far as it has come.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Call {
     pub(crate) wanted: Wanted,
     pub(crate) begun: Instant,
     pub(crate) end: Option<(Instant, End)>,
-    /// Of the latest life of the channel that may have served it: what the observer saw.
+    /// What the observer saw.
     pub(crate) seen: Seen,
     /// How many attempts the service configs allowed at most.
     pub(crate) attempts_max: u32,
@@ -68,6 +69,14 @@ pub(crate) struct Seen {
     /// Attempts whose headers are on their way.
     pub(crate) sent: BTreeSet<u32>,
     pub(crate) ended: Option<Result<(), Code>>,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // No instants: they differ from run to run.
+        let end = self.end.as_ref().map(|(at, end)| (at.duration_since(self.begun), end));
+        write!(f, "{:?}, ended: {end:?}, {:?}", self.wanted, self.seen)
+    }
 }
 
 impl Call {

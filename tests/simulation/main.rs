@@ -130,4 +130,4 @@ const SEEDS: u64 = 1_000;
 const SEEDS_COMPARED: usize = 20;
 
 /// Enough for a channel to be built, upset and calmed; few enough for a thousand runs.
-const STEPS: u64 = 40;
+const STEPS: u64 = 60;

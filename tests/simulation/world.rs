@@ -7,6 +7,8 @@ use switchboard::{
     Resolution, ResolveError,
 };
 
+use tokio::time::Instant;
+
 use crate::calls::{Calls, End, Wanted};
 use crate::chance::Chance;
 use crate::checks;
@@ -56,6 +58,8 @@ impl World {
         let mut fleet = Fleet::new(&network, &trace, seed);
         for host in HOSTS {
             fleet.start(host);
+            fleet.set_manner(host, any_manner(&mut chance));
+            network.set_pace(host, any_pace(&mut chance));
         }
         let config =
             Config { is_round_robin: chance.percent(50), attempts: *chance.one_of(&[1, 2, 3, 4]) };
@@ -143,17 +147,10 @@ impl World {
                 self.fleet.go_away(host, abrupt);
             }
             81..85 => {
-                let manner = Manner {
-                    faults_percent: *self.chance.one_of(&[0, 20, 50]),
-                    service_millis_max: *self.chance.one_of(&[0, 20, 500, 3_000]),
-                    streams_max: *self.chance.one_of(&[None, None, Some(1), Some(3)]),
-                };
-                self.fleet.set_manner(host, manner);
+                self.fleet.set_manner(host, any_manner(&mut self.chance));
             }
             85..87 => {
-                let pace =
-                    Pace { delay: self.chance.below(300), jitter: *self.chance.one_of(&[0, 100]) };
-                self.network.set_pace(host, pace);
+                self.network.set_pace(host, any_pace(&mut self.chance));
             }
             87..92 => self.harm().await,
             92..94 => {
@@ -275,16 +272,16 @@ impl World {
             }
         }
         let earlier = self.calls.all().len() as u64;
-        for _ in 0..CALM.as_secs() {
+        let calm_at = Instant::now() + CALM;
+        while Instant::now() < calm_at {
             // The channel is not to go idle.
-            self.channel.connect();
             self.call_patiently().await;
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::time::sleep(CALM_PAUSE).await;
             checks::step(self).await;
         }
         for (number, call) in self.calls.pending() {
             if number < earlier {
-                let text = format_args!("call {number} goes on for {CALM:?} of calm: {call:?}");
+                let text = format_args!("call {number} goes on for {CALM:?} of calm: {call}");
                 self.trace.violated("calm", text);
             }
         }
@@ -416,6 +413,19 @@ pub(crate) async fn run(seed: u64, steps: u64) -> Outcome {
     Outcome { trace, violations }
 }
 
+fn any_manner(chance: &mut Chance) -> Manner {
+    Manner {
+        faults_percent: *chance.one_of(&[0, 20, 50]),
+        service_millis_max: *chance.one_of(&[0, 20, 500, 3_000]),
+        streams_max: *chance.one_of(&[None, None, Some(1), Some(3)]),
+    }
+}
+
+fn any_pace(chance: &mut Chance) -> Pace {
+    let most = *chance.one_of(&[2, 30, 300]);
+    Pace { delay: chance.below(most), jitter: chance.below(most) }
+}
+
 fn endpoint(host: &str) -> Endpoint {
     Address::Name(host.into()).into()
 }
@@ -426,10 +436,13 @@ pub(crate) const HOSTS: [&str; 5] = ["a:1", "b:1", "c:1", "d:1", "e:1"];
 const RUN_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// How often in a hundred steps everything is made to work.
-const CALM_PERCENT: u64 = 3;
+const CALM_PERCENT: u64 = 2;
 
 /// Longer than any wait of the channel, and than any deadline.
 const CALM: Duration = Duration::from_secs(12);
+
+/// Shorter than the shortest idle timeout.
+const CALM_PAUSE: Duration = Duration::from_secs(2);
 
 const DEADLINE_MILLIS_MAX: u64 = 8_000;
 
