@@ -164,6 +164,9 @@ fn stands(world: &World, inspection: &Inspection) {
         if report.state == READY && world.network.open_to(address(report)) == 0 {
             wrong("a READY subchannel has no connection");
         }
+        if report.state != READY && report.counters.contains_key("open connections") {
+            wrong("a subchannel has a connection and is not READY");
+        }
         if !HOSTS.contains(&address(report)) {
             wrong("a subchannel leads nowhere");
         }
@@ -171,6 +174,14 @@ fn stands(world: &World, inspection: &Inspection) {
         let states: Vec<_> = states.filter(|state| *state != "started").collect();
         if !states.windows(2).all(|edge| is_legal_step(edge[0], edge[1])) {
             wrong("a subchannel goes a way that is none");
+        }
+    }
+    let queued = subchannels.values().filter_map(|it| it.counters.get("queued streams"));
+    let has_room = inspection.state == Ready && queued.sum::<u64>() == 0;
+    for (number, call) in world.calls.pending() {
+        let is_failing = inspection.state == TransientFailure && !call.wanted.wait_for_ready;
+        if call.waits_for_pick() && (has_room || is_failing) {
+            wrong(&format!("call {number} waits for nothing: {call}"));
         }
     }
     let held: BTreeSet<u32> = inspection.policy.iter().flat_map(held).collect();
@@ -270,6 +281,11 @@ fn judge(world: &World, number: u64, call: &Call) {
     }
     if processed.len() > allowed as usize {
         wrong("attempts", &format!("was processed more often than {allowed}"));
+    }
+    // One refusal in the life of a call counts as no attempt.
+    if world.fleet.requests(number) > u64::from(allowed) + 1 {
+        let requests = world.fleet.requests(number);
+        wrong("attempts", &format!("came to servers {requests} times"));
     }
     let befores: BTreeSet<u32> = processed.iter().map(|it| it.before).collect();
     if befores.len() < processed.len() {

@@ -59,6 +59,7 @@ pub(crate) struct Manner {
 /// What all servers have seen, by call.
 #[derive(Default)]
 struct Book {
+    /// All of them, those that were refused included.
     requests: BTreeMap<u64, u64>,
     processed: BTreeMap<u64, Vec<Processed>>,
 }
@@ -161,6 +162,11 @@ impl Fleet {
         if let Some(server) = self.servers.get(name) {
             *server.manner.lock().unwrap() = manner;
         }
+    }
+
+    /// How often a call has come to a server, be it to be refused.
+    pub(crate) fn requests(&self, call: u64) -> u64 {
+        self.book.lock().unwrap().requests.get(&call).copied().unwrap_or_default()
     }
 
     /// Where a call was taken on, in order.
