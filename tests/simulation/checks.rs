@@ -8,7 +8,11 @@ use switchboard::{ActorAnswer, ActorKind, ActorReport, Code, Inspection, PolicyR
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::calls::{Call, End, WRONG, Wanted};
+use crate::calls::{Call, Calls, End, WRONG, Wanted};
+use crate::network::Network;
+use crate::resolver::Names;
+use crate::server::Fleet;
+use crate::trace::Trace;
 use crate::world::{HOSTS, World};
 
 /// After every step.
@@ -89,21 +93,36 @@ pub(crate) async fn closed(world: &mut World) {
     if !inspection.actors.is_empty() || inspection.connections > 0 {
         world.trace.violated("close", format_args!("something is left:\n{inspection}"));
     }
-    world.fleet.crash_all();
+    nothing_left(&mut world.fleet, &world.network, &world.names, &world.trace).await;
+    judge_all(&world.fleet, &world.calls, &world.trace);
+}
+
+/// When the channel has ended, however it was: nothing of it is left.
+pub(crate) async fn nothing_left(
+    fleet: &mut Fleet,
+    network: &Network,
+    names: &Names,
+    trace: &Trace,
+) {
+    fleet.crash_all();
     settle().await;
-    if world.network.open() > 0 {
-        let text = format_args!("{} connections are left open", world.network.open());
-        world.trace.violated("close", text);
+    let connections = network.open();
+    if connections > 0 {
+        trace.violated("end", format_args!("{connections} connections are left open"));
     }
-    if world.names.alive() > 0 {
-        world.trace.violated("close", "a resolver is left");
+    if names.alive() > 0 {
+        trace.violated("end", "a resolver is left");
     }
-    if world.trace.foreign_tasks() > 0 {
-        let text = format_args!("{} tasks are left", world.trace.foreign_tasks());
-        world.trace.violated("close", text);
+    let tasks = trace.foreign_tasks();
+    if tasks > 0 {
+        trace.violated("end", format_args!("{tasks} tasks are left"));
     }
-    for (number, call) in world.calls.all() {
-        judge(world, number, &call);
+}
+
+/// Sees whether every call went as it may, now that all are over.
+pub(crate) fn judge_all(fleet: &Fleet, calls: &Calls, trace: &Trace) {
+    for (number, call) in calls.all() {
+        judge(fleet, trace, number, &call);
     }
 }
 
@@ -166,6 +185,11 @@ fn stands(world: &World, inspection: &Inspection) {
         }
         if report.state != READY && report.counters.contains_key("open connections") {
             wrong("a subchannel has a connection and is not READY");
+        }
+        let count = |name| report.counters.get(name).copied().unwrap_or_default();
+        let allowed = report.counters.get("streams allowed").copied().unwrap_or(u64::MAX);
+        if count("queued streams") > 0 && count("open streams") < allowed {
+            wrong("a call waits for a stream, and there is room for it");
         }
         if !HOSTS.contains(&address(report)) {
             wrong("a subchannel leads nowhere");
@@ -237,14 +261,14 @@ fn is_legal_step(from: &str, to: &str) -> bool {
 }
 
 /// Sees whether a call went as it may, now that it is over.
-fn judge(world: &World, number: u64, call: &Call) {
+fn judge(fleet: &Fleet, trace: &Trace, number: u64, call: &Call) {
     let wrong = |checker: &str, what: &str| {
-        let processed = world.fleet.processed(number);
+        let processed = fleet.processed(number);
         let text = format_args!("call {number} {what}: {call}, processed by {processed:?}");
-        world.trace.violated(checker, text);
+        trace.violated(checker, text);
     };
     let Some((at, end)) = &call.end else { return wrong("ends", "has not ended") };
-    let processed = world.fleet.processed(number);
+    let processed = fleet.processed(number);
     if call.seen.counted > 0 && call.seen.ended.is_none() {
         wrong("ends", "ended unobserved");
     }
@@ -283,8 +307,8 @@ fn judge(world: &World, number: u64, call: &Call) {
         wrong("attempts", &format!("was processed more often than {allowed}"));
     }
     // One refusal in the life of a call counts as no attempt.
-    if world.fleet.requests(number) > u64::from(allowed) + 1 {
-        let requests = world.fleet.requests(number);
+    if fleet.requests(number) > u64::from(allowed) + 1 {
+        let requests = fleet.requests(number);
         wrong("attempts", &format!("came to servers {requests} times"));
     }
     let befores: BTreeSet<u32> = processed.iter().map(|it| it.before).collect();

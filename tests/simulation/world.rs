@@ -253,6 +253,7 @@ impl World {
         self.allow(self.config.attempts);
         self.trace.tell(format_args!("calm: {hosts:?} and {:?}", self.config));
         let pace = Pace { delay: self.chance.below(20), jitter: self.chance.below(10) };
+        let is_lost = self.chance.percent(50);
         for host in HOSTS {
             self.network.set_pace(host, pace);
             self.network.set_reach(host, Reach::Open);
@@ -260,8 +261,10 @@ impl World {
             let service_millis_max = self.chance.below(20);
             let manner = Manner { service_millis_max, ..Manner::default() };
             self.fleet.set_manner(host, manner);
-            // Connections with few streams go, and so do those that are slower than the rest.
-            self.network.lose(host);
+            // Those that were cut off are lost in any case.
+            if is_lost {
+                self.network.lose(host);
+            }
         }
         let endpoints = hosts.iter().map(|host| endpoint(host));
         self.names.set(Ok(Resolution::new(endpoints).with_service_config(self.config.json())));
@@ -348,8 +351,28 @@ impl World {
         }
     }
 
+    /// The last handle of the channel is dropped, and calls go on to their ends.
+    async fn abandon(self) {
+        let Self { trace, network, mut fleet, names, calls, channel, .. } = self;
+        for (number, call) in calls.pending() {
+            if call.wanted.timeout.is_none() {
+                calls.drop_call(number);
+            }
+        }
+        trace.tell("the channel is dropped");
+        drop(channel);
+        tokio::time::sleep(Duration::from_millis(DEADLINE_MILLIS_MAX) + CLOSE_MAX).await;
+        trace.tell("what is left is to be nothing");
+        checks::nothing_left(&mut fleet, &network, &names, &trace).await;
+        checks::judge_all(&fleet, &calls, &trace);
+    }
+
     /// The channel ends; nothing is left.
     async fn end(mut self) {
+        if self.chance.percent(25) {
+            return self.abandon().await;
+        }
+
         let grace = Duration::from_millis(self.chance.below(2_000));
         self.trace.tell(format_args!("close within {grace:?}"));
         let closing = self.channel.close_within(grace);
