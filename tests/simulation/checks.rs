@@ -155,7 +155,8 @@ fn is_legal_edge(from: ConnectivityState, to: ConnectivityState) -> bool {
     match (from, to) {
         (Shutdown, _) => false,
         (_, Shutdown) => true,
-        (Idle, Connecting) => true,
+        // The latter where there turns out to be nothing to connect to.
+        (Idle, Connecting | TransientFailure) => true,
         (Idle, _) => false,
         (Connecting, Connecting) | (Ready, Ready) | (TransientFailure, TransientFailure) => false,
         (Connecting | Ready | TransientFailure, _) => true,
