@@ -62,10 +62,10 @@ enum Completion {
         outcome: Box<Dialled>,
     },
     Wake(u64),
-    /// A dial for a further connection.
+    /// A dial for a further connection, which is driven already.
     Grown {
         dial: u64,
-        outcome: Box<Dialled>,
+        outcome: Result<(), Box<ConnectError>>,
     },
     GrowthWake(u64),
     /// A watch has something to tell; it waits until this is dropped.
@@ -215,7 +215,7 @@ impl AddrConn {
             }
             Completion::Grown { dial, outcome } if dial == life.dials && life.growth.is_some() => {
                 life.growth = None;
-                self.grown(me, life, *outcome);
+                self.grown(me, life, outcome);
             }
             // The connection of this news has been replaced, or this dial given up.
             Completion::Dialed { .. } | Completion::Grown { .. } => {}
@@ -260,20 +260,15 @@ impl AddrConn {
     }
 
     /// A dial for a further connection has ended.
-    fn grown(&self, me: &ActorRef<Msg>, life: &mut Life, outcome: Dialled) {
+    fn grown(&self, me: &ActorRef<Msg>, life: &mut Life, outcome: Result<(), Box<ConnectError>>) {
         match outcome {
-            Ok((connection, driver)) => {
+            Ok(()) => {
                 life.vitals.count("connections");
-                // All others may have been lost meanwhile: then nobody would find this one.
-                if self.subchannel.slot.connection().is_none() {
-                    connection.drain();
-                }
-                self.start_driving(connection, driver);
                 self.scale(me, life, scaling::Event::Dialed);
             }
             Err(error) => {
                 life.vitals.count("failed dials");
-                life.vitals.fail(error);
+                life.vitals.fail(*error);
                 self.scale(me, life, scaling::Event::Failed);
             }
         }
@@ -306,7 +301,14 @@ impl AddrConn {
             match effect {
                 scaling::Effect::Dial { deadline } => {
                     let deadline = Instant::from_std(deadline);
-                    let grown = |dial, outcome| Completion::Grown { dial, outcome };
+                    let (core, subchannel) = (self.core.clone(), self.subchannel.clone());
+                    let grown = move |dial, outcome: Box<Dialled>| {
+                        // Calls are on it as soon as it stands beside the others: it must not wait
+                        // for this actor to be driven, which may be busy, or dead.
+                        let joined =
+                            |(connection, driver)| join(core, subchannel, connection, driver);
+                        Completion::Grown { dial, outcome: outcome.map(joined).map_err(Box::new) }
+                    };
                     life.growth = Some(self.dial(me, life, oldest.clone(), deadline, grown));
                 }
                 scaling::Effect::AbandonDial => life.growth = None,
@@ -628,6 +630,16 @@ impl Life {
         let wake_at = machine.wake_at().map(Instant::from_std);
         self.health_timer.arm(wake_at, me, |epoch| Msg::Own(Own(Completion::HealthWake(epoch))));
     }
+}
+
+/// Has a further connection driven.
+fn join(core: Arc<Core>, subchannel: Arc<Subchannel>, connection: Connection, driver: Driver) {
+    // All others may have been lost meanwhile: then nobody would find this one.
+    if subchannel.slot.connection().is_none() {
+        connection.drain();
+    }
+    let tasks = core.tasks.clone();
+    tasks.spawn(drive(core, subchannel, connection, driver));
 }
 
 /// Runs a connection to its end.

@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use switchboard::memory::pipe;
-use switchboard::{Channel, ChannelBuilder, Code};
+use switchboard::memory::{MemoryConnector, pipe};
+use switchboard::{
+    ActorKind, Address, BoxFuture, Channel, ChannelBuilder, Code, Connect, Fault, Io,
+};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::support::greeter::{Greeter, SAY_HELLO, ask, target_of};
@@ -146,6 +149,59 @@ async fn a_call_that_waits_survives_the_loss_of_every_connection() {
         call.await.unwrap().unwrap();
     }
     close_without_leaks(channel, &greeter).await;
+}
+
+/// Dials the first connection at once, and further ones when it is told to.
+struct Held {
+    inner: MemoryConnector,
+    dials: Arc<AtomicUsize>,
+    released: Arc<Semaphore>,
+}
+
+impl Connect for Held {
+    fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, std::io::Result<Io>> {
+        Box::pin(async move {
+            if self.dials.fetch_add(1, Ordering::SeqCst) > 0 {
+                let _released = self.released.acquire().await;
+            }
+            self.inner.connect(address).await
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_on_a_further_connection_does_not_depend_on_its_actor() {
+    let (inner, mut listener) = pipe();
+    tokio::spawn(async move {
+        let service_time = Duration::from_secs(10);
+        let manner = Manner { max_streams: Some(1), service_time, ..Manner::default() };
+        while let Some(stream) = listener.accept().await {
+            tokio::spawn(answer_all_in(manner, stream, |_| ()));
+        }
+    });
+    let (dials, released) = (Arc::<AtomicUsize>::default(), Arc::new(Semaphore::new(0)));
+    let held = Held { inner, dials: dials.clone(), released: released.clone() };
+    let builder = plaintext("passthrough:server").connector(held);
+    let channel = builder.max_connections_per_subchannel(2).allow_injection().build().unwrap();
+    let first = channel.invoke(&SAY_HELLO, ask("Ada"));
+    let second = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let began = Instant::now();
+        let request = ask("Bo").timeout(Duration::from_secs(2));
+        let status = channel.invoke(&SAY_HELLO, request).await.unwrap_err();
+        (status, began.elapsed())
+    };
+    let stalling = async {
+        until("a further dial", async || dials.load(Ordering::SeqCst) == 2).await;
+        let stall = Fault::stall(ActorKind::AddrConn, Duration::from_secs(60));
+        channel.inject(stall).await.unwrap();
+        released.add_permits(1);
+    };
+    let (first, (status, took), ()) = tokio::join!(first, second, stalling);
+    first.unwrap();
+    assert_eq!(status.code(), Code::DEADLINE_EXCEEDED);
+    assert_eq!(took.as_secs(), 2);
+    end(channel).await;
 }
 
 #[test]
