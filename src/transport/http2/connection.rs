@@ -351,6 +351,11 @@ impl Table {
     pub(super) fn stream(&mut self, key: usize, id: u32) -> Option<&mut Entry> {
         self.streams.get_mut(key).filter(|entry| entry.id == id)
     }
+
+    /// Whether there are streams that this side has not ended.
+    pub(super) fn has_live_streams(&self) -> bool {
+        self.streams.iter().any(|(_, entry)| entry.ended.is_none())
+    }
 }
 
 /// A stream's place on a connection. `None` once the stream has it, which then gives it back.

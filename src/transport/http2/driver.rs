@@ -95,10 +95,12 @@ impl Driver {
     fn end(&self, error: Option<&h2::Error>) -> Arc<Disconnect> {
         let shared = &self.shared;
         let stopped = shared.stopped().map(|stopped| stopped.cause());
-        let is_early = shared.table().calls > 0 && shared.watch.ended().is_some();
+        let is_over = shared.watch.ended().is_some();
+        let is_early = shared.table().calls > 0 && is_over;
+        let is_cut_short = shared.table().has_live_streams() && is_over;
         shared.end(|| match (error, stopped) {
-            // What this side wanted is not the peer's doing, however it went.
-            (_, Some(DisconnectCause::Local)) => DisconnectCause::Local,
+            // What this side wanted is not the peer's doing, however it went; what it waits for is.
+            (_, Some(DisconnectCause::Local)) if !is_cut_short => DisconnectCause::Local,
             // A server that says goodbye and goes once all is done has kept its word.
             (None, Some(cause @ DisconnectCause::Goaway(_))) if !is_early => cause.clone(),
             (Some(error), _) => fault::of_connection(shared, error),
@@ -115,12 +117,7 @@ impl Driver {
         if !is_local {
             return Poll::Pending;
         }
-        let has_live_streams = {
-            let table = self.shared.table();
-            let mut streams = table.streams.iter();
-            streams.any(|(_, entry)| entry.ended.is_none())
-        };
-        if has_live_streams {
+        if self.shared.table().has_live_streams() {
             return Poll::Pending;
         }
         if !self.shared.watch.is_write_blocked() {

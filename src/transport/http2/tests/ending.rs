@@ -122,6 +122,21 @@ async fn a_drained_connection_closes_when_its_streams_have_ended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drained_connection_that_is_lost_under_its_streams_says_so() {
+    let (client, mut peer) = connected(&[]).await;
+    let mut stream = client.call(b"x").await.unwrap();
+    peer.request().await;
+    client.connection.drain();
+    settle().await;
+    drop(peer);
+    let error = stream.recv.headers().await.unwrap_err();
+    assert_eq!(error.to_string(), "server:1: the server closed the connection");
+    let (ended, told) = client.ended().await;
+    assert!(matches!(ended.cause(), DisconnectCause::Lost(_)), "{ended}");
+    assert_eq!(told, ["server:1: closed by this side"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drained_connection_closes_whichever_half_goes_last() {
     for handle_first in [false, true] {
         let (client, mut peer) = connected(&[]).await;
