@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use switchboard::{
-    AttemptKind, CallEvent, CallInfo, CallObserver, CallOptions, Cardinality, Channel, Code, Method,
-    Observer, Raw, Request, Status,
+    AttemptKind, CallEvent, CallInfo, CallObserver, CallOptions, Cardinality, Channel, Code,
+    Method, Observer, Raw, Request, Status,
 };
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -297,8 +297,7 @@ tokio::task_local! {
 /// How the message of a call begins that was answered as it must not be.
 pub(crate) const WRONG: &str = "wrong answer";
 
-const PLAIN: Method<Bytes, Bytes> =
-    Method::with_codec::<Raw>("/sim.Sim/Plain", Cardinality::Unary);
+const PLAIN: Method<Bytes, Bytes> = Method::with_codec::<Raw>("/sim.Sim/Plain", Cardinality::Unary);
 const RETRIED: Method<Bytes, Bytes> =
     Method::with_codec::<Raw>("/sim.Sim/Retried", Cardinality::Unary);
 const PLAIN_STREAM: Method<Bytes, Bytes> =

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use switchboard::ConnectivityState::{self, Connecting, Idle, Ready, Shutdown, TransientFailure};
-use switchboard::{ActorAnswer, ActorKind, ActorReport, Code, Inspection, PolicyReport, StateChange};
+use switchboard::{
+    ActorAnswer, ActorKind, ActorReport, Code, Inspection, PolicyReport, StateChange,
+};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -68,8 +70,8 @@ pub(crate) async fn rest(world: &mut World, hosts: &[&str]) {
     }
 }
 
-/// When the channel has been closed.
-pub(crate) async fn closed(world: &mut World) {
+/// When the channel has been closed, which began at `closed_at`.
+pub(crate) async fn closed(world: &mut World, closed_at: Instant) {
     settle().await;
     let state = world.channel.state();
     if state != Shutdown {
@@ -94,7 +96,7 @@ pub(crate) async fn closed(world: &mut World) {
         world.trace.violated("close", format_args!("something is left:\n{inspection}"));
     }
     nothing_left(&mut world.fleet, &world.network, &world.names, &world.trace).await;
-    judge_all(&world.fleet, &world.calls, &world.trace);
+    judge_all(&world.fleet, &world.calls, &world.trace, Some(closed_at));
 }
 
 /// When the channel has ended, however it was: nothing of it is left.
@@ -120,9 +122,10 @@ pub(crate) async fn nothing_left(
 }
 
 /// Sees whether every call went as it may, now that all are over.
-pub(crate) fn judge_all(fleet: &Fleet, calls: &Calls, trace: &Trace) {
+/// `closed_at` is when the channel was closed, if it was.
+pub(crate) fn judge_all(fleet: &Fleet, calls: &Calls, trace: &Trace, closed_at: Option<Instant>) {
     for (number, call) in calls.all() {
-        judge(fleet, trace, number, &call);
+        judge(fleet, trace, closed_at, number, &call);
     }
 }
 
@@ -202,7 +205,9 @@ fn stands(world: &World, inspection: &Inspection) {
         }
     }
     let queued = subchannels.values().filter_map(|it| it.counters.get("queued streams"));
-    let has_room = inspection.state == Ready && queued.sum::<u64>() == 0;
+    // A subchannel that is given up keeps calls waiting until its AddrConn hears of it.
+    let is_stalled = Instant::now() <= world.stalled_until;
+    let has_room = inspection.state == Ready && queued.sum::<u64>() == 0 && !is_stalled;
     for (number, call) in world.calls.pending() {
         let is_failing = inspection.state == TransientFailure && !call.wanted.wait_for_ready;
         if call.waits_for_pick() && (has_room || is_failing) {
@@ -229,11 +234,7 @@ fn stands(world: &World, inspection: &Inspection) {
 }
 
 /// Sees whether a policy and what is below it agree.
-fn agree(
-    policy: &PolicyReport,
-    subchannels: &BTreeMap<u32, &ActorReport>,
-    wrong: &impl Fn(&str),
-) {
+fn agree(policy: &PolicyReport, subchannels: &BTreeMap<u32, &ActorReport>, wrong: &impl Fn(&str)) {
     if policy.policy == "round_robin" && !policy.children.is_empty() {
         let children = policy.children.iter().map(|child| child.connectivity);
         if ConnectivityState::aggregate(children) != policy.connectivity {
@@ -262,7 +263,7 @@ fn is_legal_step(from: &str, to: &str) -> bool {
 }
 
 /// Sees whether a call went as it may, now that it is over.
-fn judge(fleet: &Fleet, trace: &Trace, number: u64, call: &Call) {
+fn judge(fleet: &Fleet, trace: &Trace, closed_at: Option<Instant>, number: u64, call: &Call) {
     let wrong = |checker: &str, what: &str| {
         let processed = fleet.processed(number);
         let text = format_args!("call {number} {what}: {call}, processed by {processed:?}");
@@ -270,6 +271,7 @@ fn judge(fleet: &Fleet, trace: &Trace, number: u64, call: &Call) {
     };
     let Some((at, end)) = &call.end else { return wrong("ends", "has not ended") };
     let processed = fleet.processed(number);
+    let is_closed = closed_at.is_some_and(|closed_at| *at >= closed_at);
     if call.seen.counted > 0 && call.seen.ended.is_none() {
         wrong("ends", "ended unobserved");
     }
@@ -292,6 +294,9 @@ fn judge(fleet: &Fleet, trace: &Trace, number: u64, call: &Call) {
                 wrong("answers", "was answered with something else");
             } else if call.seen.counted > 0 && call.seen.ended != Some(Err(status.code())) {
                 wrong("ends", "failed, and observed otherwise");
+            }
+            if status.message().contains("closed by this side") && !is_closed {
+                wrong("causes", "failed by what nobody did");
             }
             let is_early = deadline.is_none_or(|deadline| *at + EARLINESS < deadline);
             if status.code() == Code::DEADLINE_EXCEEDED && is_early {

@@ -136,7 +136,8 @@ impl Network {
             let healed = self.0.healed.notified();
             tokio::pin!(healed);
             healed.as_mut().enable();
-            let (reach, pace) = self.state().hosts.get(&host).map(|it| (it.reach, it.pace)).unwrap_or_default();
+            let (reach, pace) =
+                self.state().hosts.get(&host).map(|it| (it.reach, it.pace)).unwrap_or_default();
             if reach == Reach::Cut {
                 healed.await;
                 continue;
@@ -379,7 +380,8 @@ impl AsyncRead for Pipe {
             };
             wire.reader = Some(cx.waker().clone());
             drop(link);
-            let arrival = this.arrival.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
+            let arrival =
+                this.arrival.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(next)));
             if arrival.deadline() != next {
                 arrival.as_mut().reset(next);
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use tokio::sync::watch;
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::chance::Chance;
@@ -32,13 +32,15 @@ struct Server {
 
 struct Running {
     accepting: AbortHandle,
-    orders: watch::Sender<Order>,
+    /// Where each connection takes orders; in a list, as a channel for all of them would tell them
+    /// in any order.
+    orders: Orders,
 }
 
-#[derive(Clone, Copy, Default)]
+type Orders = Arc<Mutex<Vec<mpsc::UnboundedSender<Order>>>>;
+
+#[derive(Clone, Copy)]
 enum Order {
-    #[default]
-    Serve,
     /// Take no new streams, and finish those there are.
     Leave,
     /// Disown the streams that nobody has begun with.
@@ -106,7 +108,7 @@ impl Fleet {
             return;
         }
         server.lives += 1;
-        let (orders, obeyed) = watch::channel(Order::default());
+        let orders = Orders::default();
         let shop = Shop {
             name: format!("{name}#{}", server.lives),
             seed: self.seed,
@@ -115,12 +117,16 @@ impl Fleet {
             trace: self.trace.clone(),
         };
         self.trace.tell(format_args!("server {} starts", shop.name));
-        let mut accepted = self.network.listen(name);
+        let (mut accepted, all_orders) = (self.network.listen(name), orders.clone());
         let serving = async move {
             let mut connections = JoinSet::new();
             while let Some(pipe) = accepted.recv().await {
                 while connections.try_join_next().is_some() {}
-                let (shop, orders) = (shop.clone(), obeyed.clone());
+                let (ordering, orders) = mpsc::unbounded_channel();
+                let mut all_orders = all_orders.lock().unwrap();
+                all_orders.retain(|one| !one.is_closed());
+                all_orders.push(ordering);
+                let shop = shop.clone();
                 let trace = shop.trace.clone();
                 connections.spawn(trace.counted(async move {
                     // However the connection ends, it is over.
@@ -154,7 +160,11 @@ impl Fleet {
     /// disowned where it is `abrupt`.
     pub(crate) fn go_away(&self, name: &str, abrupt: bool) {
         if let Some(running) = self.servers.get(name).and_then(|it| it.running.as_ref()) {
-            running.orders.send_replace(if abrupt { Order::Quit } else { Order::Leave });
+            let order = if abrupt { Order::Quit } else { Order::Leave };
+            for connection in running.orders.lock().unwrap().iter() {
+                // It may have ended.
+                let _ = connection.send(order);
+            }
         }
     }
 
@@ -186,20 +196,22 @@ struct Shop {
 }
 
 impl Shop {
-    async fn serve(self, pipe: Pipe, mut orders: watch::Receiver<Order>) -> Result<(), h2::Error> {
+    async fn serve(
+        self,
+        pipe: Pipe,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+    ) -> Result<(), h2::Error> {
         let mut builder = h2::server::Builder::new();
         if let Some(max) = self.manner.lock().unwrap().streams_max {
             builder.max_concurrent_streams(max);
         }
-        orders.mark_unchanged();
         let mut connection = builder.handshake::<_, Bytes>(pipe).await?;
         let mut requests = JoinSet::new();
-        let (leave, mut leaves) = tokio::sync::mpsc::unbounded_channel();
+        let (leave, mut leaves) = mpsc::unbounded_channel();
         loop {
             tokio::select! {
                 biased;
-                Ok(()) = orders.changed() => match *orders.borrow_and_update() {
-                    Order::Serve => {}
+                Some(order) = orders.recv() => match order {
                     Order::Leave => connection.graceful_shutdown(),
                     Order::Quit => connection.abrupt_shutdown(Reason::NO_ERROR),
                 },
@@ -224,7 +236,7 @@ impl Shop {
         self,
         request: http::Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
-        leave: tokio::sync::mpsc::UnboundedSender<()>,
+        leave: mpsc::UnboundedSender<()>,
     ) -> Result<(), h2::Error> {
         let number = |name| {
             let value = request.headers().get(name)?;

@@ -36,6 +36,8 @@ pub(crate) struct World {
     config: Config,
     /// How many attempts any config allows that may be in force.
     attempts_max: u32,
+    /// Until when an actor may be stalled.
+    pub(crate) stalled_until: Instant,
     /// Whether configs of this run differ in their retry policies.
     retries_vary: bool,
 }
@@ -102,6 +104,7 @@ impl World {
             chance,
             config,
             attempts_max,
+            stalled_until: Instant::now(),
             retries_vary,
         }
     }
@@ -236,8 +239,11 @@ impl World {
             Fault::crash(actor)
         } else {
             let millis = self.chance.below(STALL_MILLIS_MAX);
-            self.trace.tell(format_args!("{actor} stalls for {millis} ms"));
-            Fault::stall(actor, Duration::from_millis(millis))
+            let time = Duration::from_millis(millis);
+            self.trace.tell(format_args!("{actor} stalls for {time:?}"));
+            // One stall may come after the other.
+            self.stalled_until = self.stalled_until.max(Instant::now()) + time;
+            Fault::stall(actor, time)
         };
         // There may be no such actor at the moment.
         let _ = self.channel.inject(fault).await;
@@ -364,7 +370,7 @@ impl World {
         tokio::time::sleep(Duration::from_millis(DEADLINE_MILLIS_MAX) + CLOSE_MAX).await;
         trace.tell("what is left is to be nothing");
         checks::nothing_left(&mut fleet, &network, &names, &trace).await;
-        checks::judge_all(&fleet, &calls, &trace);
+        checks::judge_all(&fleet, &calls, &trace, None);
     }
 
     /// The channel ends; nothing is left.
@@ -375,12 +381,13 @@ impl World {
 
         let grace = Duration::from_millis(self.chance.below(2_000));
         self.trace.tell(format_args!("close within {grace:?}"));
+        let closed_at = Instant::now();
         let closing = self.channel.close_within(grace);
         if tokio::time::timeout(grace + CLOSE_MAX, closing).await.is_err() {
             self.trace.violated("close", "it does not return");
         }
         self.trace.tell("closed");
-        checks::closed(&mut self).await;
+        checks::closed(&mut self, closed_at).await;
     }
 }
 
