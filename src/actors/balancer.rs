@@ -381,7 +381,12 @@ impl Orphans {
     fn take_adopted(&mut self) -> Vec<(SubchannelId, SubchannelState, SubchannelState)> {
         let adopted = std::mem::take(&mut self.adopted);
         let states = adopted.into_iter().map(|subchannel| {
-            let (health, state) = (subchannel.look_at_health(), subchannel.standing().state());
+            let (health, mut state) = (subchannel.look_at_health(), subchannel.standing().state());
+            // Its connection may have been lost while its AddrConn was dead as well.
+            let is_ready = state.connectivity == ConnectivityState::Ready;
+            if is_ready && subchannel.slot.connection().is_none() {
+                state.connectivity = ConnectivityState::Idle;
+            }
             (subchannel.id, health, state)
         });
         states.collect()

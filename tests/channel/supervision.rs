@@ -1,12 +1,16 @@
 //! Actors that crash or stall, under load.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use switchboard::memory::pipe;
 use switchboard::{
     ActorAnswer, ActorKind, CallOptions, Channel, ConnectivityState, Fault, InjectError,
+    StateChange,
 };
 
 use crate::support::greeter::{BIDI_HELLO, Greeter, SAY_HELLO, ask, hello, target_of};
+use crate::support::mini::answer_all;
 use crate::support::{
     Load, ROUND_ROBIN, close_without_leaks, plaintext, reports, until, until_connected, until_state,
 };
@@ -107,6 +111,46 @@ async fn a_balancer_that_is_restarted_keeps_dialling_what_was_down() {
     }
     assert!(greeters[1].received() > 0);
     close_without_leaks(channel, &greeters).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_lost_while_every_actor_is_dead_is_made_again_by_way_of_connecting() {
+    let (connector, mut listener) = pipe();
+    let accepted = Arc::new(Mutex::new(Vec::new()));
+    let serving = accepted.clone();
+    tokio::spawn(async move {
+        while let Some(stream) = listener.accept().await {
+            let task = tokio::spawn(answer_all(stream, |_| ()));
+            serving.lock().unwrap().push(task.abort_handle());
+        }
+    });
+    let builder = plaintext("passthrough:server").connector(connector).allow_injection();
+    let channel = builder.build().unwrap();
+    drop(builder);
+    channel.connect();
+    until_state(&channel, ConnectivityState::Ready).await;
+    let mut changes = channel.watch_state();
+    channel.inject(Fault::crash(ActorKind::Supervisor)).await.unwrap();
+    // The next Supervisor comes after a wait.
+    let nothing = Fault::stall(ActorKind::AddrConn, Duration::ZERO);
+    while channel.inject(nothing).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    accepted.lock().unwrap()[0].abort();
+    until("connected again", async || accepted.lock().unwrap().len() == 2).await;
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    channel.close().await;
+    let mut states = Vec::new();
+    while let Some(StateChange::Changed(state)) = changes.next().await {
+        states.push(state);
+    }
+    let expected = [
+        ConnectivityState::Ready,
+        ConnectivityState::Connecting,
+        ConnectivityState::Ready,
+        ConnectivityState::Shutdown,
+    ];
+    assert_eq!(states, expected);
 }
 
 #[tokio::test]
