@@ -210,15 +210,11 @@ impl CallObserver for Watch {
                     }
                     seen.open.insert(attempt);
                 }
-                CallEvent::RequestHeaders { attempt, .. } => {
-                    if !seen.sent.insert(attempt) {
-                        return Some("the headers of one attempt are sent twice");
-                    }
+                CallEvent::RequestHeaders { attempt, .. } if !seen.sent.insert(attempt) => {
+                    return Some("the headers of one attempt are sent twice");
                 }
-                CallEvent::AttemptEnded { attempt, .. } => {
-                    if !seen.open.remove(&attempt) {
-                        return Some("an attempt ends that is not under way");
-                    }
+                CallEvent::AttemptEnded { attempt, .. } if !seen.open.remove(&attempt) => {
+                    return Some("an attempt ends that is not under way");
                 }
                 CallEvent::Ended { result } => {
                     seen.ended = Some(result.map_err(Status::code));

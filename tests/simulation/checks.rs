@@ -159,10 +159,8 @@ fn is_legal_edge(from: ConnectivityState, to: ConnectivityState) -> bool {
         (Shutdown, _) => false,
         (_, Shutdown) => true,
         // The latter where there turns out to be nothing to connect to.
-        (Idle, Connecting | TransientFailure) => true,
-        (Idle, _) => false,
-        (Connecting, Connecting) | (Ready, Ready) | (TransientFailure, TransientFailure) => false,
-        (Connecting | Ready | TransientFailure, _) => true,
+        (Idle, to) => matches!(to, Connecting | TransientFailure),
+        (from, to) => from != to,
     }
 }
 

@@ -153,7 +153,9 @@ impl Fleet {
 
     pub(crate) fn crash_all(&mut self) {
         let names: Vec<_> = self.servers.keys().cloned().collect();
-        names.iter().for_each(|name| self.crash(name));
+        for name in &names {
+            self.crash(name);
+        }
     }
 
     /// The server's connections take no further streams; those that are not begun with are

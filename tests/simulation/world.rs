@@ -203,7 +203,7 @@ impl World {
                 self.config.attempts = *self.chance.one_of(&[1, 2, 3, 4]);
             }
             self.allow(self.config.attempts);
-            told += &format!(" and {:?}", self.config);
+            told = format!("{told} and {:?}", self.config);
             found = found.with_service_config(self.config.json());
         }
         self.trace.tell(told);
