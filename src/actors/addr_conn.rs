@@ -185,6 +185,9 @@ impl AddrConn {
                 }
                 // The watch has ended with the life that held it.
                 self.move_watch(me, life);
+                // So may have word of calls that wait.
+                self.subchannel.look();
+                self.scale(me, life, scaling::Event::Looked);
             }
             State::Connecting { deadline, .. } => {
                 self.dial_first(me, life, Instant::from_std(deadline));
