@@ -110,7 +110,7 @@ impl Actor for Balancer {
             health_service: None,
             era: self.core.memory().era,
             pickers: 0,
-            vitals: Vitals::new(ActorKind::Balancer, None, restarts),
+            vitals: Vitals::new(&self.core, ActorKind::Balancer, None, restarts),
         };
         self.resume(&me, &mut life);
         Ok(life)
@@ -319,7 +319,10 @@ impl Balancer {
 
     fn inspect(&self, life: &Life, reply: oneshot::Sender<(ActorReport, Option<PolicyReport>)>) {
         let timer = life.timer.fires_at().map(|at| ("next connection attempt", at));
-        let report = life.vitals.report(self.core.balancer.depth(), timer);
+        let mut report = life.vitals.report(self.core.balancer.depth(), timer);
+        if let Some(published) = &self.core.memory().published {
+            report.facts.insert("picker", published.picker.inspect());
+        }
         let policy = Some(life.tree.inspect()).filter(|tree| !tree.children.is_empty());
         // Whoever asked may have stopped waiting.
         let _ = reply.send((report, policy));

@@ -88,6 +88,7 @@ impl Actor for ClientConn {
             idle: idle::State::default(),
             timer: Timer::new(self.core.tasks.clone()),
             vitals: Vitals::new(
+                &self.core,
                 ActorKind::ClientConn,
                 None,
                 self.core.lives.client_conn.restarts(),

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::mailbox::Mailbox;
+use super::news::News;
 use super::registry::Registry;
 use super::{balancer, client_conn, resolver, root, supervisor};
 use crate::call::{Conduct, NoRuntime, RetryLimits, Shared, Snapshot};
@@ -104,6 +105,8 @@ pub(crate) struct Core {
     pub(super) registry: Registry,
     /// A place for each dial that may be under way.
     pub(super) dials: Semaphore,
+    /// Word that something is new.
+    pub(crate) news: News,
     /// Every task of the channel that is not an actor.
     pub(super) tasks: TaskTracker,
     connections: Mutex<slab::Slab<Connection>>,
@@ -240,6 +243,7 @@ impl Core {
                 resolver: Mailbox::new(),
                 balancer: Mailbox::new(),
                 registry: Registry::default(),
+                news: News::new(),
                 tasks: TaskTracker::new(),
                 connections: Mutex::default(),
                 memory: Mutex::default(),
@@ -278,6 +282,7 @@ impl Core {
             slots: self.registry.slots(),
             config: config.unwrap_or_else(|| self.no_config.clone()),
         });
+        self.news.tell();
         if self.shared.states.post(connectivity) {
             tracing::info!(target: "switchboard", channel = %self.settings.target, state = %connectivity, "channel");
         }

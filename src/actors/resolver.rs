@@ -24,7 +24,7 @@ use crate::policy::chance::Dice;
 use crate::policy::resolution::{Effect, Event, Pace, State};
 use crate::policy::service_config::{Client, ServiceConfig};
 use crate::transport::resolve::{Resolution, Resolve, ResolveError, ServiceConfigChoices};
-use crate::types::{Refresh, Status, TargetError};
+use crate::types::{Endpoint, Refresh, Status, TargetError};
 
 /// What a Resolver is told.
 pub(crate) enum Msg {
@@ -79,6 +79,9 @@ pub(super) struct Life {
 /// The last result, as far as it is told about.
 struct Found {
     endpoints: usize,
+    /// Some of their addresses.
+    addresses: String,
+    service_config: &'static str,
     at: Instant,
     ttl: Option<Duration>,
 }
@@ -102,7 +105,12 @@ impl Actor for Resolver {
             refresh: Refresh::Never,
             serial: 0,
             found: None,
-            vitals: Vitals::new(ActorKind::Resolver, None, self.core.lives.resolver.restarts()),
+            vitals: Vitals::new(
+                &self.core,
+                ActorKind::Resolver,
+                None,
+                self.core.lives.resolver.restarts(),
+            ),
         };
         // A later life looks at once: what it knew is in the channel already, and may be old.
         if self.core.is_resolving() {
@@ -192,7 +200,6 @@ impl Resolver {
 
     fn understood(&self, life: &mut Life, resolution: Resolution) -> Resolved {
         let Resolution { endpoints, service_config, config_selector, choices, ttl } = resolution;
-        life.found = Some(Found { endpoints: endpoints.len(), at: Instant::now(), ttl });
         let registry = &self.core.settings.lb_registry;
         let is_disabled = self.core.settings.resolver_options.disable_service_config;
         let selector = config_selector.filter(|_| !is_disabled);
@@ -207,6 +214,18 @@ impl Resolver {
             None
         };
         let config = config.map(|config| config.map(Arc::new));
+        life.found = Some(Found {
+            endpoints: endpoints.len(),
+            addresses: some_of(&endpoints),
+            service_config: match &config {
+                Some(Ok(_)) => "taken",
+                Some(Err(_)) => "refused",
+                None if selector.is_some() => "chosen call by call",
+                None => "none",
+            },
+            at: Instant::now(),
+            ttl,
+        });
         tracing::debug!(target: "switchboard", channel = %self.core.settings.target, endpoints = endpoints.len(), "resolved");
         Resolved::Update { endpoints: endpoints.into(), config, selector }
     }
@@ -313,9 +332,22 @@ impl Found {
             Some(left) => format!("{ttl:?}, {left:.0?} left"),
             None => format!("{ttl:?}, over"),
         });
-        let endpoints = ("endpoints", self.endpoints.to_string());
-        [endpoints].into_iter().chain(life.map(|life| ("time to live", life)))
+        let all = [
+            ("endpoints", self.endpoints.to_string()),
+            ("found", self.addresses.clone()),
+            ("service config", self.service_config.to_owned()),
+        ];
+        all.into_iter().chain(life.map(|life| ("time to live", life)))
     }
+}
+
+/// The first addresses, for people.
+fn some_of(endpoints: &[Endpoint]) -> String {
+    let addresses = || endpoints.iter().flat_map(Endpoint::addresses);
+    let shown: Vec<_> = addresses().take(SHOWN).map(ToString::to_string).collect();
+    let more = addresses().count().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(" "))
 }
 
 /// The task that owns the `Resolve`. Dropping this ends it, in the middle of a look-up too.
@@ -387,6 +419,9 @@ fn words(state: &State) -> (&'static str, &'static str) {
 
 /// A look-up that takes longer has failed; as in grpc-go.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many addresses an inspection names.
+const SHOWN: usize = 8;
 
 /// Sets the Resolver's dice apart from those of the other actors of one seed.
 const RESOLVER_DICE: u64 = 0x7265_736f_6c76;

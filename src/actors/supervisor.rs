@@ -79,7 +79,7 @@ impl Actor for Supervisor {
             children: HashMap::new(),
             running: HashSet::new(),
             failures: HashMap::new(),
-            vitals: Vitals::new(ActorKind::Supervisor, None, self.restarts),
+            vitals: Vitals::new(&self.core, ActorKind::Supervisor, None, self.restarts),
         })
     }
 

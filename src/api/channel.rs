@@ -16,7 +16,7 @@ use super::request::{CallOptions, Request, Response};
 use super::streaming::Streaming;
 use crate::actors::Core;
 use crate::call::{self, CallHead, Events, Reply, StateChanges, StreamCall};
-use crate::observe::{CallInfo, Inspection, Observer};
+use crate::observe::{CallInfo, Observer};
 use crate::transport::{BoxFuture, Message};
 use crate::types::{Compression, ConnectivityState, Status};
 
@@ -208,12 +208,6 @@ impl Channel {
         self.handle.core.close(grace).await;
     }
 
-    /// Asks every actor of the channel how it stands. An actor that does not answer within half a
-    /// second is shown as such. Cancel-safe.
-    pub async fn inspect(&self) -> Inspection {
-        self.handle.core.inspect().await
-    }
-
     /// Does harm to a part of the channel, for a test.
     ///
     /// Returns once the fault is on its way. Fails where the builder did not say
@@ -229,6 +223,10 @@ impl Channel {
             0 => Err(super::InjectError::NoSuchActor(fault.actor)),
             _ => Ok(()),
         }
+    }
+
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.handle.core
     }
 
     /// Waits until the channel is READY, or says why it is not.

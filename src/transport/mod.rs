@@ -90,6 +90,7 @@ pub(crate) async fn dial(
         authority: authority.clone(),
         scheme: security.scheme(),
         security: security.level(&io),
+        protection: io.protection(),
     };
     timeout_at(deadline, http2::establish(io, identity, options, beside))
         .await

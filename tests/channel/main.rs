@@ -19,6 +19,7 @@ mod failures;
 mod health;
 mod hedging;
 mod idleness;
+mod inspection;
 mod interceptors;
 mod keepalive;
 mod lifecycle;

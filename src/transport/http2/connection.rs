@@ -1,7 +1,7 @@
 //! One connection, as calls use it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -131,6 +131,16 @@ impl Connection {
         self.0.identity.security
     }
 
+    /// The version and the cipher of TLS, where it is that.
+    pub(crate) fn protection(&self) -> Option<&str> {
+        self.0.identity.protection.as_deref()
+    }
+
+    /// How many bytes the server may send ahead over all streams, and beyond what is unread.
+    pub(crate) fn window(&self) -> u32 {
+        self.0.window.load(Ordering::Relaxed)
+    }
+
     /// How many streams of calls are open.
     pub(crate) fn open_streams(&self) -> usize {
         self.0.table().calls
@@ -247,6 +257,7 @@ pub(super) fn new(
         messages_received: AtomicU64::new(0),
         round_trip: AtomicU64::new(0),
         keepalive_time: options.keepalive.map(|keepalive| keepalive.time()),
+        window: AtomicU32::new(options.initial_connection_window),
     });
     options.receive_buffer.join(&shared);
     let connection = Connection(shared.clone());
@@ -278,6 +289,8 @@ pub(super) struct Shared {
     /// In nanoseconds; 0 while none was measured.
     round_trip: AtomicU64,
     keepalive_time: Option<Duration>,
+    /// What the server may send ahead over all streams, in bytes.
+    pub(super) window: AtomicU32,
 }
 
 /// The part of a connection under its lock.
