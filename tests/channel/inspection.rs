@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use switchboard::{ActorAnswer, ActorKind, ConnectivityState, Fault, Inspection, KeepaliveConfig};
+use switchboard::{
+    ActorAnswer, ActorHandle, ActorKind, ConnectivityState, Fault, Inspection, KeepaliveConfig,
+};
 
 use crate::support::greeter::{Greeter, SAY_HELLO, ask, target_of};
 use crate::support::{
@@ -78,7 +80,7 @@ async fn one_actor_alone_can_be_asked() {
     assert!(channel.actors().is_empty(), "nothing has begun");
     channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
     let actors = channel.actors();
-    let kinds: Vec<_> = actors.iter().map(|actor| actor.kind()).collect();
+    let kinds: Vec<_> = actors.iter().map(ActorHandle::kind).collect();
     assert_eq!(
         kinds,
         [
