@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 #[cfg(feature = "test-util")]
-use super::faults::Fault;
+use super::faults::Blow;
 use super::health::{Said, Watch, fact, failed, not_serving};
 use super::registry::{Health, Standing, Subchannel};
 use super::timer::Timer;
@@ -48,7 +48,7 @@ pub(crate) enum Msg {
     Inspect(oneshot::Sender<ActorReport>),
     /// Suffer this.
     #[cfg(feature = "test-util")]
-    Inject(Fault),
+    Inject(Blow),
     /// Something of its own came to its end.
     Own(Own),
 }
@@ -168,7 +168,7 @@ impl Actor for AddrConn {
             Msg::MindHealth => self.mind_health(&me, life),
             Msg::Inspect(reply) => self.inspect(life, reply),
             #[cfg(feature = "test-util")]
-            Msg::Inject(fault) => fault.suffer().await,
+            Msg::Inject(blow) => blow.suffer().await,
             Msg::Own(Own(completion)) => self.complete(&me, life, completion),
         }
         Ok(())

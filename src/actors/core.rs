@@ -59,8 +59,6 @@ pub(crate) struct Settings {
     pub(crate) connection: ConnectionOptions,
     pub(crate) seed: u64,
     pub(crate) runtime: Option<Handle>,
-    #[cfg_attr(not(feature = "test-util"), expect(dead_code, reason = "read where faults exist"))]
-    pub(crate) allow_injection: bool,
 }
 
 /// When servers are asked whether they serve.
@@ -192,6 +190,9 @@ pub(super) struct Memory {
     keepalive_time: Option<Duration>,
     /// When the last connection ended, and why.
     pub(super) disconnect: Option<(Instant, Disconnect)>,
+    /// What was published last.
+    #[cfg(feature = "test-util")]
+    last_published: Option<(ConnectivityState, Arc<dyn Picker>)>,
 }
 
 impl Memory {
@@ -274,6 +275,8 @@ impl Core {
         let memory = self.memory();
         let config = memory.config.clone();
         drop(memory);
+        #[cfg(feature = "test-util")]
+        let picker = self.befallen(connectivity, picker);
         self.shared.cell.publish(Snapshot {
             generation: Generation::default(),
             connectivity,
@@ -285,6 +288,31 @@ impl Core {
         self.news.tell();
         if self.shared.states.post(connectivity) {
             tracing::info!(target: "switchboard", channel = %self.settings.target, state = %connectivity, "channel");
+        }
+    }
+
+    /// What is published in the place of `picker` where calls are to fail. What was published last
+    /// is remembered, for when they are not any more.
+    #[cfg(feature = "test-util")]
+    fn befallen(
+        &self,
+        connectivity: ConnectivityState,
+        picker: Arc<dyn Picker>,
+    ) -> Arc<dyn Picker> {
+        let Some(faults) = self.faults() else { return picker };
+        self.memory().last_published = Some((connectivity, picker.clone()));
+        match faults.calls() {
+            Some(status) => Arc::new(lb::FailPicker(status)),
+            None => picker,
+        }
+    }
+
+    /// Publishes what was published last, under what befalls the channel now.
+    #[cfg(feature = "test-util")]
+    pub(super) fn publish_again(&self) {
+        let last = self.memory().last_published.clone();
+        if let Some((connectivity, picker)) = last {
+            self.publish(connectivity, picker);
         }
     }
 

@@ -33,6 +33,11 @@ impl Part {
     pub(crate) fn id(&self) -> Option<String> {
         self.subchannel.as_ref().map(|subchannel| subchannel.name())
     }
+
+    #[cfg(feature = "test-util")]
+    pub(super) fn subchannel(&self) -> Option<&Subchannel> {
+        self.subchannel.as_deref()
+    }
 }
 
 impl Core {
@@ -80,6 +85,10 @@ impl Core {
                 .as_ref()
                 .map(|(at, cause)| ErrorReport::new(at.elapsed(), cause)),
             connections: self.connections().len(),
+            #[cfg(feature = "test-util")]
+            faults: self.faults().map(|faults| faults.reports()).unwrap_or_default(),
+            #[cfg(not(feature = "test-util"))]
+            faults: Vec::new(),
         }
     }
 

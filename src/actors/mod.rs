@@ -46,5 +46,5 @@ mod vitals;
 
 pub(crate) use self::core::{Core, HealthChecks, Settings};
 #[cfg(feature = "test-util")]
-pub(crate) use self::faults::Fault;
+pub(crate) use self::faults::Blow;
 pub(crate) use self::inspect::Part;

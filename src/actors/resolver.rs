@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::core::Resolved;
 #[cfg(feature = "test-util")]
-use super::faults::Fault;
+use super::faults::Blow;
 use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, Settings, client_conn};
@@ -44,7 +44,10 @@ pub(crate) enum Msg {
     Inspect(oneshot::Sender<ActorReport>),
     /// Suffer this.
     #[cfg(feature = "test-util")]
-    Inject(Fault),
+    Inject(Blow),
+    /// What befalls the channel is something else now.
+    #[cfg(feature = "test-util")]
+    FaultsChanged,
     /// Something of its own came to its end.
     Own(Own),
 }
@@ -73,6 +76,9 @@ pub(super) struct Life {
     /// Numbers look-ups and workers, so that what comes late is told apart.
     serial: u64,
     found: Option<Found>,
+    /// Whether look-ups come to what a test wants.
+    #[cfg(feature = "test-util")]
+    is_faulty: bool,
     vitals: Vitals,
 }
 
@@ -105,6 +111,8 @@ impl Actor for Resolver {
             refresh: Refresh::Never,
             serial: 0,
             found: None,
+            #[cfg(feature = "test-util")]
+            is_faulty: false,
             vitals: Vitals::new(
                 &self.core,
                 ActorKind::Resolver,
@@ -138,7 +146,9 @@ impl Actor for Resolver {
             Msg::Stop => self.advance(&me, life, Event::Stop),
             Msg::Inspect(reply) => self.inspect(life, reply),
             #[cfg(feature = "test-util")]
-            Msg::Inject(fault) => fault.suffer().await,
+            Msg::Inject(blow) => blow.suffer().await,
+            #[cfg(feature = "test-util")]
+            Msg::FaultsChanged => self.faults_changed(&me, life),
         }
         Ok(())
     }
@@ -277,9 +287,33 @@ impl Resolver {
         }
     }
 
+    /// Looks up again, if look-ups come to something else now than they did.
+    #[cfg(feature = "test-util")]
+    fn faults_changed(&self, me: &ActorRef<Msg>, life: &mut Life) {
+        let is_faulty = self.core.faults().is_some_and(|faults| faults.concern_resolution());
+        if is_faulty || life.is_faulty {
+            if matches!(life.machine, State::Looking { .. }) {
+                // In the place of the look-up that is under way, which may hang.
+                self.look(me, life);
+            } else {
+                self.advance(me, life, Event::Changed);
+            }
+        }
+    }
+
     fn look(&self, me: &ActorRef<Msg>, life: &mut Life) {
         life.serial += 1;
         let serial = life.serial;
+        #[cfg(feature = "test-util")]
+        {
+            let outcome = self.core.faults().and_then(|faults| faults.resolution());
+            if outcome.is_some() || life.is_faulty {
+                life.worker = None;
+            }
+            life.is_faulty = outcome.is_some();
+            let resolve = outcome.map(super::faults::faulty);
+            life.worker = resolve.map(|it| self.hire(me, serial, it)).or(life.worker.take());
+        }
         if life.worker.is_none() {
             match self.build() {
                 Ok(resolve) => {

@@ -208,23 +208,6 @@ impl Channel {
         self.handle.core.close(grace).await;
     }
 
-    /// Does harm to a part of the channel, for a test.
-    ///
-    /// Returns once the fault is on its way. Fails where the builder did not say
-    /// [`allow_injection`](ChannelBuilder::allow_injection), or where there is no such actor.
-    #[cfg(feature = "test-util")]
-    #[expect(clippy::unused_async, reason = "further faults wait for an answer")]
-    pub async fn inject(&self, fault: super::Fault) -> Result<(), super::InjectError> {
-        let core = &self.handle.core;
-        if !core.settings.allow_injection {
-            return Err(super::InjectError::NotAllowed);
-        }
-        match core.inject(fault.actor, fault.fault) {
-            0 => Err(super::InjectError::NoSuchActor(fault.actor)),
-            _ => Ok(()),
-        }
-    }
-
     pub(super) fn core(&self) -> &Arc<Core> {
         &self.handle.core
     }

@@ -24,7 +24,7 @@ pub use codec::Prost;
 pub use codec::{Codec, CodecError, EncodedMessage, Raw};
 pub use dial::DialError;
 #[cfg(feature = "test-util")]
-pub use inject::{Fault, InjectError};
+pub use inject::{Fault, InjectError, Injected};
 pub use inspect::{ActorHandle, InspectionChanges};
 pub use intercept::{Answer, Interceptor, Next, Outcome, OutgoingCall};
 pub use method::{Cardinality, IntoMethod, Method, PreparedMethod};

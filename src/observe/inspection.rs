@@ -56,6 +56,19 @@ pub struct Inspection {
     pub last_disconnect: Option<ErrorReport>,
     /// Connections that are open, those that only finish their streams included.
     pub connections: usize,
+    /// What a test has the channel suffer at the moment.
+    pub faults: Vec<FaultReport>,
+}
+
+/// A fault that was injected and is not over.
+#[derive(Clone, Debug, Serialize)]
+pub struct FaultReport {
+    /// What befalls the channel.
+    pub what: String,
+    /// Where.
+    pub scope: String,
+    /// How often it will yet; for ever, where there is none.
+    pub left: Option<u32>,
 }
 
 /// What one actor said.
@@ -202,6 +215,12 @@ impl fmt::Display for Inspection {
                 Short(error.ago),
                 error.chain.join(", because ")
             )?;
+        }
+        for fault in &self.faults {
+            write!(f, "\n   injected: {}, at {}", fault.what, fault.scope)?;
+            if let Some(left) = fault.left {
+                write!(f, ", {left} more")?;
+            }
         }
         let last = self.actors.len().saturating_sub(1);
         for (nth, answer) in self.actors.iter().enumerate() {

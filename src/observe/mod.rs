@@ -10,6 +10,6 @@ mod inspection;
 pub use binary_log::{BinaryLog, BinaryLogSink, FileSink, InvalidFilter};
 pub use calls::{AttemptKind, CallEvent, CallInfo, CallObserver, Observer};
 pub use inspection::{
-    ActorAnswer, ActorKind, ActorReport, ConnectionReport, ErrorReport, Inspection, PolicyReport,
-    TimerReport, Transition,
+    ActorAnswer, ActorKind, ActorReport, ConnectionReport, ErrorReport, FaultReport, Inspection,
+    PolicyReport, TimerReport, Transition,
 };

@@ -16,6 +16,7 @@ mod deadlines;
 mod dial;
 mod dns;
 mod failures;
+mod faults;
 mod health;
 mod hedging;
 mod idleness;

@@ -113,8 +113,8 @@ async fn a_balancer_that_is_restarted_keeps_dialling_what_was_down() {
 async fn faults_need_a_channel_that_allows_them_and_an_actor_to_suffer_them() {
     let channel = plaintext("ipv4:127.0.0.1:1").build().unwrap();
     let crash = Fault::crash(ActorKind::Balancer);
-    assert_eq!(channel.inject(crash).await, Err(InjectError::NotAllowed));
+    assert_eq!(channel.inject(crash.clone()).await.unwrap_err(), InjectError::NotAllowed);
     let channel = plaintext("ipv4:127.0.0.1:1").allow_injection().build().unwrap();
     let unused = channel.inject(crash).await;
-    assert_eq!(unused, Err(InjectError::NoSuchActor(ActorKind::Balancer)));
+    assert_eq!(unused.unwrap_err(), InjectError::NoSuchActor(ActorKind::Balancer));
 }

@@ -47,6 +47,12 @@ impl Connection {
         first: Option<(Message, bool)>,
         deadline: Option<Instant>,
     ) -> Result<Stream, StreamError> {
+        #[cfg(feature = "test-util")]
+        if let Some(faults) = &self.0.faults
+            && faults.refuses_stream(self.address(), head.path.as_str())
+        {
+            return Err(StreamError::Refused);
+        }
         let admission = &self.0.admission;
         if let Some(admitted) = admission.admit_now(self) {
             return start(admitted, head, first, deadline, Duration::ZERO, Purpose::Call);
@@ -258,6 +264,8 @@ pub(super) fn new(
         round_trip: AtomicU64::new(0),
         keepalive_time: options.keepalive.map(|keepalive| keepalive.time()),
         window: AtomicU32::new(options.initial_connection_window),
+        #[cfg(feature = "test-util")]
+        faults: options.faults.clone(),
     });
     options.receive_buffer.join(&shared);
     let connection = Connection(shared.clone());
@@ -291,6 +299,8 @@ pub(super) struct Shared {
     keepalive_time: Option<Duration>,
     /// What the server may send ahead over all streams, in bytes.
     pub(super) window: AtomicU32,
+    #[cfg(feature = "test-util")]
+    faults: Option<Arc<super::super::Faults>>,
 }
 
 /// The part of a connection under its lock.
