@@ -311,8 +311,9 @@ impl Resolver {
                 life.worker = None;
             }
             life.is_faulty = outcome.is_some();
-            let resolve = outcome.map(super::faults::faulty);
-            life.worker = resolve.map(|it| self.hire(me, serial, it)).or(life.worker.take());
+            if let Some(outcome) = outcome {
+                life.worker = Some(self.hire(me, serial, super::faults::faulty(outcome)));
+            }
         }
         if life.worker.is_none() {
             match self.build() {
