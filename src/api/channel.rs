@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::builder::ChannelBuilder;
 use super::client_stream::ChannelStream;
-use super::codec::EncodedMessage;
+use super::codec::{EncodedMessage, Vtable};
 use super::intercept::{Interceptor, Next, OutgoingCall};
-use super::method::{Cardinality, IntoMethod, PreparedMethod, Vtable};
+use super::method::{Cardinality, IntoMethod, PreparedMethod};
 use super::request::{CallOptions, Request, Response};
 use super::streaming::Streaming;
 use crate::actors::Core;
@@ -122,10 +122,10 @@ impl Channel {
         let result = match &mut begun {
             Ok(Begun { call: Unary::Passed(head, message), vtable }) => {
                 let reply = call::unary(&self.handle.core.shared, head, message).await;
-                answered(head, reply).and_then(|it| it.try_map(|bytes| decode(vtable, bytes)))
+                answered(head, reply).and_then(|it| it.try_map(|bytes| vtable.decode(bytes)))
             }
             Ok(Begun { call: Unary::Intercepted(answer), vtable }) => {
-                answer.await.and_then(|it| it.try_map(|bytes| decode(vtable, bytes)))
+                answer.await.and_then(|it| it.try_map(|bytes| vtable.decode(bytes)))
             }
             Err(status) => Err(status.clone()),
         };
@@ -348,12 +348,6 @@ enum Unary<'a> {
 fn answered(head: &CallHead, reply: Result<Reply, Status>) -> Result<Response<Bytes>, Status> {
     head.events.ended(reply.as_ref().map(drop));
     reply.map(Response::from)
-}
-
-pub(super) fn decode<Req, Resp>(vtable: &Vtable<Req, Resp>, bytes: Bytes) -> Result<Resp, Status> {
-    (vtable.decode)(bytes).map_err(|error| {
-        Status::internal(format!("the response cannot be decoded: {error}")).with_source(error)
-    })
 }
 
 /// As in grpc-go.
