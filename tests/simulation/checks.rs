@@ -185,12 +185,14 @@ fn stands(world: &World, inspection: &Inspection) {
         if report.state == READY && world.network.open_to(address(report)) == 0 {
             wrong("a READY subchannel has no connection");
         }
-        if report.state != READY && report.counters.contains_key("open connections") {
+        if report.state != READY && !report.connections.is_empty() {
             wrong("a subchannel has a connection and is not READY");
         }
-        let count = |name| report.counters.get(name).copied().unwrap_or_default();
-        let allowed = report.counters.get("streams allowed").copied().unwrap_or(u64::MAX);
-        if count("queued streams") > 0 && count("open streams") < allowed {
+        let has_room = report
+            .connections
+            .iter()
+            .any(|it| it.streams_allowed.is_none_or(|allowed| it.open_streams < allowed));
+        if has_room && report.counters.get("queued streams").is_some_and(|queued| *queued > 0) {
             wrong("a call waits for a stream, and there is room for it");
         }
         if !HOSTS.contains(&address(report)) {
@@ -203,9 +205,7 @@ fn stands(world: &World, inspection: &Inspection) {
         }
     }
     let queued = subchannels.values().filter_map(|it| it.counters.get("queued streams"));
-    // A subchannel that is given up keeps calls waiting until its AddrConn hears of it.
-    let is_stalled = Instant::now() <= world.stalled_until;
-    let has_room = inspection.state == Ready && queued.sum::<u64>() == 0 && !is_stalled;
+    let has_room = inspection.state == Ready && queued.sum::<u64>() == 0;
     for (number, call) in world.calls.pending() {
         let is_failing = inspection.state == TransientFailure && !call.wanted.wait_for_ready;
         if call.waits_for_pick() && (has_room || is_failing) {

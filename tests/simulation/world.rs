@@ -36,8 +36,6 @@ pub(crate) struct World {
     config: Config,
     /// How many attempts any config allows that may be in force.
     attempts_max: u32,
-    /// Until when an actor may be stalled.
-    pub(crate) stalled_until: Instant,
     /// Whether configs of this run differ in their retry policies.
     retries_vary: bool,
 }
@@ -104,7 +102,6 @@ impl World {
             chance,
             config,
             attempts_max,
-            stalled_until: Instant::now(),
             retries_vary,
         }
     }
@@ -241,8 +238,6 @@ impl World {
             let millis = self.chance.below(STALL_MILLIS_MAX);
             let time = Duration::from_millis(millis);
             self.trace.tell(format_args!("{actor} stalls for {time:?}"));
-            // One stall may come after the other.
-            self.stalled_until = self.stalled_until.max(Instant::now()) + time;
             Fault::stall(actor, time)
         };
         // There may be no such actor at the moment.
