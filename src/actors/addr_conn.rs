@@ -261,6 +261,10 @@ impl AddrConn {
             }
         });
         self.subchannel.slot.fill(connection.clone());
+        if self.subchannel.is_retired() {
+            // The order to end is still on its way; should this life not come to it, no other will.
+            self.subchannel.drain();
+        }
         self.start_driving(connection, driver);
         self.advance(me, life, Event::Dialed, None);
         self.advance_health(me, life, health::Event::Connected, None);
@@ -529,9 +533,7 @@ impl AddrConn {
             Effect::Drain => {
                 life.growth = None;
                 life.watch = None;
-                if let Some(connection) = self.subchannel.slot.empty() {
-                    connection.siblings().iter().for_each(Connection::drain);
-                }
+                self.subchannel.drain();
             }
         }
     }

@@ -11,6 +11,7 @@ use super::mailbox::Mailbox;
 use crate::call::{SlotTable, SubchannelSlot};
 use crate::policy::lb::SubchannelState;
 use crate::policy::{connection, health};
+use crate::transport::Connection;
 use crate::types::{Address, ConnectivityState, Status, SubchannelId};
 
 /// All subchannels, by id. Only the Balancer adds and removes; everybody reads.
@@ -131,6 +132,8 @@ impl Registry {
         table.slots = None;
         drop(table);
         subchannel.retired.store(true, Ordering::Release);
+        // Its AddrConn may be dead, and is not started again.
+        subchannel.drain();
         subchannel.mailbox.tell(addr_conn::Msg::Retire);
     }
 
@@ -224,6 +227,13 @@ impl Subchannel {
     /// Whether an order to connect has not been obeyed; it is taken as obeyed from now on.
     pub(super) fn take_order(&self) -> bool {
         self.wanted.swap(false, Ordering::AcqRel)
+    }
+
+    /// Takes its connections from the calls; they close when their streams have ended.
+    pub(super) fn drain(&self) {
+        if let Some(connection) = self.slot.empty() {
+            connection.siblings().iter().for_each(Connection::drain);
+        }
     }
 
     pub(super) fn is_retired(&self) -> bool {

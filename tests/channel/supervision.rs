@@ -4,13 +4,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use switchboard::memory::pipe;
+use switchboard::memory::{MemoryConnector, MemoryNetwork, pipe};
 use switchboard::{
-    ActorAnswer, ActorKind, BackoffConfig, CallOptions, Channel, Code, ConnectivityState,
-    EndpointShards, Fault, InjectError, LbContext, LbPolicy, LbPolicyBuilder, LbPolicyConfig, Pick,
-    PickArgs, PickResult, Picker, ReadyEndpoint, ServiceConfigError, Spread, StateChange,
-    SubchannelId,
+    ActorAnswer, ActorKind, Address, BackoffConfig, CallOptions, Channel, Code, ConnectivityState,
+    Endpoint, EndpointShards, Fault, InjectError, LbContext, LbPolicy, LbPolicyBuilder,
+    LbPolicyConfig, ManualResolver, Pick, PickArgs, PickResult, Picker, ReadyEndpoint, Resolution,
+    ServiceConfigError, Spread, StateChange, SubchannelId,
 };
+
+use tokio::task::AbortHandle;
 
 use crate::support::greeter::{BIDI_HELLO, Greeter, SAY_HELLO, ask, hello, target_of};
 use crate::support::mini::answer_all;
@@ -116,10 +118,10 @@ async fn a_balancer_that_is_restarted_keeps_dialling_what_was_down() {
     close_without_leaks(channel, &greeters).await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_connection_that_is_lost_while_every_actor_is_dead_is_made_again_by_way_of_connecting() {
+/// A server over pipes, and the tasks of the connections that it has accepted.
+fn serve() -> (MemoryConnector, Arc<Mutex<Vec<AbortHandle>>>) {
     let (connector, mut listener) = pipe();
-    let accepted = Arc::new(Mutex::new(Vec::new()));
+    let accepted = Arc::<Mutex<Vec<_>>>::default();
     let serving = accepted.clone();
     tokio::spawn(async move {
         while let Some(stream) = listener.accept().await {
@@ -127,18 +129,61 @@ async fn a_connection_that_is_lost_while_every_actor_is_dead_is_made_again_by_wa
             serving.lock().unwrap().push(task.abort_handle());
         }
     });
+    (connector, accepted)
+}
+
+/// Returns while no actor is alive; the next Supervisor comes after a wait.
+async fn kill_all_actors(channel: &Channel) {
+    channel.inject(Fault::crash(ActorKind::Supervisor)).await.unwrap();
+    while channel.inject(Fault::stall(ActorKind::AddrConn, Duration::ZERO)).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subchannel_that_is_given_up_while_its_actor_is_dead_lets_its_connection_go() {
+    let network = MemoryNetwork::new();
+    let mut one = network.listen("one");
+    // It takes connections and says nothing.
+    let _two = network.listen("two");
+    let serving = tokio::spawn(async move {
+        let stream = one.accept().await.unwrap();
+        answer_all(stream, |_| ()).await
+    });
+    let endpoint = |name: &str| Endpoint::from(Address::Name(name.into()));
+    let resolver = ManualResolver::new();
+    resolver.set([endpoint("one")]);
+    let builder = plaintext("manual:greeter").resolver("manual", resolver.clone());
+    let builder = builder.default_service_config(ROUND_ROBIN).connector(network.connector());
+    let channel = builder.allow_injection().build().unwrap();
+    channel.connect();
+    until_state(&channel, ConnectivityState::Ready).await;
+    // The first serves until the other policy is READY; the next Balancer begins with that one.
+    let next = r#"{"loadBalancingConfig":[{"pick_first":{}}]}"#;
+    resolver.set_resolution(Resolution::new([endpoint("two")]).with_service_config(next));
+    until("the other is dialled", async || {
+        reports(&channel)
+            .await
+            .iter()
+            .any(|it| it.id.as_ref().is_some_and(|id| id.ends_with("two")))
+    })
+    .await;
+    assert!(!serving.is_finished());
+    kill_all_actors(&channel).await;
+    until("the first is closed", async || serving.is_finished()).await;
+    channel.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_lost_while_every_actor_is_dead_is_made_again_by_way_of_connecting() {
+    let (connector, accepted) = serve();
     let builder = plaintext("passthrough:server").connector(connector).allow_injection();
     let channel = builder.build().unwrap();
     drop(builder);
     channel.connect();
     until_state(&channel, ConnectivityState::Ready).await;
     let mut changes = channel.watch_state();
-    channel.inject(Fault::crash(ActorKind::Supervisor)).await.unwrap();
-    // The next Supervisor comes after a wait.
-    let nothing = Fault::stall(ActorKind::AddrConn, Duration::ZERO);
-    while channel.inject(nothing).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    kill_all_actors(&channel).await;
     accepted.lock().unwrap()[0].abort();
     until("connected again", async || accepted.lock().unwrap().len() == 2).await;
     channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
