@@ -13,6 +13,7 @@ use super::mailbox::Mailbox;
 use super::registry::Registry;
 use super::{balancer, client_conn, resolver, root, supervisor};
 use crate::call::{Conduct, NoRuntime, RetryLimits, Shared, Snapshot};
+use crate::observe::Observers;
 use crate::policy::backoff::Backoff;
 use crate::policy::idle;
 use crate::policy::lb::{self, DropPicker, Picker};
@@ -30,6 +31,8 @@ use crate::types::{
 /// What the builder decided.
 pub(crate) struct Settings {
     pub(crate) target: Target,
+    /// Who is told what happens.
+    pub(crate) observers: Observers,
     pub(crate) resolver: Arc<dyn BuildResolver>,
     pub(crate) resolver_options: ResolverOptions,
     pub(crate) lb_registry: lb::LbRegistry,

@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::observe::{AttemptKind, CallEvent, CallObserver};
+use crate::observe::{AttemptKind, CallEvent, CallObserver, guarded};
 use crate::types::{Metadata, Status};
 
 /// Those who observe a call: mostly nobody, which costs a branch an event.
@@ -80,7 +80,7 @@ impl Observed {
     #[cold]
     fn tell(&self, event: &CallEvent<'_>) {
         for observer in &self.observers {
-            observer.event(event);
+            guarded(|| observer.event(event));
         }
     }
 

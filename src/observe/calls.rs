@@ -11,7 +11,9 @@ use crate::types::{Address, Metadata, MethodPath, Status};
 ///
 /// Registered with [`ChannelBuilder::observer`](crate::ChannelBuilder::observer). Observers watch:
 /// they change nothing, and what they do runs on the path of the call, so they must be quick and
-/// must not block. Where there are none, an event costs one branch.
+/// must not block. Where there are none, an event costs one branch. One that panics is as one that
+/// did nothing: the panic is caught and logged, and what it was told of goes on. (That needs
+/// `panic = "unwind"`, which is the default.)
 ///
 /// ```
 /// use std::sync::Arc;

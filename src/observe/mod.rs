@@ -4,6 +4,7 @@
 mod binary_log;
 mod calls;
 mod inspection;
+mod observers;
 
 #[cfg(feature = "prost")]
 pub use binary_log::{BinaryLog, BinaryLogSink, FileSink, InvalidFilter};
@@ -12,3 +13,5 @@ pub use inspection::{
     ActorAnswer, ActorKind, ActorReport, ErrorReport, Inspection, PolicyReport, TimerReport,
     Transition,
 };
+
+pub(crate) use observers::{Observers, guarded};
