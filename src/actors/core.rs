@@ -13,7 +13,7 @@ use super::mailbox::Mailbox;
 use super::registry::Registry;
 use super::{balancer, client_conn, resolver, root, supervisor};
 use crate::call::{Conduct, NoRuntime, RetryLimits, Shared, Snapshot};
-use crate::observe::Observers;
+use crate::observe::{ChannelEvent, Observers};
 use crate::policy::backoff::Backoff;
 use crate::policy::idle;
 use crate::policy::lb::{self, DropPicker, Picker};
@@ -233,6 +233,7 @@ impl Core {
             Self {
                 shared: Arc::new(Shared::new(first, settings.conduct(), demand)),
                 dials: Semaphore::new(settings.dials_max.clamp(1, Semaphore::MAX_PERMITS)),
+                registry: Registry::new(settings.observers.clone()),
                 settings,
                 no_config,
                 life: watch::Sender::new(Life::New),
@@ -242,7 +243,6 @@ impl Core {
                 client_conn: Mailbox::new(),
                 resolver: Mailbox::new(),
                 balancer: Mailbox::new(),
-                registry: Registry::default(),
                 tasks: TaskTracker::new(),
                 connections: Mutex::default(),
                 memory: Mutex::default(),
@@ -282,6 +282,7 @@ impl Core {
             config: config.unwrap_or_else(|| self.no_config.clone()),
         });
         if self.shared.states.post(connectivity) {
+            self.settings.observers.tell(|| ChannelEvent::StateChanged { state: connectivity });
             tracing::info!(target: "switchboard", channel = %self.settings.target, state = %connectivity, "channel");
         }
     }

@@ -36,6 +36,7 @@ mod faults;
 mod health;
 mod inspect;
 mod mailbox;
+mod open;
 mod registry;
 mod resolver;
 mod root;

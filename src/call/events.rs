@@ -44,6 +44,12 @@ impl Events {
         }
     }
 
+    /// What observers want the server of an attempt to know.
+    #[inline]
+    pub(super) fn propagated(&self, attempt: u32) -> Metadata {
+        self.0.as_ref().map_or_else(Metadata::new, |observed| observed.propagated(attempt))
+    }
+
     /// Tells of an attempt that begins; gives its number.
     #[inline]
     pub(super) fn attempt_began(&self, kind: AttemptKind) -> u32 {
@@ -82,6 +88,15 @@ impl Observed {
         for observer in &self.observers {
             guarded(|| observer.event(event));
         }
+    }
+
+    #[cold]
+    fn propagated(&self, attempt: u32) -> Metadata {
+        let mut metadata = Metadata::new();
+        for observer in &self.observers {
+            guarded(|| observer.propagate(attempt, &mut metadata));
+        }
+        metadata
     }
 
     #[cold]

@@ -3,12 +3,14 @@
 #[cfg(feature = "prost")]
 mod binary_log;
 mod calls;
+mod channels;
 mod inspection;
 mod observers;
 
 #[cfg(feature = "prost")]
 pub use binary_log::{BinaryLog, BinaryLogSink, FileSink, InvalidFilter};
 pub use calls::{AttemptKind, CallEvent, CallInfo, CallObserver, Observer};
+pub use channels::{ChannelEvent, ChannelInfo, DisconnectReason};
 pub use inspection::{
     ActorAnswer, ActorKind, ActorReport, ErrorReport, Inspection, PolicyReport, TimerReport,
     Transition,

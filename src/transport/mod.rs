@@ -45,7 +45,8 @@ pub(crate) use call_credentials::AllCallCredentials;
 pub(crate) use compression::{DecompressError, decompress};
 pub(crate) use credentials::Security;
 pub(crate) use error::{
-    ConnectError, ConnectFault, ConnectPhase, Disconnect, ErrorCode, NotGrpc, StreamError,
+    ConnectError, ConnectFault, ConnectPhase, Disconnect, DisconnectCause, ErrorCode, NotGrpc,
+    StreamError,
 };
 pub(crate) use health::{ServingStatus, request_for as health_request};
 pub(crate) use http2::{
