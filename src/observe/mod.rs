@@ -6,6 +6,8 @@ mod calls;
 mod channels;
 mod inspection;
 mod observers;
+#[cfg(feature = "otel")]
+mod open_telemetry;
 
 #[cfg(feature = "prost")]
 pub use binary_log::{BinaryLog, BinaryLogSink, FileSink, InvalidFilter};
@@ -14,6 +16,10 @@ pub use channels::{ChannelEvent, ChannelInfo, DisconnectReason};
 pub use inspection::{
     ActorAnswer, ActorKind, ActorReport, ErrorReport, Inspection, PolicyReport, TimerReport,
     Transition,
+};
+#[cfg(feature = "otel")]
+pub use open_telemetry::{
+    GrpcTraceBinPropagator, OpenTelemetry, OpenTelemetryBuilder, UnknownMetric,
 };
 
 pub(crate) use observers::{Observers, guarded};

@@ -31,5 +31,6 @@ mod scaling;
 mod service_config;
 mod streaming;
 mod supervision;
+mod telemetry;
 mod tls;
 mod wrong_input;
