@@ -9,7 +9,7 @@ use opentelemetry::trace::{
     FutureExt as _, SpanId, SpanKind, TraceContextExt as _, Tracer as _, TracerProvider as _,
 };
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
+use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ScopeMetrics};
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, SdkMeterProvider};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
@@ -198,7 +198,7 @@ async fn histograms_have_the_units_and_buckets_of_a66_and_a96() {
     collector.series();
     let exported = collector.metrics.get_finished_metrics().unwrap();
     let mut seen = Vec::new();
-    for metric in exported[0].scope_metrics().flat_map(|scope| scope.metrics()) {
+    for metric in exported[0].scope_metrics().flat_map(ScopeMetrics::metrics) {
         let bounds: Option<Vec<f64>> = match metric.data() {
             AggregatedMetrics::F64(MetricData::Histogram(it)) => {
                 it.data_points().next().map(|point| point.bounds().collect())
@@ -620,14 +620,14 @@ const SIZES: [f64; 14] = [
     1024.0,
     2048.0,
     4096.0,
-    16384.0,
-    65536.0,
-    262144.0,
-    1048576.0,
-    4194304.0,
-    16777216.0,
-    67108864.0,
-    268435456.0,
-    1073741824.0,
-    4294967296.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+    268_435_456.0,
+    1_073_741_824.0,
+    4_294_967_296.0,
 ];

@@ -75,7 +75,7 @@ impl TextMapPropagator for TraceContext {
     }
 }
 
-/// Tells of a span in `grpc-trace-bin` (A72), which gRPC's OpenCensus plugins understand: for the
+/// Tells of a span in `grpc-trace-bin` (A72), which gRPC's `OpenCensus` plugins understand: for the
 /// time in which not all servers have OpenTelemetry.
 ///
 /// With an [`OpenTelemetry`](super::OpenTelemetry) the value travels as bytes; with other carriers
