@@ -187,7 +187,8 @@ fn telemetry() -> Telemetry {
     let meters = SdkMeterProvider::builder()
         .with_periodic_exporter(InMemoryMetricExporter::default())
         .build();
-    Telemetry(OpenTelemetry::builder().meter_provider(&meters))
+    // It lives as long as the process, as that of a service does.
+    Telemetry(OpenTelemetry::builder().meter_provider(Box::leak(Box::new(meters))))
 }
 
 impl Telemetry {

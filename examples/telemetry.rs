@@ -91,7 +91,9 @@ fn show_metrics(exported: &[ResourceMetrics]) -> BTreeSet<String> {
             AggregatedMetrics::I64(data) => write_down(what, data, &mut lines),
         }
     }
-    lines.iter().for_each(|line| println!("{line}"));
+    for line in &lines {
+        println!("{line}");
+    }
     lines.iter().filter_map(|line| Some(line.split_once(' ')?.0.to_owned())).collect()
 }
 
