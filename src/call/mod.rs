@@ -156,7 +156,11 @@ impl CallHead {
         if failed == 0 && propagated.is_empty() {
             return proof;
         }
-        let mut metadata = proof.unwrap_or_else(|| terms.metadata(self).clone());
+        let mut metadata = match proof {
+            Some(proof) => proof,
+            None if failed == 0 && terms.metadata(self).is_empty() => return Some(propagated),
+            None => terms.metadata(self).clone(),
+        };
         if failed > 0 {
             metadata.set_previous_attempts(failed);
         }

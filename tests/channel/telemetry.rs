@@ -12,7 +12,7 @@ use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ScopeMetrics};
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, SdkMeterProvider};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use opentelemetry_sdk::trace::{InMemorySpanExporter, Sampler, SdkTracerProvider, SpanData};
 use switchboard::{
     CallEvent, CallInfo, CallObserver, CallOptions, Channel, ChannelBuilder, ChannelEvent,
     ChannelInfo, Code, Compression, ConnectivityState, GrpcTraceBinPropagator, Observer,
@@ -504,6 +504,22 @@ async fn a_server_is_told_of_the_span_in_the_ways_that_are_chosen_and_in_place_o
     assert_eq!(binary[2..18], span.trace_id().to_bytes());
     assert_eq!(binary[19..27], span.span_id().to_bytes());
     assert_eq!(reply.metadata().get("echo"), Some("kept"));
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_sampled_makes_no_span_and_the_server_hears_that() {
+    let collector = Collector::new();
+    let tracers = SdkTracerProvider::builder()
+        .with_sampler(Sampler::AlwaysOff)
+        .with_simple_exporter(collector.spans.clone())
+        .build();
+    let telemetry = OpenTelemetry::builder().tracer_provider(&tracers).build().unwrap();
+    let (channel, greeter) = observed(telemetry, |it| it.default_service_config(RETRIES)).await;
+    let reply = channel.invoke(&SAY_HELLO, ask(FLAKY)).await.unwrap();
+    let told = reply.metadata().get("traceparent").unwrap();
+    assert!(told.starts_with("00-") && told.ends_with("-00"), "{told}");
+    assert!(collector.ended().is_empty());
     close_without_leaks(channel, &greeter).await;
 }
 

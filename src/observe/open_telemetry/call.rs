@@ -45,7 +45,7 @@ impl Call {
             .metrics
             .is_some()
             .then(|| call_labels(path, call.is_known, inner.method_filter.as_ref(), call.target));
-        let span = inner.tracing.as_ref().map(|tracing| tracing.call(path));
+        let span = inner.tracing.as_ref().map(|tracing| tracing.call(call.method));
         Self { inner, labels, span, began: now(), state: Mutex::default() }
     }
 

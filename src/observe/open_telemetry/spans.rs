@@ -11,7 +11,7 @@ use opentelemetry::{Context, KeyValue};
 
 use super::metrics::code_name;
 use super::propagation::Carrier;
-use crate::types::{Metadata, Status};
+use crate::types::{Metadata, MethodPath, Status};
 
 /// A tracer, whatever its spans are.
 pub(super) trait StartSpan: Send + Sync {
@@ -35,20 +35,24 @@ pub(super) struct Tracing {
 }
 
 impl Tracing {
-    /// Begins the span of a call of the method that `path` names, below the one of this task.
-    pub(super) fn call(&self, path: &str) -> CallSpan {
-        let method = path.strip_prefix('/').unwrap_or(path).replace('/', ".");
-        let builder = SpanBuilder::from_name(format!("Sent.{method}")).with_kind(SpanKind::Client);
+    /// Begins the span of a call of `method`, below the one of this task.
+    pub(super) fn call(&self, method: &MethodPath) -> CallSpan {
+        let method = method.clone();
+        let builder = SpanBuilder::from_name(name("Sent", &method)).with_kind(SpanKind::Client);
         let context = Context::map_current(|parent| self.tracer.start(builder, parent));
         let is_recording = context.span().is_recording();
         let has_waited = AtomicBool::new(false);
         CallSpan { context, method, is_recording, has_waited, sizes: Mutex::default() }
     }
 
-    /// Begins the span of an attempt.
+    /// Begins the span of an attempt. Where that of the call is not recorded this has none of its
+    /// own, which would not be either, and the server is told of the call's.
     pub(super) fn attempt(&self, call: &CallSpan, before: u64, transparent: bool) -> AttemptSpan {
-        // One that is not recorded tells its own span apart all the same.
-        let builder = SpanBuilder::from_name(format!("Attempt.{}", call.method));
+        if !call.is_recording {
+            let context = call.context.clone();
+            return AttemptSpan { context, is_recording: false, sent: 0, received: 0 };
+        }
+        let builder = SpanBuilder::from_name(name("Attempt", &call.method));
         let attributes = [
             KeyValue::new("previous-rpc-attempts", as_int(before)),
             KeyValue::new("transparent-retry", transparent),
@@ -67,8 +71,7 @@ impl Tracing {
 /// The span of a call.
 pub(super) struct CallSpan {
     context: Context,
-    /// The method, with dots.
-    method: String,
+    method: MethodPath,
     is_recording: bool,
     /// Whether it is told that the call waited for names.
     has_waited: AtomicBool,
@@ -124,7 +127,9 @@ impl CallSpan {
     }
 
     pub(super) fn end(&self, result: Result<(), &Status>) {
-        end(&self.context, result);
+        if self.is_recording {
+            end(&self.context, result);
+        }
     }
 
     fn sizes(&self) -> MutexGuard<'_, Sizes> {
@@ -178,8 +183,18 @@ impl AttemptSpan {
     }
 
     pub(super) fn end(self, result: Result<(), &Status>) {
-        end(&self.context, result);
+        if self.is_recording {
+            end(&self.context, result);
+        }
     }
+}
+
+/// The name of a span: gRPC has dots for the slashes of a method.
+fn name(kind: &str, method: &MethodPath) -> String {
+    let mut name = String::with_capacity(kind.len() + method.as_str().len());
+    name.push_str(kind);
+    name.extend(method.as_str().chars().map(|it| if it == '/' { '.' } else { it }));
+    name
 }
 
 fn end(context: &Context, result: Result<(), &Status>) {
