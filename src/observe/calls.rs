@@ -121,7 +121,7 @@ pub enum CallEvent<'a> {
         peer: &'a Address,
         /// The name that it is addressed by.
         authority: &'a str,
-        /// The application's metadata, that of interceptors and credentials included.
+        /// The application's metadata, that of interceptors, credentials and observers included.
         metadata: &'a Metadata,
         /// What is left until the deadline.
         timeout: Option<Duration>,

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use opentelemetry::propagation::TextMapCompositePropagator;
 use opentelemetry::trace::{
     FutureExt as _, SpanId, SpanKind, TraceContextExt as _, Tracer as _, TracerProvider as _,
@@ -14,15 +15,15 @@ use opentelemetry_sdk::metrics::{InMemoryMetricExporter, SdkMeterProvider};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, Sampler, SdkTracerProvider, SpanData};
 use switchboard::{
-    CallEvent, CallInfo, CallObserver, CallOptions, Channel, ChannelBuilder, ChannelEvent,
-    ChannelInfo, Code, Compression, ConnectivityState, GrpcTraceBinPropagator, Observer,
-    OpenTelemetry, OpenTelemetryBuilder,
+    ActorKind, CallEvent, CallInfo, CallObserver, CallOptions, Channel, ChannelBuilder,
+    ChannelEvent, ChannelInfo, Code, Compression, ConnectivityState, Fault, GrpcTraceBinPropagator,
+    Observer, OpenTelemetry, OpenTelemetryBuilder, memory,
 };
 
 use crate::support::greeter::{
     BIDI_HELLO, FLAKY, Greeter, HelloReply, HelloRequest, SAY_HELLO, ask, hello, target_of,
 };
-use crate::support::{ROUND_ROBIN, close_without_leaks, plaintext, until, until_state};
+use crate::support::{ROUND_ROBIN, close_without_leaks, plaintext, reports, until, until_state};
 
 /// Takes in what a channel tells.
 struct Collector {
@@ -122,10 +123,8 @@ fn labels<'a>(attributes: impl Iterator<Item = &'a KeyValue>) -> String {
     let (target, others): (Vec<_>, Vec<_>) = attributes
         .map(|it| format!("{}={}", it.key, it.value))
         .partition(|it| it.starts_with("grpc.target="));
-    assert!(
-        target.len() == 1 && target[0].starts_with("grpc.target=ipv4:127.0.0.1:"),
-        "{target:?}"
-    );
+    let is_whole = |it: &String| it.contains("=ipv4:127.0.0.1:") || it.contains("=passthrough:");
+    assert!(target.len() == 1 && target.iter().all(is_whole), "{target:?}");
     let mut others = others;
     others.sort();
     format!("{{{}}}", others.join(","))
@@ -353,6 +352,76 @@ async fn connections_are_counted_as_they_come_up_fail_and_end() {
     );
     for state in ["CONNECTING", "READY", "TRANSIENT_FAILURE"] {
         assert!(subchannels().contains(&format!("{} = 0", states(state))), "{state}");
+    }
+}
+
+// spec: A96/transparent-retries
+#[tokio::test]
+async fn what_a_server_refuses_is_a_transparent_retry_and_no_previous_attempt() {
+    let collector = Collector::new();
+    let (connector, mut listener) = memory::pipe();
+    let server = tokio::spawn(async move {
+        let mut connection = h2::server::handshake(listener.accept().await.unwrap()).await.unwrap();
+        let mut calls = 0;
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            calls += 1;
+            if calls == 1 {
+                respond.send_reset(h2::Reason::REFUSED_STREAM);
+                continue;
+            }
+            let grpc = http::Response::builder().header("content-type", "application/grpc");
+            let mut body = respond.send_response(grpc.body(()).unwrap(), false).unwrap();
+            body.send_data(Bytes::from_static(&[0; 5]), false).unwrap();
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", 0.into());
+            body.send_trailers(trailers).unwrap();
+        }
+    });
+    let telemetry = all(&collector, |it| it);
+    let builder = plaintext("passthrough:server").connector(connector).observer(telemetry);
+    let channel = builder.build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    let method = "grpc.method=helloworld.Greeter/SayHello";
+    let seen = collector.series_of("grpc.client.call.transparent_retries");
+    assert_eq!(seen, [format!("grpc.client.call.transparent_retries {{{method}}} = 1 in 1")]);
+    assert!(collector.series_of("grpc.client.call.retries").is_empty());
+    let attempts: Vec<_> = collector.ended()[..2].iter().map(|it| shown(it)[0].clone()).collect();
+    assert!(attempts[0].contains("[previous-rpc-attempts=0 transparent-retry=false] Error"));
+    assert!(attempts[1].contains("[previous-rpc-attempts=0 transparent-retry=true] Ok"));
+    channel.close().await;
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_crash_leaves_nothing_counted_that_has_ended() {
+    for actor in [
+        ActorKind::Supervisor,
+        ActorKind::ClientConn,
+        ActorKind::Resolver,
+        ActorKind::Balancer,
+        ActorKind::AddrConn,
+    ] {
+        let collector = Collector::new();
+        let json = |it: ChannelBuilder| it.allow_injection().default_service_config(ROUND_ROBIN);
+        let (channel, greeter) = observed(collector.metrics(), json).await;
+        let open = || collector.series_of("grpc.subchannel.open_connections");
+        let counted = |count: u32| {
+            format!("grpc.subchannel.open_connections {{grpc.security_level=none}} = {count}")
+        };
+        until("it is open", async || open() == [counted(1)]).await;
+        channel.inject(Fault::crash(actor)).await.unwrap();
+        until("it is back", async || {
+            let reports = reports(&channel).await;
+            reports.iter().any(|it| it.actor == actor && it.restarts > 0)
+        })
+        .await;
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        assert_eq!(open(), [counted(1)], "{actor}");
+        close_without_leaks(channel, &greeter).await;
+        assert_eq!(open(), [counted(0)], "{actor}");
+        for series in collector.series_of("grpc.subchannel.states") {
+            assert!(series.ends_with("= 0"), "{actor}: {series}");
+        }
     }
 }
 
