@@ -22,7 +22,8 @@ impl<'a> ChannelInfo<'a> {
 /// What happens to a channel, its calls aside.
 ///
 /// Whatever begins comes to an end: a connection that was opened is disconnected once and then
-/// closed, and each subchannel ends in SHUTDOWN, also where an actor crashed meanwhile.
+/// closed, and each subchannel ends in SHUTDOWN, also where an actor crashed meanwhile. That of a
+/// subchannel may come a little after the channel has closed.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum ChannelEvent<'a> {

@@ -315,6 +315,7 @@ async fn a_connection_and_its_states_are_told_from_the_dial_to_the_end() {
     assert_eq!(sights.of("connection"), connection);
     assert_eq!(sights.of("dial"), ["dial succeeded"]);
     close_without_leaks(channel, &greeter).await;
+    until("the subchannel is gone", async || sights.of("subchannel").len() == 4).await;
     assert_eq!(
         sights.of("subchannel"),
         [
@@ -360,6 +361,9 @@ async fn a_dial_that_is_given_up_has_neither_succeeded_nor_failed() {
     .await;
     close_without_leaks(channel, &[]).await;
     assert_eq!(sights.of("dial"), ["dial failed: 10.0.0.1:1: connection refused"]);
-    assert_eq!(sights.of("subchannel").iter().filter(|it| it.ends_with("SHUTDOWN")).count(), 2);
+    until("both are gone", async || {
+        sights.of("subchannel").iter().filter(|it| it.ends_with("SHUTDOWN")).count() == 2
+    })
+    .await;
     assert!(sights.of("connection").is_empty());
 }
