@@ -72,9 +72,10 @@ impl Case {
 
     /// Who takes part.
     pub(crate) const fn clients(self) -> &'static [Kind] {
-        match self.server {
-            Server::Null | Server::Tonic => &Kind::ALL,
-            Server::NullTls => &[Kind::Switchboard, Kind::Tonic],
+        match (self.server, self.call) {
+            (Server::Null | Server::Tonic, Call::Unary) => &Kind::ALL,
+            (Server::Null | Server::Tonic, Call::PingPong | Call::ServerStream) => &Kind::PLAIN,
+            (Server::NullTls, _) => &[Kind::Switchboard, Kind::Tonic],
         }
     }
 

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cases::{Call, Case, Server};
@@ -148,6 +148,9 @@ struct TakeSample {
     /// Over TLS, with the roots in this folder
     #[arg(long)]
     tls: Option<PathBuf>,
+    /// Whether it can be asked about its health
+    #[arg(long, action = ArgAction::Set)]
+    has_health: bool,
     #[arg(long)]
     call: Call,
     #[arg(long)]
@@ -322,7 +325,11 @@ fn measure_case(
         for turn in 0..clients.len() {
             let index = (round + turn) % clients.len();
             let client = clients[index];
-            let target = Target { address: server.address, tls: tls.map(Path::to_owned) };
+            let target = Target {
+                address: server.address,
+                tls: tls.map(Path::to_owned),
+                has_health: case.server == Server::Tonic,
+            };
             let sample = run_client(client, &target, case, cores, settings);
             samples[index].push(sample.with_context(|| client.to_string())?);
         }
@@ -381,6 +388,7 @@ fn run_client(
         .with("--held", &settings.held)
         .with("--warm-up", &settings.warm_up.as_secs_f64())
         .with("--measure", &settings.measure.as_secs_f64())
+        .with("--has-health", &server.has_health)
         .with_some("--core", cores.client);
     let within = settings.warm_up + settings.measure + Duration::from_secs(20);
     let line = child::run(arguments, within)?;
@@ -430,7 +438,11 @@ fn take_sample(arguments: &TakeSample) -> Result<()> {
         measure: arguments.measure,
     };
     let runtime = runtime(arguments.workers)?;
-    let target = Target { address: arguments.server, tls: arguments.tls.clone() };
+    let target = Target {
+        address: arguments.server,
+        tls: arguments.tls.clone(),
+        has_health: arguments.has_health,
+    };
     let sampling = arguments.client.measure(&target, &plan);
     let sample = runtime.block_on(sampling)?;
     child::say(&serde_json::to_string(&sample)?)?;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use switchboard::{ActorAnswer, CallOptions, Channel, Code, Streaming};
+use switchboard::{ActorAnswer, CallOptions, Channel, Code, ConnectionReport, Streaming};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -63,7 +63,7 @@ async fn cancel<Req, Resp>(
     until_no_stream_is_open(&channel).await?;
     empty_unary(&channel).await.context("after the call that is cancelled")?;
     // The three calls so far went over one connection: this one has seen them all.
-    let streams = counter(&channel, "streams").await?;
+    let streams = connection(&channel).await?.streams;
     ensure!(streams == 3, "expected one connection of 3 streams to go on, found {streams} on it");
     if flags.is_plaintext() {
         until_sent(&frames, before, Kind::Reset(CANCEL)).await?;
@@ -102,7 +102,7 @@ async fn until_sent(frames: &watch::Sender<Vec<Frame>>, before: usize, kind: Kin
 
 async fn until_no_stream_is_open(channel: &Channel) -> Result<()> {
     let give_up_at = Instant::now() + WAIT_MAX;
-    while counter(channel, "open streams").await? > 0 {
+    while connection(channel).await?.open_streams > 0 {
         ensure!(
             Instant::now() < give_up_at,
             "expected a cancelled call to be over, and it is open"
@@ -112,14 +112,14 @@ async fn until_no_stream_is_open(channel: &Channel) -> Result<()> {
     Ok(())
 }
 
-/// What the one live connection has counted.
-async fn counter(channel: &Channel, name: &str) -> Result<u64> {
+/// The one live connection.
+async fn connection(channel: &Channel) -> Result<ConnectionReport> {
     let inspection = channel.inspect().await;
-    let counters = inspection.actors.iter().find_map(|actor| match actor {
-        ActorAnswer::Answered(report) => report.counters.get(name),
+    let connection = inspection.actors.iter().find_map(|actor| match actor {
+        ActorAnswer::Answered(report) => report.connections.first(),
         ActorAnswer::Silent { .. } => None,
     });
-    counters.copied().with_context(|| format!("expected a live connection, found {inspection}"))
+    connection.cloned().with_context(|| format!("expected a live connection, found {inspection}"))
 }
 
 /// How long something may take that is done at once.

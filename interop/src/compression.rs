@@ -1,7 +1,7 @@
 //! `compression`: messages that are compressed, or not, both ways. What went over the wire tells.
 
 use anyhow::{Context as _, Result, ensure};
-use switchboard::{ActorAnswer, CallOptions, Channel, Compression, Request};
+use switchboard::{ActorAnswer, CallOptions, Channel, Compression, ConnectionReport, Request};
 
 use crate::cases::{check_payload, expect_end, expect_response, number, open, send, zeros};
 use crate::proto::{
@@ -63,14 +63,13 @@ struct Traffic {
 impl Traffic {
     async fn of(channel: &Channel) -> Result<Self> {
         let actors = channel.inspect().await.actors.into_iter();
-        let mut counted = actors.filter_map(|actor| match actor {
-            ActorAnswer::Answered(report) => Some(Self {
-                sent: *report.counters.get("bytes sent")?,
-                received: *report.counters.get("bytes received")?,
-            }),
+        let mut connections = actors.filter_map(|actor| match actor {
+            ActorAnswer::Answered(report) => report.connections.into_iter().next(),
             ActorAnswer::Silent { .. } => None,
         });
-        counted.next_back().context("expected a connection that counts its bytes")
+        let ConnectionReport { bytes_sent: sent, bytes_received: received, .. } =
+            connections.next().context("expected a connection that counts its bytes")?;
+        Ok(Self { sent, received })
     }
 
     fn check_since(self, before: Self, sends: bool, receives: bool) -> Result<()> {

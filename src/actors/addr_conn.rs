@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 #[cfg(feature = "test-util")]
-use super::faults::Fault;
+use super::faults::Blow;
 use super::health::{Said, Watch, fact, failed, not_serving};
 use super::open::{Open, tell_of_dial};
 use super::registry::{Health, Standing, Subchannel};
@@ -24,7 +24,7 @@ use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, balancer, resolver};
 use crate::call::WatchEnd;
-use crate::observe::{ActorKind, ActorReport};
+use crate::observe::{ActorKind, ActorReport, ConnectionReport};
 use crate::policy::chance::Dice;
 use crate::policy::connection::{Effect, Event, State, Timing};
 use crate::policy::{health, scaling};
@@ -49,7 +49,7 @@ pub(crate) enum Msg {
     Inspect(oneshot::Sender<ActorReport>),
     /// Suffer this.
     #[cfg(feature = "test-util")]
-    Inject(Fault),
+    Inject(Blow),
     /// Something of its own came to its end.
     Own(Own),
 }
@@ -134,7 +134,12 @@ impl Actor for AddrConn {
             health_timer: Timer::new(self.core.tasks.clone()),
             watch: None,
             watches: 0,
-            vitals: Vitals::new(ActorKind::AddrConn, Some(self.subchannel.name()), restarts),
+            vitals: Vitals::new(
+                &self.core,
+                ActorKind::AddrConn,
+                Some(self.subchannel.name()),
+                restarts,
+            ),
         };
         self.resume(&me, &mut life);
         Ok(life)
@@ -164,7 +169,7 @@ impl Actor for AddrConn {
             Msg::MindHealth => self.mind_health(&me, life),
             Msg::Inspect(reply) => self.inspect(life, reply),
             #[cfg(feature = "test-util")]
-            Msg::Inject(fault) => fault.suffer().await,
+            Msg::Inject(blow) => blow.suffer().await,
             Msg::Own(Own(completion)) => self.complete(&me, life, completion),
         }
         Ok(())
@@ -186,6 +191,9 @@ impl AddrConn {
                 }
                 // The watch has ended with the life that held it.
                 self.move_watch(me, life);
+                // So may have word of calls that wait.
+                self.subchannel.look();
+                self.scale(me, life, scaling::Event::Looked);
             }
             State::Connecting { deadline, .. } => {
                 self.dial_first(me, life, Instant::from_std(deadline));
@@ -486,29 +494,7 @@ impl AddrConn {
         report.facts.insert("health", fact(&self.subchannel.health()));
         if let Some(connection) = self.subchannel.slot.connection() {
             report.counters.insert("queued streams", connection.queued_streams() as u64);
-            let siblings = connection.siblings();
-            report.counters.insert("open connections", siblings.len() as u64);
-            for connection in siblings.iter() {
-                let traffic = connection.traffic();
-                for (name, count) in [
-                    ("open streams", connection.open_streams() as u64),
-                    ("streams", traffic.streams_started),
-                    ("messages sent", traffic.messages_sent),
-                    ("messages received", traffic.messages_received),
-                    ("bytes sent", traffic.bytes_written),
-                    ("bytes received", traffic.bytes_read),
-                ] {
-                    *report.counters.entry(name).or_default() += count;
-                }
-            }
-            report.facts.insert("security", connection.security_level().to_string());
-            if let Some(round_trip) = connection.round_trip() {
-                report.facts.insert("round trip", format!("{round_trip:.1?}"));
-            }
-            let allowed = connection.max_concurrent_streams();
-            if allowed < NO_LIMIT {
-                report.counters.insert("streams allowed", allowed as u64);
-            }
+            report.connections = connection.siblings().iter().map(report_of).collect();
         }
         // Whoever asked may have stopped waiting.
         let _ = reply.send(report);
@@ -565,7 +551,7 @@ impl AddrConn {
                 tracing::info!(target: "switchboard", %address, state = %connectivity, "subchannel");
             }
         }
-        life.vitals.enter(connectivity.to_string());
+        life.vitals.enter_because(connectivity.to_string(), error.map(Status::message));
         self.subchannel.lives.prove();
         if connectivity == ConnectivityState::Shutdown {
             me.stop(None);
@@ -660,6 +646,24 @@ async fn drive(
         core.shared.activity.over_at(over_at);
     }
     core.connections().remove(key);
+}
+
+fn report_of(connection: &Connection) -> ConnectionReport {
+    let (traffic, allowed) = (connection.traffic(), connection.max_concurrent_streams());
+    ConnectionReport {
+        open_streams: connection.open_streams(),
+        streams_allowed: Some(allowed).filter(|allowed| *allowed < NO_LIMIT),
+        streams: traffic.streams_started,
+        messages_sent: traffic.messages_sent,
+        messages_received: traffic.messages_received,
+        bytes_sent: traffic.bytes_written,
+        bytes_received: traffic.bytes_read,
+        receive_window: connection.window(),
+        round_trip: connection.round_trip(),
+        keepalive_time: connection.keepalive_time(),
+        security: connection.security_level().to_string(),
+        tls: connection.protection().map(str::to_owned),
+    }
 }
 
 /// What a server that sets no limit to streams amounts to.

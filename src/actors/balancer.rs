@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::client_conn::{self, Published};
 #[cfg(feature = "test-util")]
-use super::faults::Fault;
+use super::faults::Blow;
 use super::registry::Subchannel;
 use super::timer::Timer;
 use super::vitals::Vitals;
@@ -49,7 +49,10 @@ pub(crate) enum Msg {
     Inspect(oneshot::Sender<(ActorReport, Option<PolicyReport>)>),
     /// Suffer this.
     #[cfg(feature = "test-util")]
-    Inject(Fault),
+    Inject(Blow),
+    /// Have a policy panic.
+    #[cfg(feature = "test-util")]
+    BreakPolicy,
     /// Something of its own came to its end.
     Own(Own),
 }
@@ -110,7 +113,7 @@ impl Actor for Balancer {
             health_service: None,
             era: self.core.memory().era,
             pickers: 0,
-            vitals: Vitals::new(ActorKind::Balancer, None, restarts),
+            vitals: Vitals::new(&self.core, ActorKind::Balancer, None, restarts),
         };
         self.resume(&me, &mut life);
         Ok(life)
@@ -135,7 +138,11 @@ impl Actor for Balancer {
             Msg::LetGo => self.let_go(life),
             Msg::Inspect(reply) => self.inspect(life, reply),
             #[cfg(feature = "test-util")]
-            Msg::Inject(fault) => fault.suffer().await,
+            Msg::Inject(blow) => blow.suffer().await,
+            #[cfg(feature = "test-util")]
+            Msg::BreakPolicy => {
+                self.act(&me, life, |_, _| panic!("policy panic injected by a test"));
+            }
         }
         Ok(())
     }
@@ -319,7 +326,10 @@ impl Balancer {
 
     fn inspect(&self, life: &Life, reply: oneshot::Sender<(ActorReport, Option<PolicyReport>)>) {
         let timer = life.timer.fires_at().map(|at| ("next connection attempt", at));
-        let report = life.vitals.report(self.core.balancer.depth(), timer);
+        let mut report = life.vitals.report(self.core.balancer.depth(), timer);
+        if let Some(published) = &self.core.memory().published {
+            report.facts.insert("picker", published.picker.inspect());
+        }
         let policy = Some(life.tree.inspect()).filter(|tree| !tree.children.is_empty());
         // Whoever asked may have stopped waiting.
         let _ = reply.send((report, policy));

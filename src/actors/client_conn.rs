@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::core::Resolved;
 #[cfg(feature = "test-util")]
-use super::faults::Fault;
+use super::faults::Blow;
 use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, balancer, resolver};
@@ -40,7 +40,10 @@ pub(crate) enum Msg {
     Inspect(oneshot::Sender<ActorReport>),
     /// Suffer this.
     #[cfg(feature = "test-util")]
-    Inject(Fault),
+    Inject(Blow),
+    /// What befalls the channel is something else now.
+    #[cfg(feature = "test-util")]
+    FaultsChanged,
     /// Something of its own came to its end.
     Own(Own),
 }
@@ -88,6 +91,7 @@ impl Actor for ClientConn {
             idle: idle::State::default(),
             timer: Timer::new(self.core.tasks.clone()),
             vitals: Vitals::new(
+                &self.core,
                 ActorKind::ClientConn,
                 None,
                 self.core.lives.client_conn.restarts(),
@@ -115,7 +119,9 @@ impl Actor for ClientConn {
             Msg::Close(done) => self.close(life, done),
             Msg::Inspect(reply) => self.inspect(life, reply),
             #[cfg(feature = "test-util")]
-            Msg::Inject(fault) => fault.suffer().await,
+            Msg::Inject(blow) => blow.suffer().await,
+            #[cfg(feature = "test-util")]
+            Msg::FaultsChanged => self.core.publish_again(),
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::mailbox::Mailbox;
+use super::news::News;
 use super::registry::Registry;
 use super::{balancer, client_conn, resolver, root, supervisor};
 use crate::call::{Conduct, NoRuntime, RetryLimits, Shared, Snapshot};
@@ -61,8 +62,6 @@ pub(crate) struct Settings {
     pub(crate) connection: ConnectionOptions,
     pub(crate) seed: u64,
     pub(crate) runtime: Option<Handle>,
-    #[cfg_attr(not(feature = "test-util"), expect(dead_code, reason = "read where faults exist"))]
-    pub(crate) allow_injection: bool,
 }
 
 /// When servers are asked whether they serve.
@@ -107,6 +106,8 @@ pub(crate) struct Core {
     pub(super) registry: Registry,
     /// A place for each dial that may be under way.
     pub(super) dials: Semaphore,
+    /// Word that something is new.
+    pub(crate) news: News,
     /// Every task of the channel that is not an actor.
     pub(super) tasks: TaskTracker,
     connections: Mutex<slab::Slab<Connection>>,
@@ -192,6 +193,9 @@ pub(super) struct Memory {
     keepalive_time: Option<Duration>,
     /// When the last connection ended, and why.
     pub(super) disconnect: Option<(Instant, Disconnect)>,
+    /// What was published last.
+    #[cfg(feature = "test-util")]
+    last_published: Option<(ConnectivityState, Arc<dyn Picker>)>,
 }
 
 impl Memory {
@@ -243,6 +247,7 @@ impl Core {
                 client_conn: Mailbox::new(),
                 resolver: Mailbox::new(),
                 balancer: Mailbox::new(),
+                news: News::new(),
                 tasks: TaskTracker::new(),
                 connections: Mutex::default(),
                 memory: Mutex::default(),
@@ -273,6 +278,8 @@ impl Core {
         let memory = self.memory();
         let config = memory.config.clone();
         drop(memory);
+        #[cfg(feature = "test-util")]
+        let picker = self.befallen(connectivity, picker);
         self.shared.cell.publish(Snapshot {
             generation: Generation::default(),
             connectivity,
@@ -281,9 +288,35 @@ impl Core {
             slots: self.registry.slots(),
             config: config.unwrap_or_else(|| self.no_config.clone()),
         });
+        self.news.tell();
         if self.shared.states.post(connectivity) {
             self.settings.observers.tell(|| ChannelEvent::StateChanged { state: connectivity });
             tracing::info!(target: "switchboard", channel = %self.settings.target, state = %connectivity, "channel");
+        }
+    }
+
+    /// What is published in the place of `picker` where calls are to fail. What was published last
+    /// is remembered, for when they are not any more.
+    #[cfg(feature = "test-util")]
+    fn befallen(
+        &self,
+        connectivity: ConnectivityState,
+        picker: Arc<dyn Picker>,
+    ) -> Arc<dyn Picker> {
+        let Some(faults) = self.faults() else { return picker };
+        self.memory().last_published = Some((connectivity, picker.clone()));
+        match faults.calls() {
+            Some(status) => Arc::new(lb::FailPicker(status)),
+            None => picker,
+        }
+    }
+
+    /// Publishes what was published last, under what befalls the channel now.
+    #[cfg(feature = "test-util")]
+    pub(super) fn publish_again(&self) {
+        let last = self.memory().last_published.clone();
+        if let Some((connectivity, picker)) = last {
+            self.publish(connectivity, picker);
         }
     }
 

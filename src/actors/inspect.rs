@@ -1,45 +1,75 @@
 //! Asking every actor how it stands.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::registry::Subchannel;
 use super::{Core, addr_conn, balancer, client_conn, resolver, supervisor};
-use crate::observe::{ActorAnswer, ActorKind, ActorReport, ErrorReport, Inspection};
+use crate::observe::{ActorAnswer, ActorKind, ActorReport, ErrorReport, Inspection, PolicyReport};
+
+/// One actor of a channel, whichever life of it is at work.
+#[derive(Clone)]
+pub(crate) struct Part {
+    kind: ActorKind,
+    /// Whose `AddrConn` it is.
+    subchannel: Option<Arc<Subchannel>>,
+}
+
+/// An answer that is on its way.
+enum Asked {
+    Report(Option<oneshot::Receiver<ActorReport>>),
+    WithTree(Option<oneshot::Receiver<(ActorReport, Option<PolicyReport>)>>),
+}
+
+impl Part {
+    pub(crate) fn kind(&self) -> ActorKind {
+        self.kind
+    }
+
+    /// Which of its kind.
+    pub(crate) fn id(&self) -> Option<String> {
+        self.subchannel.as_ref().map(|subchannel| subchannel.name())
+    }
+
+    #[cfg(feature = "test-util")]
+    pub(super) fn subchannel(&self) -> Option<&Subchannel> {
+        self.subchannel.as_deref()
+    }
+}
 
 impl Core {
+    /// The actors of a channel that runs: Supervisor, `ClientConn`, Resolver, Balancer, then one
+    /// `AddrConn` for each address.
+    pub(crate) fn parts(&self) -> Vec<Part> {
+        if self.shared.runtime.get().is_none() || self.is_ending() {
+            return Vec::new();
+        }
+        let alone = [
+            ActorKind::Supervisor,
+            ActorKind::ClientConn,
+            ActorKind::Resolver,
+            ActorKind::Balancer,
+        ];
+        let alone = alone.into_iter().map(|kind| Part { kind, subchannel: None });
+        let addr_conns = self.registry.all().into_iter();
+        let kind = ActorKind::AddrConn;
+        alone.chain(addr_conns.map(|it| Part { kind, subchannel: Some(it) })).collect()
+    }
+
     /// Asks all actors at once and waits for the answers, but not long: who does not answer is
     /// shown as such. Cancel-safe.
     pub(crate) async fn inspect(&self) -> Inspection {
-        let supervisor = self.supervisor.ask(supervisor::Msg::Inspect);
-        let client_conn = self.client_conn.ask(client_conn::Msg::Inspect);
-        let resolver = self.resolver.ask(resolver::Msg::Inspect);
-        let balancer = self.balancer.ask(balancer::Msg::Inspect);
-        let addr_conns: Vec<_> = self
-            .registry
-            .all()
-            .into_iter()
-            .map(|it| (it.name(), it.mailbox.ask(addr_conn::Msg::Inspect)))
-            .collect();
-
-        let runs = self.shared.runtime.get().is_some() && !self.is_ending();
+        let parts = self.parts();
+        let asked: Vec<_> = parts.iter().map(|part| self.ask(part)).collect();
         let until = Instant::now() + PATIENCE;
-        let mut actors = Vec::new();
-        let mut policy = None;
-        if runs {
-            actors.push(answered(ActorKind::Supervisor, None, self.wait(supervisor, until).await));
-            actors.push(answered(ActorKind::ClientConn, None, self.wait(client_conn, until).await));
-            actors.push(answered(ActorKind::Resolver, None, self.wait(resolver, until).await));
-            let balancer = self.wait(balancer, until).await.map(|(report, tree)| {
-                policy = tree;
-                report
-            });
-            actors.push(answered(ActorKind::Balancer, None, balancer));
-            for (name, answer) in addr_conns {
-                let answer = self.wait(answer, until).await;
-                actors.push(answered(ActorKind::AddrConn, Some(name), answer));
-            }
+        let (mut actors, mut policy) = (Vec::new(), None);
+        for (part, asked) in parts.iter().zip(asked) {
+            let (answer, tree) = self.answer(part, asked, until).await;
+            actors.push(answer);
+            policy = policy.or(tree);
         }
         let snapshot = self.shared.cell.load();
         Inspection {
@@ -55,18 +85,54 @@ impl Core {
                 .as_ref()
                 .map(|(at, cause)| ErrorReport::new(at.elapsed(), cause)),
             connections: self.connections().len(),
+            #[cfg(feature = "test-util")]
+            faults: self.faults().map(|faults| faults.reports()).unwrap_or_default(),
+            #[cfg(not(feature = "test-util"))]
+            faults: Vec::new(),
+        }
+    }
+
+    /// Asks one actor. Cancel-safe.
+    pub(crate) async fn inspect_part(&self, part: &Part) -> ActorAnswer {
+        let asked = self.ask(part);
+        self.answer(part, asked, Instant::now() + PATIENCE).await.0
+    }
+
+    fn ask(&self, part: &Part) -> Asked {
+        Asked::Report(match (part.kind, &part.subchannel) {
+            (ActorKind::Supervisor, _) => self.supervisor.ask(supervisor::Msg::Inspect),
+            (ActorKind::ClientConn, _) => self.client_conn.ask(client_conn::Msg::Inspect),
+            (ActorKind::Resolver, _) => self.resolver.ask(resolver::Msg::Inspect),
+            (ActorKind::Balancer, _) => {
+                return Asked::WithTree(self.balancer.ask(balancer::Msg::Inspect));
+            }
+            (ActorKind::AddrConn, Some(subchannel)) => {
+                subchannel.mailbox.ask(addr_conn::Msg::Inspect)
+            }
+            (ActorKind::AddrConn, None) => None,
+        })
+    }
+
+    async fn answer(
+        &self,
+        part: &Part,
+        asked: Asked,
+        until: Instant,
+    ) -> (ActorAnswer, Option<PolicyReport>) {
+        let answer = match asked {
+            Asked::Report(answer) => self.wait(answer, until).await.map(|report| (report, None)),
+            Asked::WithTree(answer) => self.wait(answer, until).await,
+        };
+        if let Some((report, tree)) = answer {
+            (ActorAnswer::Answered(report), tree)
+        } else {
+            let (actor, id) = (part.kind, part.id());
+            (ActorAnswer::Silent { actor, id, waited: PATIENCE }, None)
         }
     }
 
     async fn wait<T>(&self, answer: Option<oneshot::Receiver<T>>, until: Instant) -> Option<T> {
         self.shared.before(Some(until), answer?).await.ok()?.ok()
-    }
-}
-
-fn answered(actor: ActorKind, id: Option<String>, answer: Option<ActorReport>) -> ActorAnswer {
-    match answer {
-        Some(report) => ActorAnswer::Answered(report),
-        None => ActorAnswer::Silent { actor, id, waited: PATIENCE },
     }
 }
 

@@ -36,6 +36,7 @@ mod faults;
 mod health;
 mod inspect;
 mod mailbox;
+mod news;
 mod open;
 mod registry;
 mod resolver;
@@ -46,4 +47,5 @@ mod vitals;
 
 pub(crate) use self::core::{Core, HealthChecks, Settings};
 #[cfg(feature = "test-util")]
-pub(crate) use self::faults::Fault;
+pub(crate) use self::faults::Blow;
+pub(crate) use self::inspect::Part;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::core::Resolved;
 #[cfg(feature = "test-util")]
-use super::faults::Fault;
+use super::faults::Blow;
 use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, Settings, client_conn};
@@ -24,7 +24,7 @@ use crate::policy::chance::Dice;
 use crate::policy::resolution::{Effect, Event, Pace, State};
 use crate::policy::service_config::{Client, ServiceConfig};
 use crate::transport::resolve::{Resolution, Resolve, ResolveError, ServiceConfigChoices};
-use crate::types::{Refresh, Status, TargetError};
+use crate::types::{Endpoint, Refresh, Status, TargetError};
 
 /// What a Resolver is told.
 pub(crate) enum Msg {
@@ -44,7 +44,10 @@ pub(crate) enum Msg {
     Inspect(oneshot::Sender<ActorReport>),
     /// Suffer this.
     #[cfg(feature = "test-util")]
-    Inject(Fault),
+    Inject(Blow),
+    /// What befalls the channel is something else now.
+    #[cfg(feature = "test-util")]
+    FaultsChanged,
     /// Something of its own came to its end.
     Own(Own),
 }
@@ -73,12 +76,18 @@ pub(super) struct Life {
     /// Numbers look-ups and workers, so that what comes late is told apart.
     serial: u64,
     found: Option<Found>,
+    /// Whether look-ups come to what a test wants.
+    #[cfg(feature = "test-util")]
+    is_faulty: bool,
     vitals: Vitals,
 }
 
 /// The last result, as far as it is told about.
 struct Found {
     endpoints: usize,
+    /// Some of their addresses.
+    addresses: String,
+    service_config: &'static str,
     at: Instant,
     ttl: Option<Duration>,
 }
@@ -102,7 +111,14 @@ impl Actor for Resolver {
             refresh: Refresh::Never,
             serial: 0,
             found: None,
-            vitals: Vitals::new(ActorKind::Resolver, None, self.core.lives.resolver.restarts()),
+            #[cfg(feature = "test-util")]
+            is_faulty: false,
+            vitals: Vitals::new(
+                &self.core,
+                ActorKind::Resolver,
+                None,
+                self.core.lives.resolver.restarts(),
+            ),
         };
         // A later life looks at once: what it knew is in the channel already, and may be old.
         if self.core.is_resolving() {
@@ -130,7 +146,9 @@ impl Actor for Resolver {
             Msg::Stop => self.advance(&me, life, Event::Stop),
             Msg::Inspect(reply) => self.inspect(life, reply),
             #[cfg(feature = "test-util")]
-            Msg::Inject(fault) => fault.suffer().await,
+            Msg::Inject(blow) => blow.suffer().await,
+            #[cfg(feature = "test-util")]
+            Msg::FaultsChanged => self.faults_changed(&me, life),
         }
         Ok(())
     }
@@ -192,7 +210,6 @@ impl Resolver {
 
     fn understood(&self, life: &mut Life, resolution: Resolution) -> Resolved {
         let Resolution { endpoints, service_config, config_selector, choices, ttl } = resolution;
-        life.found = Some(Found { endpoints: endpoints.len(), at: Instant::now(), ttl });
         let registry = &self.core.settings.lb_registry;
         let is_disabled = self.core.settings.resolver_options.disable_service_config;
         let selector = config_selector.filter(|_| !is_disabled);
@@ -207,6 +224,18 @@ impl Resolver {
             None
         };
         let config = config.map(|config| config.map(Arc::new));
+        life.found = Some(Found {
+            endpoints: endpoints.len(),
+            addresses: some_of(&endpoints),
+            service_config: match &config {
+                Some(Ok(_)) => "taken",
+                Some(Err(_)) => "refused",
+                None if selector.is_some() => "chosen call by call",
+                None => "none",
+            },
+            at: Instant::now(),
+            ttl,
+        });
         tracing::debug!(target: "switchboard", channel = %self.core.settings.target, endpoints = endpoints.len(), "resolved");
         Resolved::Update { endpoints: endpoints.into(), config, selector }
     }
@@ -258,9 +287,34 @@ impl Resolver {
         }
     }
 
+    /// Looks up again, if look-ups come to something else now than they did.
+    #[cfg(feature = "test-util")]
+    fn faults_changed(&self, me: &ActorRef<Msg>, life: &mut Life) {
+        let is_faulty = self.core.faults().is_some_and(|faults| faults.concern_resolution());
+        if is_faulty || life.is_faulty {
+            if matches!(life.machine, State::Looking { .. }) {
+                // In the place of the look-up that is under way, which may hang.
+                self.look(me, life);
+            } else {
+                self.advance(me, life, Event::Changed);
+            }
+        }
+    }
+
     fn look(&self, me: &ActorRef<Msg>, life: &mut Life) {
         life.serial += 1;
         let serial = life.serial;
+        #[cfg(feature = "test-util")]
+        {
+            let outcome = self.core.faults().and_then(|faults| faults.resolution());
+            if outcome.is_some() || life.is_faulty {
+                life.worker = None;
+            }
+            life.is_faulty = outcome.is_some();
+            if let Some(outcome) = outcome {
+                life.worker = Some(self.hire(me, serial, super::faults::faulty(outcome)));
+            }
+        }
         if life.worker.is_none() {
             match self.build() {
                 Ok(resolve) => {
@@ -313,9 +367,22 @@ impl Found {
             Some(left) => format!("{ttl:?}, {left:.0?} left"),
             None => format!("{ttl:?}, over"),
         });
-        let endpoints = ("endpoints", self.endpoints.to_string());
-        [endpoints].into_iter().chain(life.map(|life| ("time to live", life)))
+        let all = [
+            ("endpoints", self.endpoints.to_string()),
+            ("found", self.addresses.clone()),
+            ("service config", self.service_config.to_owned()),
+        ];
+        all.into_iter().chain(life.map(|life| ("time to live", life)))
     }
+}
+
+/// The first addresses, for people.
+fn some_of(endpoints: &[Endpoint]) -> String {
+    let addresses = || endpoints.iter().flat_map(Endpoint::addresses);
+    let shown: Vec<_> = addresses().take(SHOWN).map(ToString::to_string).collect();
+    let more = addresses().count().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(" "))
 }
 
 /// The task that owns the `Resolve`. Dropping this ends it, in the middle of a look-up too.
@@ -387,6 +454,9 @@ fn words(state: &State) -> (&'static str, &'static str) {
 
 /// A look-up that takes longer has failed; as in grpc-go.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many addresses an inspection names.
+const SHOWN: usize = 8;
 
 /// Sets the Resolver's dice apart from those of the other actors of one seed.
 const RESOLVER_DICE: u64 = 0x7265_736f_6c76;

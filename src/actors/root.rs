@@ -51,6 +51,17 @@ impl Core {
         let _ = life.wait_for(|life| *life == Life::Ended).await;
     }
 
+    /// Nothing is left of the channel.
+    fn has_ended_now(&self) {
+        self.life.send_replace(Life::Ended);
+        self.news.tell();
+    }
+
+    /// Whether nothing is left of the channel.
+    pub(crate) fn has_ended(&self) -> bool {
+        *self.life.borrow() == Life::Ended
+    }
+
     /// Whether the channel has been told to end.
     pub(crate) fn is_ending(&self) -> bool {
         matches!(*self.life.borrow(), Life::Ending(_) | Life::Ended)
@@ -72,6 +83,7 @@ impl Core {
         });
         if unused {
             self.publish_end(closed());
+            self.news.tell();
         }
     }
 }
@@ -107,7 +119,7 @@ async fn live(core: Arc<Core>) {
     };
     finish(&core, ending).await;
     sentinel.armed = false;
-    core.life.send_replace(Life::Ended);
+    core.has_ended_now();
 }
 
 async fn ending(life: &mut tokio::sync::watch::Receiver<Life>) -> Ending {
@@ -174,7 +186,7 @@ impl Drop for Sentinel {
         if self.armed {
             let text = "the runtime that the channel ran on has shut down";
             self.core.publish_end(Status::unavailable(text));
-            self.core.life.send_replace(Life::Ended);
+            self.core.has_ended_now();
         }
     }
 }

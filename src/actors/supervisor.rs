@@ -18,7 +18,7 @@ use super::balancer::Balancer;
 use super::client_conn::{self, ClientConn};
 use super::core::Record;
 #[cfg(feature = "test-util")]
-use super::faults::Fault;
+use super::faults::Blow;
 use super::resolver::Resolver;
 use super::vitals::Vitals;
 use crate::observe::{ActorKind, ActorReport};
@@ -33,7 +33,7 @@ pub(crate) enum Msg {
     Inspect(oneshot::Sender<ActorReport>),
     /// Suffer this.
     #[cfg(feature = "test-util")]
-    Inject(Fault),
+    Inject(Blow),
     /// Something of its own came to its end.
     Own(Own),
 }
@@ -79,7 +79,7 @@ impl Actor for Supervisor {
             children: HashMap::new(),
             running: HashSet::new(),
             failures: HashMap::new(),
-            vitals: Vitals::new(ActorKind::Supervisor, None, self.restarts),
+            vitals: Vitals::new(&self.core, ActorKind::Supervisor, None, self.restarts),
         })
     }
 
@@ -113,7 +113,7 @@ impl Actor for Supervisor {
             Msg::Spawn(id) => self.spawn_if_new(&me, life, Part::AddrConn(id)).await,
             Msg::Inspect(reply) => self.inspect(life, reply),
             #[cfg(feature = "test-util")]
-            Msg::Inject(fault) => fault.suffer().await,
+            Msg::Inject(blow) => blow.suffer().await,
         }
         Ok(())
     }

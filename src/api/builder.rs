@@ -16,6 +16,8 @@ use crate::observe::{Observer, Observers};
 use crate::policy::backoff::Backoff;
 use crate::policy::lb::{LbPolicyBuilder, LbRegistry};
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
+#[cfg(feature = "test-util")]
+use crate::transport::Faults;
 use crate::transport::resolve::{self, BuildResolver, ResolverOptions};
 use crate::transport::{
     Connect, ConnectionOptions, Credentials, CredentialsError, KeepaliveConfig, Proxy, ProxyError,
@@ -56,6 +58,7 @@ pub struct ChannelBuilder {
     defaults: Defaults,
     interceptors: Vec<Arc<dyn Interceptor>>,
     observers: Vec<Arc<dyn Observer>>,
+    #[cfg(feature = "test-util")]
     allow_injection: bool,
 }
 
@@ -94,6 +97,7 @@ impl ChannelBuilder {
             defaults: Defaults::default(),
             interceptors: Vec::new(),
             observers: Vec::new(),
+            #[cfg(feature = "test-util")]
             allow_injection: false,
         }
     }
@@ -418,6 +422,7 @@ impl ChannelBuilder {
 
     /// Lets [`Channel::inject`] do harm to this channel.
     #[cfg(feature = "test-util")]
+    #[cfg(feature = "test-util")]
     pub fn allow_injection(mut self) -> Self {
         self.allow_injection = true;
         self
@@ -453,6 +458,10 @@ impl ChannelBuilder {
         let security = credentials.prepare(&authority)?;
         let mut connection = self.connection.clone();
         connection.receive_buffer = ReceiveBuffer::new(self.receive_buffer_max);
+        #[cfg(feature = "test-util")]
+        {
+            connection.faults = self.allow_injection.then(Faults::new);
+        }
         connection.user_agent = user_agent(self.user_agent.as_deref())?;
         let connector = self.connector.clone().unwrap_or_else(|| Arc::new(SocketConnector));
         let connector = match proxy {
@@ -486,7 +495,6 @@ impl ChannelBuilder {
             connection,
             seed: self.seed.unwrap_or_else(fresh_seed),
             runtime: self.runtime.clone(),
-            allow_injection: self.allow_injection,
         });
         Ok(Channel::new(core, self.defaults, self.interceptors.clone()))
     }

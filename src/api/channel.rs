@@ -9,14 +9,13 @@ use tokio::time::Instant;
 
 use super::builder::ChannelBuilder;
 use super::client_stream::ChannelStream;
-use super::codec::EncodedMessage;
+use super::codec::{EncodedMessage, Vtable};
 use super::intercept::{Interceptor, Next, OutgoingCall};
-use super::method::{Cardinality, IntoMethod, PreparedMethod, Vtable};
+use super::method::{Cardinality, IntoMethod, PreparedMethod};
 use super::request::{CallOptions, Request, Response};
 use super::streaming::Streaming;
 use crate::actors::Core;
 use crate::call::{self, CallHead, Events, Reply, StateChanges, StreamCall};
-use crate::observe::Inspection;
 use crate::transport::{BoxFuture, Message};
 use crate::types::{Compression, ConnectivityState, Status};
 
@@ -120,10 +119,10 @@ impl Channel {
         let result = match &mut begun {
             Ok(Begun { call: Unary::Passed(head, message), vtable }) => {
                 let reply = call::unary(&self.handle.core.shared, head, message).await;
-                answered(head, reply).and_then(|it| it.try_map(|bytes| decode(vtable, bytes)))
+                answered(head, reply).and_then(|it| it.try_map(|bytes| vtable.decode(bytes)))
             }
             Ok(Begun { call: Unary::Intercepted(answer), vtable }) => {
-                answer.await.and_then(|it| it.try_map(|bytes| decode(vtable, bytes)))
+                answer.await.and_then(|it| it.try_map(|bytes| vtable.decode(bytes)))
             }
             Err(status) => Err(status.clone()),
         };
@@ -206,27 +205,8 @@ impl Channel {
         self.handle.core.close(grace).await;
     }
 
-    /// Asks every actor of the channel how it stands. An actor that does not answer within half a
-    /// second is shown as such. Cancel-safe.
-    pub async fn inspect(&self) -> Inspection {
-        self.handle.core.inspect().await
-    }
-
-    /// Does harm to a part of the channel, for a test.
-    ///
-    /// Returns once the fault is on its way. Fails where the builder did not say
-    /// [`allow_injection`](ChannelBuilder::allow_injection), or where there is no such actor.
-    #[cfg(feature = "test-util")]
-    #[expect(clippy::unused_async, reason = "further faults wait for an answer")]
-    pub async fn inject(&self, fault: super::Fault) -> Result<(), super::InjectError> {
-        let core = &self.handle.core;
-        if !core.settings.allow_injection {
-            return Err(super::InjectError::NotAllowed);
-        }
-        match core.inject(fault.actor, fault.fault) {
-            0 => Err(super::InjectError::NoSuchActor(fault.actor)),
-            _ => Ok(()),
-        }
+    pub(super) fn core(&self) -> &Arc<Core> {
+        &self.handle.core
     }
 
     /// Waits until the channel is READY, or says why it is not.
@@ -360,12 +340,6 @@ enum Unary<'a> {
 fn answered(head: &CallHead, reply: Result<Reply, Status>) -> Result<Response<Bytes>, Status> {
     head.events.ended(reply.as_ref().map(drop));
     reply.map(Response::from)
-}
-
-pub(super) fn decode<Req, Resp>(vtable: &Vtable<Req, Resp>, bytes: Bytes) -> Result<Resp, Status> {
-    (vtable.decode)(bytes).map_err(|error| {
-        Status::internal(format!("the response cannot be decoded: {error}")).with_source(error)
-    })
 }
 
 /// As in grpc-go.

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::method::Vtable;
 use crate::transport::Message;
 use crate::types::Status;
 
@@ -59,6 +58,41 @@ impl fmt::Display for CodecError {
 impl Error for CodecError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.0.source()
+    }
+}
+
+/// The functions of a codec.
+pub(crate) struct Vtable<Req, Resp> {
+    pub(crate) encoded_len: fn(&Req) -> usize,
+    pub(crate) encode: fn(&Req, &mut BytesMut) -> Result<(), CodecError>,
+    pub(crate) decode: fn(Bytes) -> Result<Resp, CodecError>,
+    pub(crate) content_type: &'static str,
+}
+
+impl<Req, Resp> Clone for Vtable<Req, Resp> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<Req, Resp> Copy for Vtable<Req, Resp> {}
+
+impl<Req, Resp> Vtable<Req, Resp> {
+    pub(super) const fn of<C: Codec<Encode = Req, Decode = Resp>>() -> Self {
+        assert!(is_content_type(C::CONTENT_TYPE), "a content type is application/grpc[+subtype]");
+        Self {
+            encoded_len: C::encoded_len,
+            encode: C::encode,
+            decode: C::decode,
+            content_type: C::CONTENT_TYPE,
+        }
+    }
+
+    /// Fails with the status of a call whose response cannot be decoded.
+    pub(super) fn decode(&self, bytes: Bytes) -> Result<Resp, Status> {
+        (self.decode)(bytes).map_err(|error| {
+            Status::internal(format!("the response cannot be decoded: {error}")).with_source(error)
+        })
     }
 }
 

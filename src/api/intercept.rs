@@ -9,9 +9,9 @@ use bytes::Bytes;
 
 use super::channel::Channel;
 use super::client_stream::{ClientStream, Finishing};
-use super::codec::EncodedMessage;
+use super::codec::{EncodedMessage, Vtable};
 use super::finish::Finish;
-use super::method::{Cardinality, Vtable};
+use super::method::Cardinality;
 use super::request::{CallOptions, Response};
 use crate::transport::BoxFuture;
 use crate::types::{Metadata, MethodPath, Status};

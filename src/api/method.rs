@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use bytes::{Bytes, BytesMut};
-
-use super::codec::{Codec, CodecError, is_content_type};
+use super::codec::{Codec, Vtable};
 use crate::types::{MethodPath, Status};
 
 pub use crate::call::Cardinality;
@@ -27,34 +25,6 @@ pub struct Method<Req, Resp> {
     path: &'static str,
     cardinality: Cardinality,
     vtable: Vtable<Req, Resp>,
-}
-
-/// The functions of a codec.
-pub(crate) struct Vtable<Req, Resp> {
-    pub(crate) encoded_len: fn(&Req) -> usize,
-    pub(crate) encode: fn(&Req, &mut BytesMut) -> Result<(), CodecError>,
-    pub(crate) decode: fn(Bytes) -> Result<Resp, CodecError>,
-    pub(crate) content_type: &'static str,
-}
-
-impl<Req, Resp> Clone for Vtable<Req, Resp> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<Req, Resp> Copy for Vtable<Req, Resp> {}
-
-impl<Req, Resp> Vtable<Req, Resp> {
-    const fn of<C: Codec<Encode = Req, Decode = Resp>>() -> Self {
-        assert!(is_content_type(C::CONTENT_TYPE), "a content type is application/grpc[+subtype]");
-        Self {
-            encoded_len: C::encoded_len,
-            encode: C::encode,
-            decode: C::decode,
-            content_type: C::CONTENT_TYPE,
-        }
-    }
 }
 
 #[cfg(feature = "prost")]

@@ -9,6 +9,7 @@ mod dial;
 mod finish;
 #[cfg(feature = "test-util")]
 mod inject;
+mod inspect;
 mod intercept;
 mod method;
 mod request;
@@ -23,7 +24,8 @@ pub use codec::Prost;
 pub use codec::{Codec, CodecError, EncodedMessage, Raw};
 pub use dial::DialError;
 #[cfg(feature = "test-util")]
-pub use inject::{Fault, InjectError};
+pub use inject::{Fault, InjectError, Injected};
+pub use inspect::{ActorHandle, InspectionChanges};
 pub use intercept::{Answer, Interceptor, Next, Outcome, OutgoingCall};
 pub use method::{Cardinality, IntoMethod, Method, PreparedMethod};
 pub use request::{CallOptions, Request, Response};

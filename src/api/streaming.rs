@@ -9,10 +9,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_core::Stream;
 
-use super::channel::decode;
 use super::client_stream::{ChannelStream, ClientStream};
-use super::codec::EncodedMessage;
-use super::method::Vtable;
+use super::codec::{EncodedMessage, Vtable};
 use crate::transport::BoxFuture;
 use crate::types::{Address, Metadata, SecurityLevel, Status};
 
@@ -199,7 +197,7 @@ impl<Req, Resp> Receiver<Req, Resp> {
             Messages::Channel(stream) => stream.0.receive().await,
             Messages::Wrapped(stream) => stream.recv().await,
         };
-        received?.map(|message| decode(&self.vtable, message)).transpose()
+        received?.map(|message| self.vtable.decode(message)).transpose()
     }
 
     /// What the server sends before its first message; waits for it. Empty where the server sent
@@ -269,7 +267,7 @@ impl<Req, Resp> Stream for Receiver<Req, Resp> {
                 },
             };
             return Poll::Ready(match received {
-                Ok(Some(message)) => Some(decode(&this.vtable, message)),
+                Ok(Some(message)) => Some(this.vtable.decode(message)),
                 Ok(None) => {
                     this.reading = Reading::Over;
                     None

@@ -36,9 +36,22 @@ pub(super) struct Peer {
     pub(super) security: SecurityLevel,
 }
 
+/// What has come of an attempt, in this order: headers, messages, trailers.
+pub(super) enum Arrived {
+    Headers(Headers),
+    Message {
+        message: Received,
+        /// Its number, from 1.
+        nth: u64,
+    },
+    Trailers(Trailers),
+}
+
 struct Receiving {
     half: RecvHalf,
     head: Head,
+    /// How many messages have been received.
+    messages: u64,
     /// What was read while looking for the status of a stream that took no more messages.
     ahead: VecDeque<Received>,
     /// How the stream ended, if that was read so.
@@ -99,8 +112,13 @@ pub(super) async fn begin(
 
 impl Attempt {
     fn new(place: u32, number: u32, connection: &Connection, stream: Stream) -> Arc<Self> {
-        let receiving =
-            Receiving { half: stream.recv, head: Head::Unread, ahead: VecDeque::new(), end: None };
+        let receiving = Receiving {
+            half: stream.recv,
+            head: Head::Unread,
+            messages: 0,
+            ahead: VecDeque::new(),
+            end: None,
+        };
         let peer =
             Peer { address: connection.address().clone(), security: connection.security_level() };
         let attempt = Arc::new(Self {
@@ -139,31 +157,43 @@ impl Attempt {
         }
     }
 
-    pub(super) fn poll_message(
+    /// What comes next. One lock for all of it: streams of small messages live by that.
+    pub(super) fn poll_next(
         &self,
         cx: &mut Context<'_>,
         limit: usize,
-    ) -> Poll<Option<Result<Received, StreamError>>> {
-        let mut receiving = self.lock();
-        if let Some(message) = receiving.ahead.pop_front() {
-            return Poll::Ready(Some(Ok(message)));
+    ) -> Poll<Result<Arrived, StreamError>> {
+        let receiving = &mut *self.lock();
+        if !matches!(receiving.head, Head::Given) {
+            let headers = match mem::replace(&mut receiving.head, Head::Unread) {
+                Head::Ahead(headers) => headers,
+                Head::Unread | Head::Given => ready!(receiving.half.poll_headers(cx))?,
+            };
+            receiving.head = Head::Given;
+            return Poll::Ready(Ok(Arrived::Headers(headers)));
         }
-        match &receiving.end {
-            Some(Ok(_)) => Poll::Ready(None),
-            Some(Err(failure)) => Poll::Ready(Some(Err(failure.clone()))),
-            None => receiving.half.poll_message(cx, limit),
+        let message = match receiving.ahead.pop_front() {
+            Some(message) => Some(message),
+            None => match &receiving.end {
+                Some(Ok(_)) => None,
+                Some(Err(failure)) => return Poll::Ready(Err(failure.clone())),
+                None => ready!(receiving.half.poll_message(cx, limit)).transpose()?,
+            },
+        };
+        if let Some(message) = message {
+            receiving.messages += 1;
+            return Poll::Ready(Ok(Arrived::Message { message, nth: receiving.messages }));
         }
+        let trailers = match &receiving.end {
+            Some(end) => end.clone()?,
+            None => ready!(receiving.half.poll_trailers(cx))?,
+        };
+        Poll::Ready(Ok(Arrived::Trailers(trailers)))
     }
 
-    pub(super) fn poll_trailers(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Trailers, StreamError>> {
-        let mut receiving = self.lock();
-        match &receiving.end {
-            Some(end) => Poll::Ready(end.clone()),
-            None => receiving.half.poll_trailers(cx),
-        }
+    /// How many messages have been received.
+    pub(super) fn messages(&self) -> u64 {
+        self.lock().messages
     }
 
     /// Reads to the end of a stream that is over; `None` if it is not.

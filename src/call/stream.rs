@@ -12,13 +12,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use super::attempt::{Attempt, Begun, Peer, begin};
+use super::attempt::{Arrived, Attempt, Begun, Peer, begin};
 use super::compression::{compressed, decompressed};
 use super::replay::Replay;
 use super::retry::{AttemptError, Attempts, FailedAttempt, Next};
 use super::{CallHead, Events, Shared, Terms, status};
 use crate::observe::{AttemptKind, CallEvent};
-use crate::transport::{Encoding, Message, Received, StreamError, Trailers};
+use crate::transport::{Encoding, Headers, Message, Received, StreamError, Trailers};
 use crate::types::{Address, Metadata, SecurityLevel, Status};
 
 /// How many messages go each way.
@@ -58,9 +58,8 @@ pub(crate) struct StreamCall {
 struct State {
     phase: Phase,
     replay: Replay,
-    /// How many messages have been sent and received.
+    /// How many messages have been sent.
     sent: u64,
-    received: u64,
     attempts: Attempts,
     /// What follows the live attempt, which has failed. Kept so that whoever gives up waiting for
     /// that can come back to it.
@@ -132,7 +131,6 @@ impl StreamCall {
             phase: Phase::Live(attempt),
             replay: Replay::new(shared.retrying.clone(), shared.retrying.buffer_max(&head)),
             sent: 0,
-            received: 0,
             attempts,
             next: None,
             headers: None,
@@ -252,7 +250,7 @@ impl StreamCall {
         cx: &mut Context<'_>,
     ) -> Poll<Result<Result<Option<Bytes>, Status>, Failed>> {
         let (attempt, has_failed) = {
-            let state = self.lock();
+            let state = self.look();
             match &state.phase {
                 Phase::Live(attempt) => (attempt.clone(), state.next.is_some()),
                 Phase::Ended(outcome) => {
@@ -304,42 +302,52 @@ impl StreamCall {
         attempt: &Attempt,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Result<Option<Bytes>, Status>, Failure>> {
-        ready!(self.poll_read_headers(attempt, cx))?;
-        let received = ready!(attempt.poll_message(cx, self.terms.receive_bytes_max));
-        Poll::Ready(Ok(if let Some(message) = received.transpose()? {
-            self.received(attempt, message).map(Some)
-        } else {
-            let trailers = ready!(attempt.poll_trailers(cx))?;
-            let result = self.read_trailers(trailers, attempt);
-            self.ended(attempt, result).map(|()| None)
-        }))
+        loop {
+            let result = match ready!(attempt.poll_next(cx, self.terms.receive_bytes_max))? {
+                Arrived::Headers(headers) => {
+                    self.headers_arrived(attempt, headers)?;
+                    continue;
+                }
+                Arrived::Message { message, nth } => self.received(attempt, message, nth).map(Some),
+                Arrived::Trailers(trailers) => {
+                    let result = self.read_trailers(trailers, attempt);
+                    self.ended(attempt, result).map(|()| None)
+                }
+            };
+            return Poll::Ready(Ok(result));
+        }
     }
 
-    /// Reads the headers, if nobody has. They commit the call, as the server has answered, unless
-    /// they are its end as well.
+    /// Reads the headers, if nobody has.
     fn poll_read_headers(
         &self,
         attempt: &Attempt,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Failure>> {
-        if let Some(headers) = ready!(attempt.poll_headers(cx))? {
-            if headers.trailers_only
-                && let Some(Ok(trailers)) = attempt.read_ahead(self.terms.receive_bytes_max)
-                && let Err(status) = self.read_trailers(trailers, attempt)
-            {
-                self.head.events.trailers(attempt.number, Err(&status));
-                return Poll::Ready(Err(Failure::Answered(status)));
-            }
-            let mut state = self.lock();
-            if !headers.trailers_only {
-                let (attempt, metadata) = (attempt.number, &headers.metadata);
-                self.head.events.tell(|| CallEvent::ResponseHeaders { attempt, metadata });
-                state.replay.commit();
-            }
-            state.headers = Some(headers.metadata);
-            state.encoding = headers.encoding;
+        Poll::Ready(match ready!(attempt.poll_headers(cx))? {
+            Some(headers) => self.headers_arrived(attempt, headers),
+            None => Ok(()),
+        })
+    }
+
+    /// Headers commit the call, as the server has answered, unless they are its end as well.
+    fn headers_arrived(&self, attempt: &Attempt, headers: Headers) -> Result<(), Failure> {
+        if headers.trailers_only
+            && let Some(Ok(trailers)) = attempt.read_ahead(self.terms.receive_bytes_max)
+            && let Err(status) = self.read_trailers(trailers, attempt)
+        {
+            self.head.events.trailers(attempt.number, Err(&status));
+            return Err(Failure::Answered(status));
         }
-        Poll::Ready(Ok(()))
+        let mut state = self.lock();
+        if !headers.trailers_only {
+            let (attempt, metadata) = (attempt.number, &headers.metadata);
+            self.head.events.tell(|| CallEvent::ResponseHeaders { attempt, metadata });
+            state.replay.commit();
+        }
+        state.headers = Some(headers.metadata);
+        state.encoding = headers.encoding;
+        Ok(())
     }
 
     fn read_trailers(&self, trailers: Trailers, attempt: &Attempt) -> Result<Metadata, Status> {
@@ -390,17 +398,15 @@ impl StreamCall {
         Ok(Sent::Done)
     }
 
-    fn received(&self, attempt: &Attempt, message: Received) -> Result<Bytes, Status> {
-        let mut state = self.lock();
-        state.received += 1;
+    fn received(&self, attempt: &Attempt, message: Received, nth: u64) -> Result<Bytes, Status> {
         let peer = &attempt.peer.address;
-        if state.received > 1 && !self.cardinality.has_many_responses() {
-            return Err(state.abort(&self.head.events, status::cardinality(peer, "more than one")));
+        if nth > 1 && !self.cardinality.has_many_responses() {
+            let status = status::cardinality(peer, "more than one");
+            return Err(self.lock().abort(&self.head.events, status));
         }
         let (wire_bytes, events) = (message.frame_len(), &self.head.events);
         let payload = if message.compressed {
-            let encoding = state.encoding.clone();
-            drop(state);
+            let encoding = self.look().encoding.clone();
             let Self { head, shared, terms, .. } = self;
             let plain = decompressed(&message.payload, &encoding, head, shared, terms, peer);
             plain.map_err(|fault| self.lock().abort(events, fault))?
@@ -416,7 +422,7 @@ impl StreamCall {
     fn ended(&self, attempt: &Attempt, result: Result<Metadata, Status>) -> Result<(), Status> {
         self.head.events.trailers(attempt.number, result.as_ref());
         let mut state = self.lock();
-        let one_is_due = !self.cardinality.has_many_responses() && state.received == 0;
+        let one_is_due = !self.cardinality.has_many_responses() && attempt.messages() == 0;
         let result = match result {
             Ok(_) if one_is_due => Err(status::cardinality(&attempt.peer.address, "none")),
             result => result,
@@ -510,8 +516,13 @@ impl StreamCall {
         }
     }
 
+    /// For a look that commits nothing, and ends nothing.
+    fn look(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> Locked<'_> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.look();
         let hook = Hook(self.terms.are_selected().then_some(&self.terms));
         Locked { state, hook }
     }

@@ -56,10 +56,24 @@ pub struct Inspection {
     pub last_disconnect: Option<ErrorReport>,
     /// Connections that are open, those that only finish their streams included.
     pub connections: usize,
+    /// What a test has the channel suffer at the moment.
+    pub faults: Vec<FaultReport>,
+}
+
+/// A fault that was injected and is not over.
+#[derive(Clone, Debug, Serialize)]
+pub struct FaultReport {
+    /// What befalls the channel.
+    pub what: String,
+    /// Where.
+    pub scope: String,
+    /// How often it will yet; for ever, where there is none.
+    pub left: Option<u32>,
 }
 
 /// What one actor said.
 #[derive(Clone, Debug, Serialize)]
+#[expect(clippy::large_enum_variant, reason = "an inspection is looked at, and hardly moved")]
 pub enum ActorAnswer {
     /// It answered.
     Answered(ActorReport),
@@ -97,9 +111,40 @@ pub struct ActorReport {
     pub restarts: u64,
     /// What it has counted.
     pub counters: BTreeMap<&'static str, u64>,
-    /// What else it knows, by name: the Resolver how many endpoints it found last, and for how long
-    /// that is said to be true; an `AddrConn` how long the last PING took.
+    /// What else it knows, by name: the Resolver what it found last, and for how long that is said
+    /// to be true; the Balancer what picks; an `AddrConn` what is known of its server.
     pub facts: BTreeMap<&'static str, String>,
+    /// Of an `AddrConn`: its connections that take calls, oldest first.
+    pub connections: Vec<ConnectionReport>,
+}
+
+/// How one connection stands. Numbers are of its whole life.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConnectionReport {
+    /// Calls that are on it.
+    pub open_streams: usize,
+    /// How many the server takes at a time, where it says so.
+    pub streams_allowed: Option<usize>,
+    /// Streams that were opened for calls.
+    pub streams: u64,
+    /// Messages handed over for sending.
+    pub messages_sent: u64,
+    /// Whole messages that arrived and were read.
+    pub messages_received: u64,
+    /// Bytes that went out, all overhead of HTTP/2 included.
+    pub bytes_sent: u64,
+    /// Bytes that came in, likewise.
+    pub bytes_received: u64,
+    /// How many bytes the server may send ahead over all streams.
+    pub receive_window: u32,
+    /// How long the last PING took to be answered, if there was one.
+    pub round_trip: Option<Duration>,
+    /// After how much silence it is asked whether it lives, if it is.
+    pub keepalive_time: Option<Duration>,
+    /// How it is protected.
+    pub security: String,
+    /// The version and the cipher of TLS, where it is that.
+    pub tls: Option<String>,
 }
 
 /// A change of state.
@@ -109,6 +154,8 @@ pub struct Transition {
     pub ago: Duration,
     /// Into which state.
     pub state: String,
+    /// Why, where something was wrong.
+    pub cause: Option<String>,
 }
 
 /// An error and what caused it.
@@ -168,6 +215,12 @@ impl fmt::Display for Inspection {
                 Short(error.ago),
                 error.chain.join(", because ")
             )?;
+        }
+        for fault in &self.faults {
+            write!(f, "\n   injected: {}, at {}", fault.what, fault.scope)?;
+            if let Some(left) = fault.left {
+                write!(f, ", {left} more")?;
+            }
         }
         let last = self.actors.len().saturating_sub(1);
         for (nth, answer) in self.actors.iter().enumerate() {
@@ -233,7 +286,30 @@ impl ActorReport {
             let ago = Short(error.ago);
             write!(f, "\n{trunk}     last error, {ago} ago: {}", error.chain.join(", because "))?;
         }
+        for connection in &self.connections {
+            write!(f, "\n{trunk}     connection: {connection}")?;
+        }
         Ok(())
+    }
+}
+
+impl fmt::Display for ConnectionReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Counted(self.open_streams, "open stream"))?;
+        if let Some(allowed) = self.streams_allowed {
+            write!(f, " of {allowed}")?;
+        }
+        write!(f, ", {} so far, ", self.streams)?;
+        write!(f, "messages {} out {} in, ", self.messages_sent, self.messages_received)?;
+        write!(f, "bytes {} out {} in, ", self.bytes_sent, self.bytes_received)?;
+        write!(f, "window {}", self.receive_window)?;
+        if let Some(round_trip) = self.round_trip {
+            write!(f, ", round trip {}", Short(round_trip))?;
+        }
+        if let Some(time) = self.keepalive_time {
+            write!(f, ", asked after {} of silence", Short(time))?;
+        }
+        write!(f, ", {}", self.tls.as_ref().unwrap_or(&self.security))
     }
 }
 

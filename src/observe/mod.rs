@@ -4,6 +4,7 @@
 mod binary_log;
 mod calls;
 mod channels;
+mod graph;
 mod inspection;
 mod observers;
 #[cfg(feature = "otel")]
@@ -14,8 +15,8 @@ pub use binary_log::{BinaryLog, BinaryLogSink, FileSink, InvalidFilter};
 pub use calls::{AttemptKind, CallEvent, CallInfo, CallObserver, Observer};
 pub use channels::{ChannelEvent, ChannelInfo, DisconnectReason};
 pub use inspection::{
-    ActorAnswer, ActorKind, ActorReport, ErrorReport, Inspection, PolicyReport, TimerReport,
-    Transition,
+    ActorAnswer, ActorKind, ActorReport, ConnectionReport, ErrorReport, FaultReport, Inspection,
+    PolicyReport, TimerReport, Transition,
 };
 #[cfg(feature = "otel")]
 pub use open_telemetry::{

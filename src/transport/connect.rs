@@ -168,6 +168,17 @@ impl Io {
         Ok(())
     }
 
+    /// The version and the cipher of TLS, where it is that.
+    pub(super) fn protection(&self) -> Option<String> {
+        match &self.repr {
+            #[cfg(feature = "_tls")]
+            Repr::Tls(stream) => super::tls::protection(stream.get_ref().1),
+            #[cfg(unix)]
+            Repr::Unix(_) => None,
+            Repr::Tcp(_) | Repr::Other(_) => None,
+        }
+    }
+
     /// Whether it is a Unix socket.
     pub(super) fn is_unix(&self) -> bool {
         if self.tunnel {

@@ -10,6 +10,8 @@ mod compression;
 mod connect;
 mod credentials;
 mod error;
+#[cfg(feature = "test-util")]
+mod faults;
 mod health;
 mod http2;
 #[cfg(feature = "test-util")]
@@ -48,6 +50,8 @@ pub(crate) use error::{
     ConnectError, ConnectFault, ConnectPhase, Disconnect, DisconnectCause, ErrorCode, NotGrpc,
     StreamError,
 };
+#[cfg(feature = "test-util")]
+pub(crate) use faults::{Faults, Scope, Trouble};
 pub(crate) use health::{ServingStatus, request_for as health_request};
 pub(crate) use http2::{
     Connection, Discard, Driver, ReceiveBuffer, RecvHalf, RequestHead, Stream, StreamHandle,
@@ -74,6 +78,13 @@ pub(crate) async fn dial(
     let fail = |fault| ConnectError::new(address.clone(), fault);
     let timed_out = |phase| move |_| fail(ConnectFault::TimedOut(phase));
 
+    #[cfg(feature = "test-util")]
+    if let Some(faults) = &options.faults {
+        timeout_at(deadline, faults.before_dial(address))
+            .await
+            .map_err(timed_out(ConnectPhase::Connecting))?
+            .map_err(|error| fail(ConnectFault::Dial(error.into())))?;
+    }
     let io = timeout_at(deadline, connector.connect(address))
         .await
         .map_err(timed_out(ConnectPhase::Connecting))?
@@ -91,6 +102,17 @@ pub(crate) async fn dial(
         authority: authority.clone(),
         scheme: security.scheme(),
         security: security.level(&io),
+        protection: io.protection(),
+    };
+    #[cfg(feature = "test-util")]
+    let io = match &options.faults {
+        Some(faults) if faults.fails_handshake(address) => {
+            let text = "the handshake was ended by an injected fault";
+            let error = std::io::Error::new(std::io::ErrorKind::ConnectionReset, text);
+            return Err(fail(ConnectFault::Dial(error.into())));
+        }
+        Some(faults) => faults.over(io, address),
+        None => io,
     };
     timeout_at(deadline, http2::establish(io, identity, options, beside))
         .await
@@ -122,6 +144,9 @@ pub(crate) struct ConnectionOptions {
     pub(crate) queued_streams_max: usize,
     /// What may have arrived that nobody has read.
     pub(crate) receive_buffer: Arc<ReceiveBuffer>,
+    /// What a test has them suffer.
+    #[cfg(feature = "test-util")]
+    pub(crate) faults: Option<Arc<Faults>>,
 }
 
 impl Default for ConnectionOptions {
@@ -137,6 +162,8 @@ impl Default for ConnectionOptions {
             connections_per_address: 1,
             queued_streams_max: QUEUED_STREAMS_MAX,
             receive_buffer: ReceiveBuffer::new(RECEIVE_BUFFER_BYTES_MAX),
+            #[cfg(feature = "test-util")]
+            faults: None,
         }
     }
 }

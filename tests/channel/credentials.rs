@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 
 use crate::support::greeter::{BIDI_HELLO, Greeter, SAY_HELLO, ask, hello, target_of};
 use crate::support::mini;
-use crate::support::plaintext;
 use crate::support::tls::{Certificate, Issuer, TlsServer, USUAL};
+use crate::support::{plaintext, reports};
 
 /// Sends what the greeter sends back, and counts how often it was asked.
 #[derive(Clone)]
@@ -88,8 +88,10 @@ async fn the_channels_credentials_come_first_then_the_calls_then_the_application
     let expected = [format!("channel for {audience}"), format!("call for {audience}")];
     assert_eq!(echoed, [&expected[0], &expected[1], "application"]);
     assert_eq!(reply.security_level(), SecurityLevel::PrivacyAndIntegrity);
-    let inspection = channel.inspect().await.to_string();
-    assert!(inspection.contains("security privacy and integrity"), "{inspection}");
+    let report = reports(&channel).await.into_iter().find(|it| !it.connections.is_empty()).unwrap();
+    assert_eq!(report.connections[0].security, "privacy and integrity");
+    let tls = report.connections[0].tls.as_ref().unwrap();
+    assert!(tls.starts_with("TLSv1_3 TLS13_AES_"), "{tls}");
     channel.close().await;
 }
 

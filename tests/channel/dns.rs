@@ -235,7 +235,7 @@ async fn an_inspection_tells_how_long_the_addresses_are_good_for() {
     let facts = resolver_report(&channel).await.facts;
     assert_eq!(facts["endpoints"], "1");
     assert!(facts["time to live"].starts_with("3600s, 3"), "{facts:?}");
-    assert!(channel.inspect().await.to_string().contains("endpoints 1, time to live 3600s"));
+    assert!(channel.inspect().await.to_string().contains("endpoints 1, found "));
     assert_eq!(channel.state(), ConnectivityState::Ready);
     channel.close().await;
 }

@@ -441,7 +441,7 @@ async fn a_watch_is_no_call_that_keeps_a_channel_from_going_idle() {
     let since = Instant::now();
     let mut reports = reports(&channel).await.into_iter();
     let report = reports.find(|it| it.actor == ActorKind::AddrConn).unwrap();
-    assert_eq!((report.counters["open streams"], report.counters["streams"]), (0, 1));
+    assert_eq!((report.connections[0].open_streams, report.connections[0].streams), (0, 1));
     until_state(&channel, ConnectivityState::Idle).await;
     assert_eq!(since.elapsed().as_secs(), 10);
     let asked: Vec<_> = seen.lock().unwrap().iter().map(|(_, what)| what.clone()).collect();
@@ -497,7 +497,7 @@ async fn of_many_answers_the_last_one_counts() {
     channel.connect();
     until("all are read", async || {
         let reports = reports(&channel).await;
-        reports.iter().any(|it| it.counters.get("messages received") == Some(&20_001))
+        reports.iter().flat_map(|it| &it.connections).any(|it| it.messages_received == 20_001)
     })
     .await;
     until_state(&channel, ConnectivityState::TransientFailure).await;
@@ -537,7 +537,7 @@ async fn of_several_connections_one_is_asked_and_another_when_that_is_lost() {
     until_state(&channel, ConnectivityState::Ready).await;
     until("there are two connections", async || {
         let reports = reports(&channel).await;
-        reports.iter().any(|it| it.counters.get("open connections") == Some(&2))
+        reports.iter().any(|it| it.connections.len() == 2)
     })
     .await;
     assert_eq!(*watches.lock().unwrap(), [0]);

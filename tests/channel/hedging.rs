@@ -51,7 +51,7 @@ impl Servers {
         channel.connect();
         until("connected to all", async || {
             let inspection = channel.inspect().await.to_string();
-            inspection.matches("open connections 1").count() == self.all.len()
+            inspection.matches("     connection: ").count() == self.all.len()
         })
         .await;
         self.noted.lock().unwrap().clear();
@@ -154,8 +154,9 @@ async fn no_server_is_asked_twice_while_another_is_free() {
     assert_eq!(asked, expected.repeat(3).iter().collect::<Vec<_>>());
     // Each has had its three: a connection counts the streams it had.
     let streams = crate::support::reports(&channel).await;
-    let streams: Vec<_> = streams.iter().filter_map(|it| it.counters.get("streams")).collect();
-    assert_eq!(streams, [&3, &3, &3]);
+    let streams: Vec<_> =
+        streams.iter().flat_map(|it| &it.connections).map(|it| it.streams).collect();
+    assert_eq!(streams, [3, 3, 3]);
     channel.close().await;
 }
 

@@ -80,7 +80,7 @@ async fn begin(channel: &Channel) -> Streaming<HelloRequest, HelloReply> {
 async fn until_received(channel: &Channel, bytes: u32) {
     until("the server has filled the windows", async || {
         let reports = reports(channel).await;
-        reports.iter().any(|it| it.counters.get("bytes received") >= Some(&bytes.into()))
+        reports.iter().flat_map(|it| &it.connections).any(|it| it.bytes_received >= bytes.into())
     })
     .await;
 }

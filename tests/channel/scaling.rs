@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use switchboard::memory::pipe;
-use switchboard::{Channel, ChannelBuilder, Code};
+use switchboard::{ActorKind, Channel, ChannelBuilder, Code, Fault};
 use tokio::time::Instant;
 
 use crate::support::greeter::{Greeter, SAY_HELLO, ask, target_of};
@@ -86,7 +86,8 @@ async fn connections_that_are_kept_share_the_calls_evenly() {
     }
     load(&channel, 8).await;
     let report = reports(&channel).await.into_iter().find(|it| it.id.is_some()).unwrap();
-    assert_eq!((report.counters["open connections"], report.counters["streams"]), (4, 80));
+    let streams: u64 = report.connections.iter().map(|it| it.streams).sum();
+    assert_eq!((report.connections.len(), streams), (4, 80));
     end(channel).await;
 }
 
@@ -109,7 +110,7 @@ async fn the_oldest_connection_with_room_is_used_and_more_only_when_it_is_full()
     // Three connections of two streams; the others wait.
     until("six calls are there", async || greeter[0].open_calls() == 6).await;
     let report = report_of(&channel, &greeter[0]).await.unwrap();
-    assert_eq!((report.counters["open connections"], report.counters["queued streams"]), (3, 3));
+    assert_eq!((report.connections.len(), report.counters["queued streams"]), (3, 3));
     greeter[0].release();
     for call in calls.drain(..) {
         call.await.unwrap().unwrap();
@@ -158,4 +159,28 @@ fn the_limit_in_a_service_config_is_checked() {
         let error = plaintext("greeter:1").default_service_config(json).build().unwrap_err();
         assert!(error.to_string().contains(part), "{error}");
     }
+}
+
+#[tokio::test]
+async fn word_of_calls_that_wait_is_not_lost_with_the_actor_that_it_was_for() {
+    let greeter = [Greeter::start_with_max_streams(1)];
+    let channel = plaintext(target_of(&greeter)).max_connections_per_subchannel(2);
+    let channel = channel.allow_injection().build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    greeter[0].hold();
+    // It dies with that word in its mailbox.
+    let stall = Fault::stall(ActorKind::AddrConn, Duration::from_millis(100));
+    channel.inject(stall).await.unwrap();
+    channel.inject(Fault::crash(ActorKind::AddrConn)).await.unwrap();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let channel = channel.clone();
+        calls.spawn(async move { channel.invoke(&SAY_HELLO, ask("Ada")).await });
+    }
+    until("there is a second connection", async || greeter[0].open_calls() == 2).await;
+    greeter[0].release();
+    for reply in calls.join_all().await {
+        reply.unwrap();
+    }
+    close_without_leaks(channel, &greeter).await;
 }

@@ -1,9 +1,13 @@
 //! Actors that crash or stall, under load.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use switchboard::{
-    ActorAnswer, ActorKind, CallOptions, Channel, ConnectivityState, Fault, InjectError,
+    ActorAnswer, ActorKind, BackoffConfig, CallOptions, Channel, Code, ConnectivityState,
+    EndpointShards, Fault, InjectError, LbContext, LbPolicy, LbPolicyBuilder, LbPolicyConfig, Pick,
+    PickArgs, PickResult, Picker, ReadyEndpoint, ServiceConfigError, Spread, SubchannelId,
 };
 
 use crate::support::greeter::{BIDI_HELLO, Greeter, SAY_HELLO, ask, hello, target_of};
@@ -113,8 +117,96 @@ async fn a_balancer_that_is_restarted_keeps_dialling_what_was_down() {
 async fn faults_need_a_channel_that_allows_them_and_an_actor_to_suffer_them() {
     let channel = plaintext("ipv4:127.0.0.1:1").build().unwrap();
     let crash = Fault::crash(ActorKind::Balancer);
-    assert_eq!(channel.inject(crash).await, Err(InjectError::NotAllowed));
+    assert_eq!(channel.inject(crash.clone()).await.unwrap_err(), InjectError::NotAllowed);
     let channel = plaintext("ipv4:127.0.0.1:1").allow_injection().build().unwrap();
     let unused = channel.inject(crash).await;
-    assert_eq!(unused, Err(InjectError::NoSuchActor(ActorKind::Balancer)));
+    assert_eq!(unused.unwrap_err(), InjectError::NoSuchActor(ActorKind::Balancer));
+}
+
+/// A policy that cannot be set up while `is_broken` says so.
+struct Fragile {
+    is_broken: Arc<AtomicBool>,
+}
+
+impl LbPolicyBuilder for Fragile {
+    fn name(&self) -> &'static str {
+        "fragile"
+    }
+
+    fn parse_config(&self, _: &serde_json::Value) -> Result<LbPolicyConfig, ServiceConfigError> {
+        Ok(LbPolicyConfig::new(()))
+    }
+
+    fn build(&self) -> Box<dyn LbPolicy> {
+        Box::new(EndpointShards::new(FragileSpread { is_broken: self.is_broken.clone() }))
+    }
+}
+
+struct FragileSpread {
+    is_broken: Arc<AtomicBool>,
+}
+
+impl Spread for FragileSpread {
+    fn name(&self) -> &'static str {
+        "fragile"
+    }
+
+    fn configure(&mut self, _: &LbPolicyConfig) {
+        assert!(!self.is_broken.load(Ordering::SeqCst), "it is broken");
+    }
+
+    fn picker(&mut self, ready: &[ReadyEndpoint<'_>], _: &mut LbContext<'_>) -> Arc<dyn Picker> {
+        Arc::new(First(ready[0].subchannel()))
+    }
+}
+
+struct First(SubchannelId);
+
+impl Picker for First {
+    fn pick(&self, _: &PickArgs<'_>) -> PickResult {
+        PickResult::Complete(Pick::new(self.0))
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_fails_again_and_again_is_told_of_unless_a_connection_serves() {
+    let greeter = [Greeter::start()];
+    let is_broken = Arc::new(AtomicBool::new(true));
+    let channel = plaintext(target_of(&greeter))
+        .lb_policy(Fragile { is_broken: is_broken.clone() })
+        .default_service_config(r#"{"loadBalancingConfig":[{"fragile":{}}]}"#)
+        .backoff(BackoffConfig {
+            base_delay: Duration::from_millis(5),
+            max_delay: Duration::from_millis(20),
+            ..BackoffConfig::default()
+        })
+        .allow_injection()
+        .build()
+        .unwrap();
+    // Nothing serves: calls learn why.
+    let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert_eq!(status.code(), Code::UNAVAILABLE);
+    assert!(status.message().contains("the channel's Balancer fails"), "{status}");
+    assert_eq!(channel.state(), ConnectivityState::TransientFailure);
+    // It is never given up.
+    is_broken.store(false, Ordering::SeqCst);
+    until("it works again", async || channel.invoke(&SAY_HELLO, ask("Ada")).await.is_ok()).await;
+    assert_eq!(channel.state(), ConnectivityState::Ready);
+    // With a connection the last snapshot serves on.
+    is_broken.store(true, Ordering::SeqCst);
+    let before = restarts(&channel, ActorKind::Balancer).await;
+    channel.inject(Fault::crash(ActorKind::Balancer)).await.unwrap();
+    let failures = async || {
+        let all = reports(&channel).await;
+        let supervisor = all.iter().find(|it| it.actor == ActorKind::Supervisor).unwrap();
+        supervisor.counters["restarts of others"]
+    };
+    until("it fails again and again", async || failures().await > before + 10).await;
+    for _ in 0..20 {
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    }
+    assert_eq!(channel.state(), ConnectivityState::Ready);
+    is_broken.store(false, Ordering::SeqCst);
+    until("it is there again", async || restarts(&channel, ActorKind::Balancer).await > 0).await;
+    close_without_leaks(channel, &greeter).await;
 }

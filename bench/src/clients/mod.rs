@@ -31,6 +31,8 @@ pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     /// Where what TLS needs is, if it is TLS.
     pub(crate) tls: Option<PathBuf>,
+    /// Whether it can be asked about its health.
+    pub(crate) has_health: bool,
 }
 
 impl Target {
@@ -79,6 +81,8 @@ pub(crate) trait Download: Send {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     Switchboard,
+    /// The same with what a service may put onto its channel.
+    Equipped,
     RawH2,
     Tonic,
     Grpc,
@@ -86,11 +90,15 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// In the order of the table.
-    pub(crate) const ALL: [Self; 4] = [Self::Switchboard, Self::RawH2, Self::Tonic, Self::Grpc];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Switchboard, Self::Equipped, Self::RawH2, Self::Tonic, Self::Grpc];
+    /// Without what differs in unary calls alone.
+    pub(crate) const PLAIN: [Self; 4] = [Self::Switchboard, Self::RawH2, Self::Tonic, Self::Grpc];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Switchboard => "switchboard",
+            Self::Equipped => "equipped",
             Self::RawH2 => "raw-h2",
             Self::Tonic => "tonic",
             Self::Grpc => "grpc",
@@ -101,6 +109,7 @@ impl Kind {
     pub(crate) async fn measure(self, server: &Target, plan: &Plan) -> Result<Sample> {
         match self {
             Self::Switchboard => measure::<switchboard::Switchboard>(server, plan).await,
+            Self::Equipped => measure::<switchboard::Equipped>(server, plan).await,
             Self::RawH2 => measure::<raw_h2::RawH2>(server, plan).await,
             Self::Tonic => measure::<tonic::Tonic>(server, plan).await,
             Self::Grpc => measure::<grpc::Grpc>(server, plan).await,

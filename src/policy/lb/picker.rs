@@ -13,6 +13,11 @@ use crate::types::{Metadata, MethodPath, Status, SubchannelId};
 pub trait Picker: Send + Sync + 'static {
     /// Chooses for one attempt. A call asks each picker at most once per attempt.
     fn pick(&self, args: &PickArgs<'_>) -> PickResult;
+
+    /// What it would tell about itself, for an inspection. Default: the name of its type.
+    fn inspect(&self) -> String {
+        std::any::type_name::<Self>().to_owned()
+    }
 }
 
 /// What a picker may look at.
@@ -85,6 +90,10 @@ impl Picker for QueuePicker {
     fn pick(&self, _: &PickArgs<'_>) -> PickResult {
         PickResult::Queue
     }
+
+    fn inspect(&self) -> String {
+        "calls wait".to_owned()
+    }
 }
 
 /// Calls fail, but those that wait for ready wait.
@@ -95,6 +104,10 @@ impl Picker for FailPicker {
     fn pick(&self, _: &PickArgs<'_>) -> PickResult {
         PickResult::Fail(self.0.clone())
     }
+
+    fn inspect(&self) -> String {
+        format!("calls fail: {}", self.0.message())
+    }
 }
 
 /// Every call ends.
@@ -104,6 +117,10 @@ pub(crate) struct DropPicker(pub(crate) Status);
 impl Picker for DropPicker {
     fn pick(&self, _: &PickArgs<'_>) -> PickResult {
         PickResult::Drop(self.0.clone())
+    }
+
+    fn inspect(&self) -> String {
+        format!("calls end: {}", self.0.message())
     }
 }
 

@@ -42,6 +42,13 @@ impl Picker for InTurn {
         let subchannel = self.subchannels[turn % self.subchannels.len()];
         PickResult::Complete(Pick::new(subchannel))
     }
+
+    fn inspect(&self) -> String {
+        let shown: Vec<_> = self.subchannels.iter().take(SHOWN).map(ToString::to_string).collect();
+        let more = self.subchannels.len().saturating_sub(SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("calls go in turn to {}{more}", shown.join(" "))
+    }
 }
 
 /// Makes `round_robin` policies.
@@ -65,6 +72,9 @@ impl LbPolicyBuilder for Builder {
 
 /// By which service configs know it.
 pub(crate) const NAME: &str = "round_robin";
+
+/// How many subchannels an inspection names.
+const SHOWN: usize = 16;
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! One connection, as calls use it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -47,6 +47,12 @@ impl Connection {
         first: Option<(Message, bool)>,
         deadline: Option<Instant>,
     ) -> Result<Stream, StreamError> {
+        #[cfg(feature = "test-util")]
+        if let Some(faults) = &self.0.faults
+            && faults.refuses_stream(self.address(), head.path.as_str())
+        {
+            return Err(StreamError::Refused);
+        }
         let admission = &self.0.admission;
         if let Some(admitted) = admission.admit_now(self) {
             return start(admitted, head, first, deadline, Duration::ZERO, Purpose::Call);
@@ -129,6 +135,16 @@ impl Connection {
     /// How it is protected.
     pub(crate) fn security_level(&self) -> SecurityLevel {
         self.0.identity.security
+    }
+
+    /// The version and the cipher of TLS, where it is that.
+    pub(crate) fn protection(&self) -> Option<&str> {
+        self.0.identity.protection.as_deref()
+    }
+
+    /// How many bytes the server may send ahead over all streams, and beyond what is unread.
+    pub(crate) fn window(&self) -> u32 {
+        self.0.window.load(Ordering::Relaxed)
     }
 
     /// How many streams of calls are open.
@@ -247,6 +263,9 @@ pub(super) fn new(
         messages_received: AtomicU64::new(0),
         round_trip: AtomicU64::new(0),
         keepalive_time: options.keepalive.map(|keepalive| keepalive.time()),
+        window: AtomicU32::new(options.initial_connection_window),
+        #[cfg(feature = "test-util")]
+        faults: options.faults.clone(),
     });
     options.receive_buffer.join(&shared);
     let connection = Connection(shared.clone());
@@ -278,6 +297,10 @@ pub(super) struct Shared {
     /// In nanoseconds; 0 while none was measured.
     round_trip: AtomicU64,
     keepalive_time: Option<Duration>,
+    /// What the server may send ahead over all streams, in bytes.
+    pub(super) window: AtomicU32,
+    #[cfg(feature = "test-util")]
+    faults: Option<Arc<super::super::Faults>>,
 }
 
 /// The part of a connection under its lock.

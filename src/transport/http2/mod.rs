@@ -48,6 +48,8 @@ pub(super) struct Identity {
     pub(super) scheme: http::uri::Scheme,
     /// How it is protected.
     pub(super) security: SecurityLevel,
+    /// The version and the cipher of TLS, where it is that.
+    pub(super) protection: Option<String>,
 }
 
 /// Exchanges prefaces over `io`; returns once the server's SETTINGS are here.

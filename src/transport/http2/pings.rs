@@ -1,6 +1,7 @@
 //! The one PING that the engine has, shared by keepalive and by the measure of the path.
 
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -87,7 +88,7 @@ impl Pings {
             }
         }
         if let Some(path) = &mut self.path {
-            path.widen(engine, window);
+            path.widen(engine, window, shared);
             if arrived > 0
                 && path.bdp.arrived(arrived)
                 && self.under_way.is_none()
@@ -143,13 +144,15 @@ impl Keepalive {
 
 impl Path {
     /// Hands a window that has grown to the engine, which takes one at a time.
-    fn widen(&mut self, engine: &mut Engine, connection: &mut Window) {
+    fn widen(&mut self, engine: &mut Engine, connection: &mut Window, shared: &Shared) {
         if let Some(window) = self.pending
             && engine.set_initial_window_size(window).is_ok()
         {
             self.pending = None;
             // One stream must not fill the window of all.
-            engine.set_target_window_size(connection.widen(window.saturating_mul(2)));
+            let ahead = window.saturating_mul(2);
+            engine.set_target_window_size(connection.widen(ahead));
+            shared.window.fetch_max(ahead, Ordering::Relaxed);
         }
     }
 }

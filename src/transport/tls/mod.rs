@@ -207,6 +207,14 @@ impl Tls {
     }
 }
 
+/// The version and the cipher of a session.
+pub(super) fn protection(session: &rustls::ClientConnection) -> Option<String> {
+    let version = session.protocol_version()?.as_str()?;
+    let cipher = session.negotiated_cipher_suite()?.suite();
+    let name = cipher.as_str().map_or_else(|| format!("{cipher:?}"), str::to_owned);
+    Some(format!("{version} {name}"))
+}
+
 impl TlsConfig {
     fn has_files(&self) -> bool {
         let roots = matches!(&self.trust, Trust::Roots(roots) if roots.0.is_file());

@@ -482,6 +482,10 @@ impl Picker for FailuresInTurn {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         self.pickers[turn % self.pickers.len()].pick(args)
     }
+
+    fn inspect(&self) -> String {
+        format!("calls fail with the errors of {} endpoints in turn", self.pickers.len())
+    }
 }
 
 const NO_CHILDREN: &str = "no children to pick from";

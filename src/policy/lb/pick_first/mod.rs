@@ -362,6 +362,10 @@ impl Picker for ReadyPicker {
     fn pick(&self, _: &PickArgs<'_>) -> PickResult {
         PickResult::Complete(Pick::new(self.0))
     }
+
+    fn inspect(&self) -> String {
+        format!("calls go to {}", self.0)
+    }
 }
 
 /// Makes `pick_first` policies.

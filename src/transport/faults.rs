@@ -1,0 +1,566 @@
+//! Faults that a test has a channel's network suffer; only in builds with `test-util`.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::pending;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use super::connect::{BoxFuture, Io};
+use super::resolve::{Resolution, ResolveError};
+use crate::observe::FaultReport;
+use crate::types::{Address, Endpoint, Status};
+
+/// What befalls a channel until it is removed, or for so many times.
+#[derive(Clone, Debug)]
+pub(crate) enum Trouble {
+    /// Look-ups find these.
+    Resolve(Vec<Endpoint>),
+    FailResolution(String),
+    HangResolution,
+    /// Calls end so.
+    FailCalls(Status),
+    RefuseDials,
+    DelayDials(Duration),
+    HangDials,
+    FailHandshakes,
+    RefuseStreams,
+    /// Nothing arrives any more; it comes once this is removed.
+    StallReads,
+    /// What arrives comes so much later.
+    Latency(Duration),
+    /// A piece of what arrives is lost at this rate, and comes again after a while.
+    Loss(f64),
+    /// Connections end.
+    Cut,
+    /// Servers say that they go away, with this error code of HTTP/2.
+    Goaway(u32),
+}
+
+/// Whom it befalls.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scope {
+    pub(crate) address: Option<String>,
+    pub(crate) method: Option<String>,
+    /// How often; for ever, where there is none.
+    pub(crate) times: Option<u32>,
+    /// At which rate, and the seed of the dice.
+    pub(crate) chance: Option<(f64, u64)>,
+}
+
+/// All that befalls a channel at the moment.
+#[derive(Debug)]
+pub(crate) struct Faults {
+    active: Mutex<Active>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Active {
+    faults: Vec<Fault>,
+    injected: u64,
+}
+
+#[derive(Debug)]
+struct Fault {
+    id: u64,
+    trouble: Trouble,
+    scope: Scope,
+    dice: u64,
+}
+
+impl Faults {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { active: Mutex::default(), changed: watch::Sender::new(0) })
+    }
+
+    /// Gives its number.
+    pub(crate) fn add(&self, trouble: Trouble, scope: Scope) -> u64 {
+        let mut active = self.lock();
+        active.injected += 1;
+        let id = active.injected;
+        let dice = scope.chance.map_or(0, |(_, seed)| seed);
+        active.faults.push(Fault { id, trouble, scope, dice });
+        drop(active);
+        self.tell();
+        id
+    }
+
+    /// Says whether it was there.
+    pub(crate) fn remove(&self, id: u64) -> bool {
+        let mut active = self.lock();
+        let before = active.faults.len();
+        active.faults.retain(|fault| fault.id != id);
+        let was_there = active.faults.len() < before;
+        drop(active);
+        self.tell();
+        was_there
+    }
+
+    pub(crate) fn is_active(&self, id: u64) -> bool {
+        self.lock().faults.iter().any(|fault| fault.id == id)
+    }
+
+    pub(crate) fn reports(&self) -> Vec<FaultReport> {
+        let active = self.lock();
+        let report = |fault: &Fault| FaultReport {
+            what: fault.trouble.to_string(),
+            scope: fault.scope.to_string(),
+            left: fault.scope.times,
+        };
+        active.faults.iter().map(report).collect()
+    }
+
+    /// What look-ups come to.
+    pub(crate) fn resolution(
+        &self,
+    ) -> Option<BoxFuture<'static, Result<Resolution, ResolveError>>> {
+        self.take(None, None, |trouble| {
+            Some(match trouble {
+                Trouble::Resolve(endpoints) => {
+                    let found = Resolution::new(endpoints.iter().cloned());
+                    Box::pin(async { Ok(found) }) as BoxFuture<'static, _>
+                }
+                Trouble::FailResolution(text) => {
+                    let error = ResolveError::new(text.clone());
+                    Box::pin(async { Err(error) })
+                }
+                Trouble::HangResolution => Box::pin(pending()),
+                _ => return None,
+            })
+        })
+    }
+
+    /// Whether look-ups come to something else than the resolver finds.
+    pub(crate) fn concern_resolution(&self) -> bool {
+        let concerns = |fault: &Fault| {
+            matches!(
+                fault.trouble,
+                Trouble::Resolve(_) | Trouble::FailResolution(_) | Trouble::HangResolution
+            )
+        };
+        self.lock().faults.iter().any(concerns)
+    }
+
+    /// How calls end, whatever the policy says.
+    pub(crate) fn calls(&self) -> Option<Status> {
+        self.take(None, None, |trouble| match trouble {
+            Trouble::FailCalls(status) => Some(status.clone()),
+            _ => None,
+        })
+    }
+
+    /// Lets a dial to `address` suffer what it has to, before the network is asked.
+    pub(super) async fn before_dial(&self, address: &Address) -> io::Result<()> {
+        let wait = self.take(Some(address), None, |trouble| {
+            Some(match trouble {
+                Trouble::RefuseDials => Dial::Refused,
+                Trouble::DelayDials(time) => Dial::Delayed(*time),
+                Trouble::HangDials => Dial::Hangs,
+                _ => return None,
+            })
+        });
+        match wait {
+            None => Ok(()),
+            Some(Dial::Refused) => {
+                let text = "connection refused by an injected fault";
+                Err(io::Error::new(io::ErrorKind::ConnectionRefused, text))
+            }
+            Some(Dial::Delayed(time)) => {
+                sleep(time).await;
+                Ok(())
+            }
+            Some(Dial::Hangs) => pending().await,
+        }
+    }
+
+    /// Whether the handshake with `address` is to fail.
+    pub(super) fn fails_handshake(&self, address: &Address) -> bool {
+        let fails = |trouble: &Trouble| matches!(trouble, Trouble::FailHandshakes).then_some(());
+        self.take(Some(address), None, fails).is_some()
+    }
+
+    /// Whether a stream of `method` to `address` is to be refused.
+    pub(super) fn refuses_stream(&self, address: &Address, method: &str) -> bool {
+        let refuses = |trouble: &Trouble| matches!(trouble, Trouble::RefuseStreams).then_some(());
+        self.take(Some(address), Some(method), refuses).is_some()
+    }
+
+    /// Puts the connection `io` to `address` under what befalls it from now on.
+    pub(super) fn over(self: &Arc<Self>, io: Io, address: &Address) -> Io {
+        let seen = self.lock().injected;
+        Io::new(Faulty {
+            io,
+            faults: self.clone(),
+            address: address.to_string(),
+            seen,
+            is_over: false,
+            changed: self.changed(),
+            frames: Inbound::default(),
+            held: VecDeque::new(),
+            inserted: VecDeque::new(),
+            timer: None,
+        })
+    }
+
+    /// The first trouble that `of` takes, if its turn has come.
+    fn take<T>(
+        &self,
+        address: Option<&Address>,
+        method: Option<&str>,
+        of: impl Fn(&Trouble) -> Option<T>,
+    ) -> Option<T> {
+        let address = address.map(ToString::to_string);
+        let mut active = self.lock();
+        let (mut taken, mut used_up) = (None, None);
+        for fault in &mut active.faults {
+            if !fault.scope.covers(address.as_deref(), method) {
+                continue;
+            }
+            let Some(trouble) = of(&fault.trouble) else { continue };
+            if fault.befalls() {
+                if fault.scope.times == Some(0) {
+                    used_up = Some(fault.id);
+                }
+                taken = Some(trouble);
+                break;
+            }
+        }
+        active.faults.retain(|fault| Some(fault.id) != used_up);
+        taken
+    }
+
+    fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let mut changed = self.changed.subscribe();
+        Box::pin(async move {
+            // Whoever waits holds the sender.
+            let _ = changed.changed().await;
+        })
+    }
+
+    fn tell(&self) {
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Active> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Dial {
+    Refused,
+    Delayed(Duration),
+    Hangs,
+}
+
+impl Fault {
+    /// Whether it befalls whom it covers this time; that is one of its times then.
+    fn befalls(&mut self) -> bool {
+        if let Some((rate, _)) = self.scope.chance
+            && draw(&mut self.dice) >= rate
+        {
+            return false;
+        }
+        match &mut self.scope.times {
+            None => true,
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+        }
+    }
+}
+
+impl Scope {
+    fn covers(&self, address: Option<&str>, method: Option<&str>) -> bool {
+        let covers = |wanted: &Option<String>, is: Option<&str>| {
+            wanted.as_deref().is_none_or(|wanted| is == Some(wanted))
+        };
+        covers(&self.address, address) && covers(&self.method, method)
+    }
+}
+
+/// From 0 to 1: splitmix64.
+fn draw(dice: &mut u64) -> f64 {
+    *dice = dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *dice;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    f64::from((mixed >> 32) as u32) / f64::from(u32::MAX)
+}
+
+/// A connection that suffers what befalls it. It stands above TLS, so that it can put frames of
+/// HTTP/2 between those of the server.
+struct Faulty {
+    io: Io,
+    faults: Arc<Faults>,
+    address: String,
+    /// Cuts and goodbyes up to this number are none of its.
+    seen: u64,
+    is_over: bool,
+    changed: Pin<Box<dyn Future<Output = ()> + Send>>,
+    frames: Inbound,
+    /// What has arrived and is not to be seen yet.
+    held: VecDeque<(Instant, Bytes)>,
+    /// Frames that go in where the next of the server's would begin.
+    inserted: VecDeque<Bytes>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// How what arrives is delayed.
+#[derive(Clone, Copy, Default)]
+struct Weather {
+    is_stalled: bool,
+    latency: Duration,
+    loss: f64,
+}
+
+/// Follows the frames that arrive.
+#[derive(Default)]
+struct Inbound {
+    header: Vec<u8>,
+    /// Bytes of a payload that are still to come.
+    payload: usize,
+}
+
+impl Inbound {
+    fn is_between_frames(&self) -> bool {
+        self.header.is_empty() && self.payload == 0
+    }
+
+    fn follow(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let skipped = self.payload.min(bytes.len());
+            self.payload -= skipped;
+            bytes = &bytes[skipped..];
+            if self.payload == 0 && !bytes.is_empty() {
+                let taken = bytes.len().min(FRAME_HEADER_LEN - self.header.len());
+                self.header.extend_from_slice(&bytes[..taken]);
+                bytes = &bytes[taken..];
+                if let [high, middle, low, ..] = self.header[..]
+                    && self.header.len() == FRAME_HEADER_LEN
+                {
+                    self.payload = u32::from_be_bytes([0, high, middle, low]) as usize;
+                    self.header.clear();
+                }
+            }
+        }
+    }
+}
+
+impl Faulty {
+    /// Looks what befalls it, and has itself woken when that changes.
+    fn look(&mut self, cx: &mut Context<'_>) -> Weather {
+        while self.changed.as_mut().poll(cx).is_ready() {
+            self.changed = self.faults.changed();
+        }
+        let mut active = self.faults.lock();
+        let injected = active.injected;
+        let mut weather = Weather::default();
+        let mut used_up = Vec::new();
+        for fault in &mut active.faults {
+            if !fault.scope.covers(Some(&self.address), None) {
+                continue;
+            }
+            match fault.trouble {
+                Trouble::StallReads => weather.is_stalled = true,
+                Trouble::Latency(latency) => weather.latency += latency,
+                Trouble::Loss(loss) => weather.loss = weather.loss.max(loss),
+                Trouble::Cut if fault.id > self.seen => self.is_over |= fault.befalls(),
+                Trouble::Goaway(code) if fault.id > self.seen => {
+                    if fault.befalls() {
+                        self.inserted.push_back(goaway(code));
+                    }
+                }
+                Trouble::Cut
+                | Trouble::Goaway(_)
+                | Trouble::Resolve(_)
+                | Trouble::FailResolution(_)
+                | Trouble::HangResolution
+                | Trouble::FailCalls(_)
+                | Trouble::RefuseDials
+                | Trouble::DelayDials(_)
+                | Trouble::HangDials
+                | Trouble::FailHandshakes
+                | Trouble::RefuseStreams => {}
+            }
+            if fault.scope.times == Some(0) {
+                used_up.push(fault.id);
+            }
+        }
+        active.faults.retain(|fault| !used_up.contains(&fault.id));
+        self.seen = injected;
+        weather
+    }
+
+    /// Takes in what has arrived, to be seen later.
+    fn take_in(&mut self, cx: &mut Context<'_>, weather: Weather) -> io::Result<()> {
+        let mut chunk = [0; HELD_CHUNK];
+        while self.held.len() < HELD_CHUNKS_MAX {
+            let mut buf = ReadBuf::new(&mut chunk);
+            match Pin::new(&mut self.io).poll_read(cx, &mut buf) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Ready(Ok(())) => {
+                    let is_lost = {
+                        let mut active = self.faults.lock();
+                        let mut lost = false;
+                        for fault in &mut active.faults {
+                            if let Trouble::Loss(rate) = fault.trouble {
+                                lost |= draw(&mut fault.dice) < rate;
+                            }
+                        }
+                        lost && weather.loss > 0.0
+                    };
+                    let delay =
+                        weather.latency + if is_lost { RESENT_AFTER } else { Duration::ZERO };
+                    let last = self.held.back().map(|(at, _)| *at);
+                    // In order, as TCP has it.
+                    let at = (Instant::now() + delay).max(last.unwrap_or_else(Instant::now));
+                    let is_end = buf.filled().is_empty();
+                    self.held.push_back((at, Bytes::copy_from_slice(buf.filled())));
+                    if is_end {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Faulty {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let weather = this.look(cx);
+        if this.is_over {
+            let text = "the connection was cut by an injected fault";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, text)));
+        }
+        if this.frames.is_between_frames()
+            && let Some(mut frame) = this.inserted.pop_front()
+        {
+            let taken = frame.len().min(buf.remaining());
+            buf.put_slice(&frame[..taken]);
+            frame.advance(taken);
+            if !frame.is_empty() {
+                this.inserted.push_front(frame);
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if weather.is_stalled {
+            return Poll::Pending;
+        }
+        if this.held.is_empty() && weather.latency.is_zero() && weather.loss == 0.0 {
+            let before = buf.filled().len();
+            let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+            this.frames.follow(&buf.filled()[before..]);
+            return polled;
+        }
+        this.take_in(cx, weather)?;
+        let Some((at, bytes)) = this.held.front_mut() else { return Poll::Pending };
+        if *at > Instant::now() {
+            let at = *at;
+            let timer = this.timer.insert(Box::pin(sleep_until(at)));
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        if bytes.is_empty() {
+            // The end, which stays where it is.
+            return Poll::Ready(Ok(()));
+        }
+        let taken = bytes.len().min(buf.remaining());
+        let given = bytes.split_to(taken);
+        if bytes.is_empty() {
+            this.held.pop_front();
+        }
+        buf.put_slice(&given);
+        this.frames.follow(&given);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Faulty {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.is_over {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        Pin::new(&mut this.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+/// GOAWAY with `code`, which leaves no stream out.
+fn goaway(code: u32) -> Bytes {
+    let mut frame = vec![0, 0, 8, 7, 0, 0, 0, 0, 0];
+    frame.extend((u32::MAX >> 1).to_be_bytes());
+    frame.extend(code.to_be_bytes());
+    frame.into()
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolve(endpoints) => write!(f, "look-ups find {} endpoints", endpoints.len()),
+            Self::FailResolution(text) => write!(f, "look-ups fail: {text}"),
+            Self::HangResolution => f.write_str("look-ups hang"),
+            Self::FailCalls(status) => write!(f, "calls fail: {status}"),
+            Self::RefuseDials => f.write_str("dials are refused"),
+            Self::DelayDials(time) => write!(f, "dials take {time:?} longer"),
+            Self::HangDials => f.write_str("dials hang"),
+            Self::FailHandshakes => f.write_str("handshakes fail"),
+            Self::RefuseStreams => f.write_str("streams are refused"),
+            Self::StallReads => f.write_str("nothing arrives"),
+            Self::Latency(time) => write!(f, "what arrives comes {time:?} later"),
+            Self::Loss(rate) => write!(f, "{rate} of what arrives is lost at first"),
+            Self::Cut => f.write_str("connections are cut"),
+            Self::Goaway(code) => write!(f, "servers go away with error code {code}"),
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.address.as_deref().unwrap_or("all addresses"))?;
+        if let Some(method) = &self.method {
+            write!(f, ", {method}")?;
+        }
+        if let Some((rate, seed)) = self.chance {
+            write!(f, ", at a rate of {rate} by seed {seed}")?;
+        }
+        Ok(())
+    }
+}
+
+const FRAME_HEADER_LEN: usize = 9;
+const HELD_CHUNK: usize = 4096;
+/// 256 KiB on their way are enough for any test, and bounded.
+const HELD_CHUNKS_MAX: usize = 64;
+/// The least that TCP waits before it sends again.
+const RESENT_AFTER: Duration = Duration::from_millis(200);
