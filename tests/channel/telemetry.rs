@@ -431,7 +431,7 @@ async fn a_crash_leaves_nothing_counted_that_has_ended() {
 #[tokio::test]
 async fn a_subchannel_whose_actor_is_killed_in_its_sleep_is_counted_no_more() {
     let collector = Collector::new();
-    let (channel, greeter) = observed(collector.metrics(), |it| it.allow_injection()).await;
+    let (channel, greeter) = observed(collector.metrics(), ChannelBuilder::allow_injection).await;
     channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
     let stall = Fault::stall(ActorKind::AddrConn, Duration::from_secs(3_600));
     channel.inject(stall).await.unwrap();
