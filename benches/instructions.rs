@@ -11,17 +11,19 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use opentelemetry_sdk::metrics::{InMemoryMetricExporter, SdkMeterProvider};
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use switchboard::{
     Answer, CallEvent, CallInfo, CallObserver, Channel, ChannelBuilder, Credentials,
-    EncodedMessage, EventRig, Interceptor, Method, Next, Observer, OutgoingCall, Raw, Request,
-    Response, Status, memory,
+    EncodedMessage, EventRig, Interceptor, Method, Next, Observer, OpenTelemetry,
+    OpenTelemetryBuilder, OutgoingCall, Raw, Request, Response, Status, memory,
 };
 
 const ECHO: Method<Bytes, Bytes> =
     Method::with_codec::<Raw>("/test.Echo/Once", switchboard::Cardinality::Unary);
 
 /// What is counted, by name.
-const SUBJECTS: [(&str, Subject); 7] = [
+const SUBJECTS: [(&str, Subject); 10] = [
     ("nothing", || repeat(|| ())),
     ("an event that nobody sees", || {
         let rig = EventRig::new();
@@ -34,6 +36,13 @@ const SUBJECTS: [(&str, Subject); 7] = [
         made
     }),
     ("a call that is observed", || calls(|builder| builder.observer(Watching))),
+    ("a call with metrics", || calls(|builder| builder.observer(telemetry().metrics()))),
+    ("a call with metrics and spans", || {
+        calls(|builder| builder.observer(telemetry().metrics_and_spans(Sampler::AlwaysOn)))
+    }),
+    ("a call with metrics and spans that are not sampled", || {
+        calls(|builder| builder.observer(telemetry().metrics_and_spans(Sampler::AlwaysOff)))
+    }),
     ("a call with a synchronous interceptor", || calls(|builder| builder.interceptor(Looking))),
     ("a call with an asynchronous one", || calls(|builder| builder.interceptor(Awaiting))),
 ];
@@ -168,6 +177,28 @@ impl Observer for Watching {
 impl CallObserver for Watching {
     fn event(&self, event: &CallEvent<'_>) {
         black_box(event);
+    }
+}
+
+/// OpenTelemetry's SDK, which takes all in and sends it nowhere.
+struct Telemetry(OpenTelemetryBuilder);
+
+fn telemetry() -> Telemetry {
+    let meters = SdkMeterProvider::builder()
+        .with_periodic_exporter(InMemoryMetricExporter::default())
+        .build();
+    // It lives as long as the process, as that of a service does.
+    Telemetry(OpenTelemetry::builder().meter_provider(Box::leak(Box::new(meters))))
+}
+
+impl Telemetry {
+    fn metrics(self) -> OpenTelemetry {
+        self.0.build().expect("no metric is named")
+    }
+
+    fn metrics_and_spans(self, sampler: Sampler) -> OpenTelemetry {
+        let tracers = SdkTracerProvider::builder().with_sampler(sampler).build();
+        self.0.tracer_provider(&tracers).build().expect("no metric is named")
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 #[cfg(feature = "test-util")]
 use super::faults::Blow;
 use super::health::{Said, Watch, fact, failed, not_serving};
+use super::open::{Open, tell_of_dial};
 use super::registry::{Health, Standing, Subchannel};
 use super::timer::Timer;
 use super::vitals::Vitals;
@@ -588,7 +589,8 @@ impl AddrConn {
             let asked_at = Instant::now();
             let _place = core.dials.acquire().await;
             // The time until it is its turn is not the server's fault.
-            let deadline = deadline + asked_at.elapsed();
+            let begun_at = Instant::now();
+            let deadline = deadline + (begun_at - asked_at);
             let options =
                 ConnectionOptions { keepalive: core.keepalive(), ..settings.connection.clone() };
             let outcome = transport::dial(
@@ -601,6 +603,7 @@ impl AddrConn {
                 deadline,
             )
             .await;
+            tell_of_dial(&settings.observers, &address, begun_at.elapsed(), &outcome);
             // If the actor is gone nobody wants the connection, and dropping it closes it.
             let _ = me.cast(Msg::Own(Own(completion(dial, Box::new(outcome)))));
         });
@@ -638,9 +641,11 @@ async fn drive(
     driver: Driver,
 ) {
     let keepalive_time = connection.keepalive_time();
+    let mut open = Open::new(&core.settings.observers, &connection);
     let key = core.connections().insert(connection.clone());
     driver
         .run(|cause| {
+            open.disconnected(cause);
             if let (true, Some(time)) = (cause.is_too_many_pings(), keepalive_time) {
                 core.ask_less_often(time);
             }

@@ -14,6 +14,7 @@ use super::news::News;
 use super::registry::Registry;
 use super::{balancer, client_conn, resolver, root, supervisor};
 use crate::call::{Conduct, NoRuntime, RetryLimits, Shared, Snapshot};
+use crate::observe::{ChannelEvent, Observers};
 use crate::policy::backoff::Backoff;
 use crate::policy::idle;
 use crate::policy::lb::{self, DropPicker, Picker};
@@ -31,6 +32,8 @@ use crate::types::{
 /// What the builder decided.
 pub(crate) struct Settings {
     pub(crate) target: Target,
+    /// Who is told what happens.
+    pub(crate) observers: Observers,
     pub(crate) resolver: Arc<dyn BuildResolver>,
     pub(crate) resolver_options: ResolverOptions,
     pub(crate) lb_registry: lb::LbRegistry,
@@ -234,6 +237,7 @@ impl Core {
             Self {
                 shared: Arc::new(Shared::new(first, settings.conduct(), demand)),
                 dials: Semaphore::new(settings.dials_max.clamp(1, Semaphore::MAX_PERMITS)),
+                registry: Registry::new(settings.observers.clone()),
                 settings,
                 no_config,
                 life: watch::Sender::new(Life::New),
@@ -243,7 +247,6 @@ impl Core {
                 client_conn: Mailbox::new(),
                 resolver: Mailbox::new(),
                 balancer: Mailbox::new(),
-                registry: Registry::default(),
                 news: News::new(),
                 tasks: TaskTracker::new(),
                 connections: Mutex::default(),
@@ -287,6 +290,7 @@ impl Core {
         });
         self.news.tell();
         if self.shared.states.post(connectivity) {
+            self.settings.observers.tell(|| ChannelEvent::StateChanged { state: connectivity });
             tracing::info!(target: "switchboard", channel = %self.settings.target, state = %connectivity, "channel");
         }
     }

@@ -37,6 +37,7 @@ mod health;
 mod inspect;
 mod mailbox;
 mod news;
+mod open;
 mod registry;
 mod resolver;
 mod root;

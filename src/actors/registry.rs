@@ -1,5 +1,6 @@
 //! The subchannels of a channel.
 
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,14 +10,17 @@ use super::addr_conn;
 use super::core::Record;
 use super::mailbox::Mailbox;
 use crate::call::{SlotTable, SubchannelSlot};
+use crate::observe::{ChannelEvent, Observers};
 use crate::policy::lb::SubchannelState;
 use crate::policy::{connection, health};
 use crate::transport::Connection;
 use crate::types::{Address, ConnectivityState, Status, SubchannelId};
 
 /// All subchannels, by id. Only the Balancer adds and removes; everybody reads.
-#[derive(Default)]
-pub(super) struct Registry(Mutex<Table>);
+pub(super) struct Registry {
+    table: Mutex<Table>,
+    observers: Observers,
+}
 
 #[derive(Default)]
 struct Table {
@@ -49,6 +53,8 @@ pub(super) struct Subchannel {
     retired: AtomicBool,
     standing: Mutex<Standing>,
     health: Mutex<Health>,
+    /// Who is told of its states.
+    observers: Observers,
 }
 
 /// How a subchannel stands.
@@ -90,6 +96,11 @@ impl Health {
 }
 
 impl Registry {
+    /// An empty one, of whose subchannels `observers` are told.
+    pub(super) fn new(observers: Observers) -> Self {
+        Self { table: Mutex::default(), observers }
+    }
+
     /// Makes a subchannel, IDLE.
     pub(super) fn add(&self, address: &Address) -> Arc<Subchannel> {
         let mut table = self.lock();
@@ -112,6 +123,7 @@ impl Registry {
             retired: AtomicBool::new(false),
             standing: Mutex::default(),
             health: Mutex::default(),
+            observers: self.observers.clone(),
         });
         table.entries[id.index()] = Some(subchannel.clone());
         table.slots = None;
@@ -139,7 +151,9 @@ impl Registry {
 
     /// Forgets all subchannels; their `AddrConn`s are dead.
     pub(super) fn clear(&self) {
-        *self.lock() = Table::default();
+        let all = mem::take(&mut *self.lock());
+        // Not under the lock: observers are told of their ends.
+        drop(all);
     }
 
     /// Every subchannel, oldest first.
@@ -173,7 +187,7 @@ impl Registry {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -244,8 +258,20 @@ impl Subchannel {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Writes it down, and tells observers of another state.
     pub(super) fn set_standing(&self, standing: Standing) {
-        *self.standing.lock().unwrap_or_else(PoisonError::into_inner) = standing;
+        let to = standing.machine.connectivity();
+        let mut current = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = mem::replace(&mut *current, standing).machine.connectivity();
+        drop(current);
+        self.tell_of_change(from, to);
+    }
+
+    fn tell_of_change(&self, from: ConnectivityState, to: ConnectivityState) {
+        if from != to {
+            let address = &self.address;
+            self.observers.tell(|| ChannelEvent::SubchannelStateChanged { address, from, to });
+        }
     }
 
     pub(super) fn health(&self) -> Health {
@@ -254,5 +280,13 @@ impl Subchannel {
 
     pub(super) fn set_health(&self, health: Health) {
         *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health;
+    }
+}
+
+impl Drop for Subchannel {
+    /// Its `AddrConn` may have been killed before it came to that.
+    fn drop(&mut self) {
+        let from = self.standing().machine.connectivity();
+        self.tell_of_change(from, ConnectivityState::Shutdown);
     }
 }

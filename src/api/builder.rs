@@ -12,7 +12,7 @@ use super::channel::{Channel, Defaults};
 use super::intercept::Interceptor;
 use crate::actors::{Core, HealthChecks, Settings};
 use crate::call::RetryLimits;
-use crate::observe::Observer;
+use crate::observe::{Observer, Observers};
 use crate::policy::backoff::Backoff;
 use crate::policy::lb::{LbPolicyBuilder, LbRegistry};
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
@@ -172,7 +172,8 @@ impl ChannelBuilder {
         self
     }
 
-    /// Adds an observer: it sees what becomes of calls, below the interceptors.
+    /// Adds an observer: it sees what becomes of calls, below the interceptors, and of the
+    /// channel's connections.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers.push(Arc::new(observer));
         self
@@ -467,8 +468,10 @@ impl ChannelBuilder {
             Some(proxy) => Arc::new(proxy.over(connector, connection.user_agent.clone())),
             None => connector,
         };
+        let observers = Observers::new(self.observers.clone(), target.to_string());
         let core = Core::new(Settings {
             target,
+            observers,
             resolver,
             resolver_options: self.resolver_options,
             lb_registry: self.lb_registry.clone(),
@@ -493,8 +496,7 @@ impl ChannelBuilder {
             seed: self.seed.unwrap_or_else(fresh_seed),
             runtime: self.runtime.clone(),
         });
-        let (interceptors, observers) = (self.interceptors.clone(), self.observers.clone());
-        Ok(Channel::new(core, self.defaults, interceptors, observers))
+        Ok(Channel::new(core, self.defaults, self.interceptors.clone()))
     }
 }
 

@@ -16,7 +16,6 @@ use super::request::{CallOptions, Request, Response};
 use super::streaming::Streaming;
 use crate::actors::Core;
 use crate::call::{self, CallHead, Events, Reply, StateChanges, StreamCall};
-use crate::observe::{CallInfo, Observer};
 use crate::transport::{BoxFuture, Message};
 use crate::types::{Compression, ConnectivityState, Status};
 
@@ -55,7 +54,6 @@ struct Handle {
     core: Arc<Core>,
     defaults: Defaults,
     interceptors: Vec<Arc<dyn Interceptor>>,
-    observers: Vec<Arc<dyn Observer>>,
 }
 
 /// What calls go by of which nothing is said.
@@ -97,9 +95,8 @@ impl Channel {
         core: Arc<Core>,
         defaults: Defaults,
         interceptors: Vec<Arc<dyn Interceptor>>,
-        observers: Vec<Arc<dyn Observer>>,
     ) -> Self {
-        Self { handle: Arc::new(Handle { core, defaults, interceptors, observers }) }
+        Self { handle: Arc::new(Handle { core, defaults, interceptors }) }
     }
 
     /// Calls a unary method: a [`Method`](crate::Method), or a path for protobuf messages.
@@ -302,13 +299,8 @@ impl Channel {
 
     /// Asks the observers which of them want to see this call.
     fn events(&self, call: &OutgoingCall) -> Events {
-        if self.handle.observers.is_empty() {
-            return Events::default();
-        }
-        let target = self.target();
-        let info = CallInfo::new(&call.method, call.is_known, &target);
-        let observers = self.handle.observers.iter();
-        Events::to(observers.filter_map(|observer| observer.call_began(&info)).collect())
+        let observers = &self.handle.core.settings.observers;
+        Events::to(observers.call_began(&call.method, call.is_known))
     }
 
     fn interceptors(&self) -> Next<'_> {

@@ -98,7 +98,7 @@ pub(super) async fn begin(
             Err(status) => return Begun::Ended(status),
         }
     }
-    let metadata = head.metadata_after(terms, failed, proof);
+    let metadata = head.metadata_of_attempt(terms, number, failed, proof);
     let request = head.request(Instant::now(), terms, metadata.as_ref());
     match connection.open(&request, None, terms.deadline).await {
         Ok(stream) => {

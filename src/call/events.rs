@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::observe::{AttemptKind, CallEvent, CallObserver};
+use crate::observe::{AttemptKind, CallEvent, CallObserver, guarded};
 use crate::types::{Metadata, Status};
 
 /// Those who observe a call: mostly nobody, which costs a branch an event.
@@ -44,6 +44,12 @@ impl Events {
         }
     }
 
+    /// What observers want the server of an attempt to know.
+    #[inline]
+    pub(super) fn propagated(&self, attempt: u32) -> Metadata {
+        self.0.as_ref().map_or_else(Metadata::new, |observed| observed.propagated(attempt))
+    }
+
     /// Tells of an attempt that begins; gives its number.
     #[inline]
     pub(super) fn attempt_began(&self, kind: AttemptKind) -> u32 {
@@ -80,8 +86,17 @@ impl Observed {
     #[cold]
     fn tell(&self, event: &CallEvent<'_>) {
         for observer in &self.observers {
-            observer.event(event);
+            guarded(|| observer.event(event));
         }
+    }
+
+    #[cold]
+    fn propagated(&self, attempt: u32) -> Metadata {
+        let mut metadata = Metadata::new();
+        for observer in &self.observers {
+            guarded(|| observer.propagate(attempt, &mut metadata));
+        }
+        metadata
     }
 
     #[cold]

@@ -143,19 +143,28 @@ impl CallHead {
         });
     }
 
-    /// What an attempt sends in place of the call's metadata: `proof`, which has that too, and how
-    /// many attempts there have been before.
-    fn metadata_after(
+    /// What an attempt sends in place of the call's metadata: `proof`, which has that too, how many
+    /// attempts there have been before, and what observers want the server to know of this one.
+    fn metadata_of_attempt(
         &self,
         terms: &Terms,
+        number: u32,
         failed: u32,
         proof: Option<Metadata>,
     ) -> Option<Metadata> {
-        if failed == 0 {
+        let propagated = self.events.propagated(number);
+        if failed == 0 && propagated.is_empty() {
             return proof;
         }
-        let mut metadata = proof.unwrap_or_else(|| terms.metadata(self).clone());
-        metadata.set_previous_attempts(failed);
+        let mut metadata = match proof {
+            Some(proof) => proof,
+            None if failed == 0 && terms.metadata(self).is_empty() => return Some(propagated),
+            None => terms.metadata(self).clone(),
+        };
+        if failed > 0 {
+            metadata.set_previous_attempts(failed);
+        }
+        metadata.insert_all(propagated);
         Some(metadata)
     }
 }

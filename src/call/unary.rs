@@ -113,7 +113,7 @@ pub(super) async fn attempt(
         None
     };
     let now = now.filter(|_| proof.is_none()).unwrap_or_else(Instant::now);
-    let metadata = call.metadata_after(terms, failed_before, proof);
+    let metadata = call.metadata_of_attempt(terms, number, failed_before, proof);
     let head = call.request(now, terms, metadata.as_ref());
     let mut stream = match connection.open(&head, Some((message, true)), terms.deadline).await {
         Ok(stream) => stream,

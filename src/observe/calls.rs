@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::channels::{ChannelEvent, ChannelInfo};
 use crate::types::{Address, Metadata, MethodPath, Status};
 
 /// Sees the calls of a channel.
 ///
 /// Registered with [`ChannelBuilder::observer`](crate::ChannelBuilder::observer). Observers watch:
-/// they change nothing, and what they do runs on the path of the call, so they must be quick and
-/// must not block. Where there are none, an event costs one branch.
+/// they change nothing, but may [tell the server](CallObserver::propagate) that they do. What they do runs on the path of the call, so they must be quick and
+/// must not block. Where there are none, an event costs one branch. One that panics is as one that
+/// did nothing: the panic is caught and logged, and what it was told of goes on. (That needs
+/// `panic = "unwind"`, which is the default.)
 ///
 /// ```
 /// use std::sync::Arc;
@@ -41,6 +44,12 @@ pub trait Observer: Send + Sync + 'static {
     /// A call begins; interceptors have seen it. What is given gets its events; `None` where this
     /// one is of no interest.
     fn call_began(&self, call: &CallInfo<'_>) -> Option<Arc<dyn CallObserver>>;
+
+    /// Something has happened to the channel that is no call's: to a connection or a state. Told
+    /// by whoever did it, actors and tasks of the channel's runtime among them. Default: nothing.
+    fn channel_event(&self, channel: &ChannelInfo<'_>, event: &ChannelEvent<'_>) {
+        let _ = (channel, event);
+    }
 }
 
 /// Sees what happens to one call.
@@ -48,6 +57,14 @@ pub trait CallObserver: Send + Sync + 'static {
     /// Something has happened. Events of a call come one at a time where it is unary; those of a
     /// stream that is sent on and received from in different tasks may come side by side.
     fn event(&self, event: &CallEvent<'_>);
+
+    /// What the server of an attempt is told of what is observed: a trace goes on there by that
+    /// (A72). Asked between [`AttemptBegan`](CallEvent::AttemptBegan) and
+    /// [`RequestHeaders`](CallEvent::RequestHeaders). `metadata` is empty, or has what the observers
+    /// before have put in; by its keys it takes the place of the call's own. Default: nothing.
+    fn propagate(&self, attempt: u32, metadata: &mut Metadata) {
+        let _ = (attempt, metadata);
+    }
 }
 
 /// A call that begins.
@@ -104,7 +121,7 @@ pub enum CallEvent<'a> {
         peer: &'a Address,
         /// The name that it is addressed by.
         authority: &'a str,
-        /// The application's metadata, that of interceptors and credentials included.
+        /// The application's metadata, that of interceptors, credentials and observers included.
         metadata: &'a Metadata,
         /// What is left until the deadline.
         timeout: Option<Duration>,

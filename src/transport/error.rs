@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::observe::DisconnectReason;
 use crate::types::{Address, Seen};
 
 use super::credentials::SecurityError;
@@ -142,6 +143,29 @@ impl Disconnect {
         )
     }
 
+    /// The cause in short, as those are told who observe the channel (A94).
+    pub(crate) fn reason(&self) -> DisconnectReason {
+        match &self.cause {
+            DisconnectCause::Goaway(goaway) => {
+                let name = ERROR_CODE_NAMES.get(goaway.code.0 as usize).copied();
+                // As RFC 9113 has it for codes that it does not define.
+                DisconnectReason::Goaway { code: name.unwrap_or("INTERNAL_ERROR") }
+            }
+            DisconnectCause::Lost(loss) => match loss.kind {
+                Some(io::ErrorKind::ConnectionReset) => DisconnectReason::ConnectionReset,
+                Some(io::ErrorKind::ConnectionAborted) => DisconnectReason::ConnectionAborted,
+                Some(io::ErrorKind::TimedOut) => DisconnectReason::ConnectionTimedOut,
+                Some(_) => DisconnectReason::SocketError,
+                None => DisconnectReason::Unknown,
+            },
+            DisconnectCause::NoSignOfLife { .. } => DisconnectReason::ConnectionTimedOut,
+            DisconnectCause::Local => DisconnectReason::SubchannelShutdown,
+            DisconnectCause::Protocol(_)
+            | DisconnectCause::StreamIdsUsedUp
+            | DisconnectCause::Abandoned => DisconnectReason::Unknown,
+        }
+    }
+
     /// The cause alone.
     pub(crate) fn cause(&self) -> &DisconnectCause {
         &self.cause
@@ -165,8 +189,8 @@ impl Error for Disconnect {}
 pub(crate) enum DisconnectCause {
     /// The server asked for it.
     Goaway(Goaway),
-    /// The connection broke or was closed by the server; the text says how.
-    Lost(String),
+    /// The connection broke or was closed by the server.
+    Lost(Loss),
     /// The server broke the rules of HTTP/2; the text says which.
     Protocol(String),
     /// The server was asked whether it lives, and nothing arrived for so long.
@@ -186,7 +210,7 @@ impl fmt::Display for DisconnectCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Goaway(goaway) => goaway.fmt(f),
-            Self::Lost(how) => f.write_str(how),
+            Self::Lost(loss) => f.write_str(&loss.how),
             Self::Protocol(what) => write!(f, "the server broke the HTTP/2 protocol: {what}"),
             Self::NoSignOfLife { timeout } => {
                 write!(f, "keepalive: the server has not answered a PING within {timeout:?}")
@@ -196,6 +220,15 @@ impl fmt::Display for DisconnectCause {
             Self::Abandoned => f.write_str("the task that drives the connection is gone"),
         }
     }
+}
+
+/// How a stream of bytes ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Loss {
+    /// In words.
+    pub(crate) how: String,
+    /// The error of the socket; none where the other side closed it.
+    pub(crate) kind: Option<io::ErrorKind>,
 }
 
 /// A GOAWAY of the server.
@@ -495,13 +528,40 @@ mod tests {
             told.to_string(),
             "10.0.0.7:443: GOAWAY ENHANCE_YOUR_CALM, debug data \"too_many_pings\""
         );
-        let lost = Disconnect::new(address(), DisconnectCause::Lost("it broke".into()));
+        let lost = Disconnect::new(
+            address(),
+            DisconnectCause::Lost(Loss { how: "it broke".into(), kind: None }),
+        );
         let lost = lost.after(&told);
         assert_eq!(
             lost.to_string(),
             "10.0.0.7:443: it broke; received before: GOAWAY ENHANCE_YOUR_CALM, debug data \
              \"too_many_pings\""
         );
+    }
+
+    // spec: A94/disconnect-reason
+    #[test]
+    fn what_ended_a_connection_is_told_in_short() {
+        let goaway = |code| {
+            DisconnectCause::Goaway(Goaway { code: ErrorCode(code), debug_data: String::new() })
+        };
+        let lost = |kind| DisconnectCause::Lost(Loss { how: "it broke".into(), kind });
+        let timeout = Duration::from_secs(1);
+        for (cause, reason) in [
+            (goaway(11), DisconnectReason::Goaway { code: "ENHANCE_YOUR_CALM" }),
+            (goaway(4711), DisconnectReason::Goaway { code: "INTERNAL_ERROR" }),
+            (lost(Some(io::ErrorKind::ConnectionReset)), DisconnectReason::ConnectionReset),
+            (lost(Some(io::ErrorKind::ConnectionAborted)), DisconnectReason::ConnectionAborted),
+            (lost(Some(io::ErrorKind::TimedOut)), DisconnectReason::ConnectionTimedOut),
+            (lost(Some(io::ErrorKind::BrokenPipe)), DisconnectReason::SocketError),
+            (lost(None), DisconnectReason::Unknown),
+            (DisconnectCause::NoSignOfLife { timeout }, DisconnectReason::ConnectionTimedOut),
+            (DisconnectCause::Local, DisconnectReason::SubchannelShutdown),
+            (DisconnectCause::StreamIdsUsedUp, DisconnectReason::Unknown),
+        ] {
+            assert_eq!(Disconnect::new(address(), cause).reason(), reason);
+        }
     }
 
     #[test]

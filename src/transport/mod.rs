@@ -47,7 +47,8 @@ pub(crate) use call_credentials::AllCallCredentials;
 pub(crate) use compression::{DecompressError, decompress};
 pub(crate) use credentials::Security;
 pub(crate) use error::{
-    ConnectError, ConnectFault, ConnectPhase, Disconnect, ErrorCode, NotGrpc, StreamError,
+    ConnectError, ConnectFault, ConnectPhase, Disconnect, DisconnectCause, ErrorCode, NotGrpc,
+    StreamError,
 };
 #[cfg(feature = "test-util")]
 pub(crate) use faults::{Faults, Scope, Trouble};

@@ -61,6 +61,15 @@ impl Metadata {
         }
     }
 
+    /// Puts the values of `other` in place of those that its keys have. What does not fit any more
+    /// is left out.
+    pub(crate) fn insert_all(&mut self, other: Self) {
+        for name in other.as_fields().into_iter().flat_map(HeaderMap::keys) {
+            self.fields_mut().remove(name);
+        }
+        self.append_all(other);
+    }
+
     /// Says that so many attempts have failed (A6).
     pub(crate) fn set_previous_attempts(&mut self, attempts: u32) {
         let _ = self.fields_mut().try_insert(PREVIOUS_ATTEMPTS, HeaderValue::from(attempts));

@@ -33,5 +33,6 @@ mod scaling;
 mod service_config;
 mod streaming;
 mod supervision;
+mod telemetry;
 mod tls;
 mod wrong_input;

@@ -1,17 +1,19 @@
 //! What observers see of calls.
 
+use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use switchboard::{
-    AttemptKind, CallEvent, CallInfo, CallObserver, CallOptions, Channel, ChannelBuilder, Code,
-    Observer, Status,
+    Address, AttemptKind, BoxFuture, CallEvent, CallInfo, CallObserver, CallOptions, Channel,
+    ChannelBuilder, ChannelEvent, ChannelInfo, Code, Connect, ConnectivityState, Io, Observer,
+    Status,
 };
 
 use crate::support::greeter::{
     BIDI_HELLO, FLAKY, Greeter, HelloReply, HelloRequest, SAY_HELLO, ask, hello, target_of,
 };
-use crate::support::{close_without_leaks, plaintext, until};
+use crate::support::{ROUND_ROBIN, close_without_leaks, plaintext, until};
 
 /// Writes down what it sees.
 #[derive(Clone, Default)]
@@ -253,4 +255,115 @@ async fn an_observer_that_does_not_want_a_call_is_left_alone() {
     channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
     assert_eq!(notes.take().last().unwrap(), "ended: OK");
     close_without_leaks(channel, &greeter).await;
+}
+
+/// Writes down what it sees of a channel beside its calls.
+#[derive(Clone, Default)]
+struct Sights(Arc<Mutex<Vec<String>>>);
+
+impl Sights {
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Those that begin so.
+    fn of(&self, what: &str) -> Vec<String> {
+        self.all().into_iter().filter(|it| it.starts_with(what)).collect()
+    }
+}
+
+impl Observer for Sights {
+    fn call_began(&self, _: &CallInfo<'_>) -> Option<Arc<dyn CallObserver>> {
+        None
+    }
+
+    fn channel_event(&self, channel: &ChannelInfo<'_>, event: &ChannelEvent<'_>) {
+        assert!(channel.target.starts_with("ipv4:"), "{channel:?}");
+        self.0.lock().unwrap().push(match *event {
+            ChannelEvent::StateChanged { state } => format!("channel {state}"),
+            ChannelEvent::SubchannelStateChanged { from, to, .. } => {
+                format!("subchannel {from} to {to}")
+            }
+            ChannelEvent::ConnectionAttemptSucceeded { .. } => "dial succeeded".to_owned(),
+            ChannelEvent::ConnectionAttemptFailed { cause, .. } => format!("dial failed: {cause}"),
+            ChannelEvent::ConnectionOpened { security, .. } => {
+                format!("connection opened: {security}")
+            }
+            ChannelEvent::Disconnected { reason, .. } => {
+                format!("connection disconnected: {reason:?}")
+            }
+            ChannelEvent::ConnectionClosed { .. } => "connection closed".to_owned(),
+            _ => "something new".to_owned(),
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_connection_and_its_states_are_told_from_the_dial_to_the_end() {
+    let (sights, mut greeter) = (Sights::default(), [Greeter::start()]);
+    let channel = plaintext(target_of(&greeter)).observer(sights.clone()).build().unwrap();
+    assert!(sights.all().is_empty());
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    greeter[0].stop_gracefully().await;
+    until("its goodbye is heard", async || sights.of("connection").len() == 3).await;
+    until("the channel is idle", async || channel.state() == ConnectivityState::Idle).await;
+    let connection = [
+        "connection opened: no security",
+        "connection disconnected: Goaway { code: \"NO_ERROR\" }",
+        "connection closed",
+    ];
+    assert_eq!(sights.of("connection"), connection);
+    assert_eq!(sights.of("dial"), ["dial succeeded"]);
+    close_without_leaks(channel, &greeter).await;
+    until("the subchannel is gone", async || sights.of("subchannel").len() == 4).await;
+    assert_eq!(
+        sights.of("subchannel"),
+        [
+            "subchannel IDLE to CONNECTING",
+            "subchannel CONNECTING to READY",
+            "subchannel READY to IDLE",
+            "subchannel IDLE to SHUTDOWN"
+        ]
+    );
+    assert_eq!(
+        sights.of("channel"),
+        ["channel CONNECTING", "channel READY", "channel IDLE", "channel SHUTDOWN"]
+    );
+    assert_eq!(sights.of("connection"), connection);
+}
+
+/// Refuses to connect to the first address, and never connects to another.
+struct Stubborn;
+
+impl Connect for Stubborn {
+    fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Io>> {
+        let refuses = address.to_string().starts_with("10.0.0.1:");
+        Box::pin(async move {
+            if !refuses {
+                std::future::pending::<()>().await;
+            }
+            Err(io::ErrorKind::ConnectionRefused.into())
+        })
+    }
+}
+
+// spec: A94/given-up
+#[tokio::test]
+async fn a_dial_that_is_given_up_has_neither_succeeded_nor_failed() {
+    let sights = Sights::default();
+    let builder = plaintext("ipv4:10.0.0.1:1,10.0.0.2:1").connector(Stubborn);
+    let builder = builder.default_service_config(ROUND_ROBIN).observer(sights.clone());
+    let channel = builder.build().unwrap();
+    channel.connect();
+    until("one has failed and one is being made", async || {
+        sights.of("dial").len() == 1 && sights.of("subchannel IDLE to CONNECTING").len() == 2
+    })
+    .await;
+    close_without_leaks(channel, &[]).await;
+    assert_eq!(sights.of("dial"), ["dial failed: 10.0.0.1:1: connection refused"]);
+    until("both are gone", async || {
+        sights.of("subchannel").iter().filter(|it| it.ends_with("SHUTDOWN")).count() == 2
+    })
+    .await;
+    assert!(sights.of("connection").is_empty());
 }

@@ -444,7 +444,7 @@ impl tonic::server::UnaryService<HelloRequest> for Call {
                 return Err(Status::unavailable("not at the first attempt"));
             }
             let mut response = Response::new(answer.greet(&request.get_ref().name));
-            for key in ["echo", "echo-bin"] {
+            for key in ["echo", "echo-bin", "traceparent", "grpc-trace-bin"] {
                 for value in request.metadata().get_all(key) {
                     response.metadata_mut().append(key, value.clone());
                 }

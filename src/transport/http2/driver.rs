@@ -104,7 +104,7 @@ impl Driver {
             // A server that says goodbye and goes once all is done has kept its word.
             (None, Some(cause @ DisconnectCause::Goaway(_))) if !is_early => cause.clone(),
             (Some(error), _) => fault::of_connection(shared, error),
-            (None, _) => DisconnectCause::Lost(shared.watch.how_it_ended()),
+            (None, _) => DisconnectCause::Lost(shared.watch.loss()),
         })
     }
 

@@ -37,7 +37,7 @@ pub(super) fn of_stream(
 /// What an error of the whole connection means.
 pub(super) fn of_connection(shared: &Shared, error: &h2::Error) -> DisconnectCause {
     if error.is_io() {
-        DisconnectCause::Lost(shared.watch.how_it_ended())
+        DisconnectCause::Lost(shared.watch.loss())
     } else if let Some(goaway) = goaway_of(error) {
         DisconnectCause::Goaway(goaway)
     } else if error.is_go_away() {

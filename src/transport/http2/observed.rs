@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::super::connect::Io;
-use super::super::error::in_words;
+use super::super::error::{Loss, in_words};
 use super::unread::{ReceiveBuffer, Unread};
 
 /// What was seen of a connection. Written by its driver, read by anyone.
@@ -27,8 +27,8 @@ pub(super) struct Watch {
     bytes_written: AtomicU64,
     /// Whether the last write had to wait: then the engine still holds output.
     write_blocked: AtomicBool,
-    /// How the stream of bytes ended, in words.
-    ended: OnceLock<String>,
+    /// How the stream of bytes ended.
+    ended: OnceLock<Loss>,
     pub(super) unread: Unread,
     /// Bytes of header fields that the server takes in one request.
     peer_max_fields: AtomicU32,
@@ -87,7 +87,7 @@ impl Watch {
 
     /// How the stream of bytes ended, if it has.
     pub(super) fn ended(&self) -> Option<&str> {
-        self.ended.get().map(String::as_str)
+        self.ended.get().map(|loss| loss.how.as_str())
     }
 
     /// As [`Watch::ended`], for when it has.
@@ -95,13 +95,19 @@ impl Watch {
         self.ended().unwrap_or(CLOSED_BY_SERVER).to_owned()
     }
 
-    fn record_end(&self, how: impl FnOnce() -> String) {
+    /// The same, as what ended the connection.
+    pub(super) fn loss(&self) -> Loss {
+        let closed = || Loss { how: CLOSED_BY_SERVER.to_owned(), kind: None };
+        self.ended.get().cloned().unwrap_or_else(closed)
+    }
+
+    fn record_end(&self, kind: Option<io::ErrorKind>, how: impl FnOnce() -> String) {
         // The first cause counts: what follows a broken connection is only its echo.
-        self.ended.get_or_init(how);
+        self.ended.get_or_init(|| Loss { how: how(), kind });
     }
 
     fn record_error(&self, error: &io::Error) {
-        self.record_end(|| {
+        self.record_end(Some(error.kind()), || {
             let error_text = in_words(error);
             if error.kind() == io::ErrorKind::BrokenPipe {
                 // What writing to a connection gives that the other side has closed.
@@ -196,11 +202,11 @@ impl Observed {
             _ => {}
         });
         if is_end {
-            self.watch.record_end(|| CLOSED_BY_SERVER.to_owned());
+            self.watch.record_end(None, || CLOSED_BY_SERVER.to_owned());
         }
         if is_abuse {
             let text = format!("the server answered one call with more than {HEADS_MAX} headers");
-            self.watch.record_end(|| text.clone());
+            self.watch.record_end(None, || text.clone());
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         Ok(())
