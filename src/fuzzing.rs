@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use crate::observe::PolicyReport;
 use crate::policy::backoff::Backoff;
-use crate::policy::chance::Dice;
 use crate::policy::connection::{self, Timing};
 use crate::policy::lb::graceful_switch::GracefulSwitch;
 use crate::policy::lb::{LbContext, LbEffect, LbRegistry, Picker, SubchannelState, Subchannels};
@@ -14,6 +13,7 @@ use crate::policy::resolution::{self, Pace};
 use crate::policy::scaling::{self, Goal, View};
 use crate::policy::service_config::{Client, ServiceConfig, ServiceConfigError};
 use crate::policy::{idle, token};
+use crate::types::Dice;
 use crate::types::{Address, ConnectivityState, Endpoint, Refresh, Status, SubchannelId};
 
 /// Whether one of the service configs in DNS that are in `choices` is meant for a client that draws

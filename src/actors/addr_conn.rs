@@ -3,9 +3,10 @@
 //! When to dial, wait and report is [`policy::connection`](crate::policy::connection)'s decision,
 //! and its state lies in [`Core`], so that a new life goes on in the middle of a backoff or with
 //! the connection that is serving. Whether there are to be more connections than that one is
-//! [`policy::scaling`](crate::policy::scaling)'s decision; they show to nobody else. What the server says of its
-//! health, where it is asked, [`policy::health`](crate::policy::health) makes something of. The
-//! dial is a task of its own, and so is the watch; so is the connection's driver, which outlives the `AddrConn` for as long as calls are on it.
+//! [`policy::scaling`](crate::policy::scaling)'s decision; they show to nobody else. What the
+//! server says of its health, where it is asked, [`policy::health`](crate::policy::health) makes
+//! something of. The dial is a task of its own, and so is the watch; so is the connection's driver,
+//! which outlives the `AddrConn` for as long as calls are on it.
 
 use std::mem;
 use std::sync::Arc;
@@ -25,10 +26,10 @@ use super::vitals::Vitals;
 use super::{Core, balancer, resolver};
 use crate::call::WatchEnd;
 use crate::observe::{ActorKind, ActorReport, ConnectionReport};
-use crate::policy::chance::Dice;
 use crate::policy::connection::{Effect, Event, State, Timing};
 use crate::policy::{health, scaling};
 use crate::transport::{self, ConnectError, Connection, ConnectionOptions, Disconnect, Driver};
+use crate::types::Dice;
 use crate::types::{ConnectivityState, Status};
 
 /// What an `AddrConn` is told.

@@ -20,10 +20,10 @@ use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, addr_conn, resolver, supervisor};
 use crate::observe::{ActorKind, ActorReport, PolicyReport};
-use crate::policy::chance::Dice;
 use crate::policy::lb::graceful_switch::GracefulSwitch;
 use crate::policy::lb::{LbContext, LbEffect, SubchannelState, Subchannels};
 use crate::policy::service_config::ServiceConfig;
+use crate::types::Dice;
 use crate::types::{Address, ConnectivityState, Endpoint, SubchannelId};
 
 /// What a Balancer is told.

@@ -20,11 +20,11 @@ use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, Settings, client_conn};
 use crate::observe::{ActorKind, ActorReport};
-use crate::policy::chance::Dice;
 use crate::policy::resolution::{Effect, Event, Pace, State};
 use crate::policy::service_config::{Client, ServiceConfig};
 use crate::transport::resolve::{Resolution, Resolve, ResolveError, ServiceConfigChoices};
-use crate::types::{Endpoint, Refresh, Status, TargetError};
+use crate::types::Dice;
+use crate::types::{Endpoint, Refresh, Status, TargetError, shown};
 
 /// What a Resolver is told.
 pub(crate) enum Msg {
@@ -378,11 +378,8 @@ impl Found {
 
 /// The first addresses, for people.
 fn some_of(endpoints: &[Endpoint]) -> String {
-    let addresses = || endpoints.iter().flat_map(Endpoint::addresses);
-    let shown: Vec<_> = addresses().take(SHOWN).map(ToString::to_string).collect();
-    let more = addresses().count().saturating_sub(SHOWN);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{}{more}", shown.join(" "))
+    let addresses: Vec<_> = endpoints.iter().flat_map(Endpoint::addresses).collect();
+    shown(addresses.into_iter(), SHOWN)
 }
 
 /// The task that owns the `Resolve`. Dropping this ends it, in the middle of a look-up too.

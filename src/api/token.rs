@@ -16,9 +16,9 @@ use tokio::time::Instant;
 use super::backoff_table;
 use super::builder::{BackoffConfig, fresh_seed};
 use crate::policy::backoff::Backoff;
-use crate::policy::chance::Dice;
 use crate::policy::token::{Answer, Event, Fetch, State};
 use crate::transport::{BearerToken, BoxFuture, CallContext, CallCredentials};
+use crate::types::Dice;
 use crate::types::{Code, Metadata, Status};
 
 /// Access tokens of OAuth 2.0 as call credentials: `authorization: Bearer …`.

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use super::shared::Elapsed;
 use super::{CallHead, Shared, Terms, status};
 use crate::observe::AttemptKind;
-use crate::policy::chance::Dice;
 use crate::policy::retry::{Failure, Progress, Pushback, Rules, Verdict};
 use crate::transport::StreamError;
+use crate::types::Dice;
 use crate::types::{Address, Metadata, Seen, Status};
 
 /// What a channel has settled about attempts beyond the first.

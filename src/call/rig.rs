@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use super::pick::{Step, look};
 use super::{CallHead, Defaults, Events, SlotTable, Snapshot, SnapshotCell, SubchannelSlot};
 use crate::observe::CallEvent;
-use crate::policy::chance::Dice;
 use crate::policy::lb::{
     self, LbContext, LbEffect, LbEvent, LbRegistry, LbUpdate, SubchannelState, Subchannels,
 };
 use crate::policy::service_config::ServiceConfig;
 use crate::transport::{AllCallCredentials, Connection, ConnectionOptions, Security, dial, memory};
+use crate::types::Dice;
 use crate::types::{
     Address, Authority, ConnectivityState, Endpoint, Generation, Metadata, MethodPath, SubchannelId,
 };

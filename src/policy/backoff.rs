@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::chance::Dice;
+use crate::types::Dice;
 
 /// A table of intervals, one for each failure in a row; the last one repeats.
 #[derive(Clone, Debug)]

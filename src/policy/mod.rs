@@ -25,7 +25,6 @@
 //! are trait objects, take `&mut self` and act through a context ([`lb`]).
 
 pub(crate) mod backoff;
-pub(crate) mod chance;
 pub(crate) mod channel;
 pub(crate) mod connection;
 pub(crate) mod health;

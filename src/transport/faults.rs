@@ -15,9 +15,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::connect::{BoxFuture, Io};
+use super::http2::Frames;
 use super::resolve::{Resolution, ResolveError};
 use crate::observe::FaultReport;
-use crate::types::{Address, Endpoint, Status};
+use crate::types::{Address, Dice, Endpoint, Status};
 
 /// What befalls a channel until it is removed, or for so many times.
 #[derive(Clone, Debug)]
@@ -74,7 +75,7 @@ struct Fault {
     id: u64,
     trouble: Trouble,
     scope: Scope,
-    dice: u64,
+    dice: Dice,
 }
 
 impl Faults {
@@ -87,7 +88,7 @@ impl Faults {
         let mut active = self.lock();
         active.injected += 1;
         let id = active.injected;
-        let dice = scope.chance.map_or(0, |(_, seed)| seed);
+        let dice = Dice::new(scope.chance.map_or(0, |(_, seed)| seed));
         active.faults.push(Fault { id, trouble, scope, dice });
         drop(active);
         self.tell();
@@ -194,6 +195,20 @@ impl Faults {
         self.take(Some(address), Some(method), refuses).is_some()
     }
 
+    /// Whether a piece of what arrives from `address` is lost.
+    fn lose(&self, address: &str) -> bool {
+        let mut active = self.lock();
+        let mut is_lost = false;
+        for Fault { trouble, scope, dice, .. } in &mut active.faults {
+            if let Trouble::Loss(rate) = trouble
+                && scope.covers(Some(address), None)
+            {
+                is_lost |= dice.unit() < *rate;
+            }
+        }
+        is_lost
+    }
+
     /// Puts the connection `io` to `address` under what befalls it from now on.
     pub(super) fn over(self: &Arc<Self>, io: Io, address: &Address) -> Io {
         let seen = self.lock().injected;
@@ -204,7 +219,7 @@ impl Faults {
             seen,
             is_over: false,
             changed: self.changed(),
-            frames: Inbound::default(),
+            frames: Frames::default(),
             held: VecDeque::new(),
             inserted: VecDeque::new(),
             timer: None,
@@ -265,7 +280,7 @@ impl Fault {
     /// Whether it befalls whom it covers this time; that is one of its times then.
     fn befalls(&mut self) -> bool {
         if let Some((rate, _)) = self.scope.chance
-            && draw(&mut self.dice) >= rate
+            && self.dice.unit() >= rate
         {
             return false;
         }
@@ -289,15 +304,6 @@ impl Scope {
     }
 }
 
-/// From 0 to 1: splitmix64.
-fn draw(dice: &mut u64) -> f64 {
-    *dice = dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut mixed = *dice;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    f64::from((mixed >> 32) as u32) / f64::from(u32::MAX)
-}
-
 /// A connection that suffers what befalls it. It stands above TLS, so that it can put frames of
 /// HTTP/2 between those of the server.
 struct Faulty {
@@ -308,7 +314,7 @@ struct Faulty {
     seen: u64,
     is_over: bool,
     changed: Pin<Box<dyn Future<Output = ()> + Send>>,
-    frames: Inbound,
+    frames: Frames,
     /// What has arrived and is not to be seen yet.
     held: VecDeque<(Instant, Bytes)>,
     /// Frames that go in where the next of the server's would begin.
@@ -321,40 +327,8 @@ struct Faulty {
 struct Weather {
     is_stalled: bool,
     latency: Duration,
-    loss: f64,
-}
-
-/// Follows the frames that arrive.
-#[derive(Default)]
-struct Inbound {
-    header: Vec<u8>,
-    /// Bytes of a payload that are still to come.
-    payload: usize,
-}
-
-impl Inbound {
-    fn is_between_frames(&self) -> bool {
-        self.header.is_empty() && self.payload == 0
-    }
-
-    fn follow(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let skipped = self.payload.min(bytes.len());
-            self.payload -= skipped;
-            bytes = &bytes[skipped..];
-            if self.payload == 0 && !bytes.is_empty() {
-                let taken = bytes.len().min(FRAME_HEADER_LEN - self.header.len());
-                self.header.extend_from_slice(&bytes[..taken]);
-                bytes = &bytes[taken..];
-                if let [high, middle, low, ..] = self.header[..]
-                    && self.header.len() == FRAME_HEADER_LEN
-                {
-                    self.payload = u32::from_be_bytes([0, high, middle, low]) as usize;
-                    self.header.clear();
-                }
-            }
-        }
-    }
+    /// Whether some of it may be lost.
+    loss: bool,
 }
 
 impl Faulty {
@@ -374,7 +348,7 @@ impl Faulty {
             match fault.trouble {
                 Trouble::StallReads => weather.is_stalled = true,
                 Trouble::Latency(latency) => weather.latency += latency,
-                Trouble::Loss(loss) => weather.loss = weather.loss.max(loss),
+                Trouble::Loss(_) => weather.loss = true,
                 Trouble::Cut if fault.id > self.seen => self.is_over |= fault.befalls(),
                 Trouble::Goaway(code) if fault.id > self.seen => {
                     if fault.befalls() {
@@ -411,18 +385,10 @@ impl Faulty {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Ready(Ok(())) => {
-                    let is_lost = {
-                        let mut active = self.faults.lock();
-                        let mut lost = false;
-                        for fault in &mut active.faults {
-                            if let Trouble::Loss(rate) = fault.trouble {
-                                lost |= draw(&mut fault.dice) < rate;
-                            }
-                        }
-                        lost && weather.loss > 0.0
-                    };
-                    let delay =
-                        weather.latency + if is_lost { RESENT_AFTER } else { Duration::ZERO };
+                    let mut delay = weather.latency;
+                    if weather.loss && self.faults.lose(&self.address) {
+                        delay += RESENT_AFTER;
+                    }
                     let last = self.held.back().map(|(at, _)| *at);
                     // In order, as TCP has it.
                     let at = (Instant::now() + delay).max(last.unwrap_or_else(Instant::now));
@@ -450,7 +416,7 @@ impl AsyncRead for Faulty {
             let text = "the connection was cut by an injected fault";
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, text)));
         }
-        if this.frames.is_between_frames()
+        if this.frames.is_between()
             && let Some(mut frame) = this.inserted.pop_front()
         {
             let taken = frame.len().min(buf.remaining());
@@ -464,10 +430,10 @@ impl AsyncRead for Faulty {
         if weather.is_stalled {
             return Poll::Pending;
         }
-        if this.held.is_empty() && weather.latency.is_zero() && weather.loss == 0.0 {
+        if this.held.is_empty() && weather.latency.is_zero() && !weather.loss {
             let before = buf.filled().len();
             let polled = Pin::new(&mut this.io).poll_read(cx, buf);
-            this.frames.follow(&buf.filled()[before..]);
+            this.frames.follow(&buf.filled()[before..], |_, _| ());
             return polled;
         }
         this.take_in(cx, weather)?;
@@ -489,7 +455,7 @@ impl AsyncRead for Faulty {
             this.held.pop_front();
         }
         buf.put_slice(&given);
-        this.frames.follow(&given);
+        this.frames.follow(&given, |_, _| ());
         Poll::Ready(Ok(()))
     }
 }
@@ -558,7 +524,6 @@ impl fmt::Display for Scope {
     }
 }
 
-const FRAME_HEADER_LEN: usize = 9;
 const HELD_CHUNK: usize = 4096;
 /// 256 KiB on their way are enough for any test, and bounded.
 const HELD_CHUNKS_MAX: usize = 64;

@@ -2,6 +2,7 @@
 
 mod address;
 mod authority;
+mod chance;
 mod compression;
 mod config_selector;
 mod connectivity;
@@ -13,6 +14,7 @@ mod method_config;
 mod refresh;
 mod security;
 mod seen;
+mod shown;
 mod status;
 mod target;
 
@@ -31,7 +33,9 @@ pub use security::SecurityLevel;
 pub use status::{Code, Status};
 pub use target::{Target, TargetError};
 
+pub(crate) use chance::Dice;
 pub(crate) use config_selector::OnCommit;
 pub(crate) use deadline::Timeout;
 pub(crate) use method_config::{AttemptPolicy, CodeSet, HedgingPolicy, RetryPolicy};
 pub(crate) use seen::Seen;
+pub(crate) use shown::shown;

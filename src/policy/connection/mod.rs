@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::chance::Dice;
 use super::later;
 use crate::types::ConnectivityState;
+use crate::types::Dice;
 
 /// The life of one subchannel's connection.
 ///

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use super::backoff::Backoff;
-use super::chance::Dice;
 use super::later;
 use crate::types::ConnectivityState;
+use crate::types::Dice;
 
 /// The health of one subchannel, beside the state of its connection.
 ///

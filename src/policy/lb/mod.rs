@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::observe::PolicyReport;
-use crate::policy::chance::Dice;
+use crate::types::Dice;
 use crate::types::{Address, ConnectivityState, Endpoint, Status, SubchannelId};
 
 pub use endpoint_shards::{EndpointShards, ReadyEndpoint, Spread};

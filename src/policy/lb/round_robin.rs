@@ -10,7 +10,7 @@ use super::{
     LbContext, LbPolicy, LbPolicyBuilder, LbPolicyConfig, Pick, PickArgs, PickResult, Picker,
 };
 use crate::policy::service_config::ServiceConfigError;
-use crate::types::SubchannelId;
+use crate::types::{SubchannelId, shown};
 
 /// Spreads calls evenly, from a random start.
 #[derive(Debug)]
@@ -44,10 +44,7 @@ impl Picker for InTurn {
     }
 
     fn inspect(&self) -> String {
-        let shown: Vec<_> = self.subchannels.iter().take(SHOWN).map(ToString::to_string).collect();
-        let more = self.subchannels.len().saturating_sub(SHOWN);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("calls go in turn to {}{more}", shown.join(" "))
+        format!("calls go in turn to {}", shown(self.subchannels.iter(), SHOWN))
     }
 }
 

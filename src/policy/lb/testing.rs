@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::{
     LbContext, LbEffect, LbEvent, LbPolicy, LbPolicyConfig, LbUpdate, SubchannelState, Subchannels,
 };
-use crate::policy::chance::Dice;
 use crate::policy::testing::{picked, start};
+use crate::types::Dice;
 use crate::types::{Address, ConnectivityState, Endpoint, Status, SubchannelId};
 
 /// Runs a policy `P`. Subchannels are numbered as they are made: `#0`, `#1`.

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::chance::Dice;
 use super::later;
+use crate::types::Dice;
 use crate::types::Refresh;
 
 /// The life of one resolver.

@@ -4,7 +4,7 @@ mod throttle;
 
 use std::time::Duration;
 
-use super::chance::Dice;
+use crate::types::Dice;
 use crate::types::{Code, Seen};
 pub(crate) use crate::types::{HedgingPolicy, RetryPolicy};
 

@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::policy::backoff::Backoff;
-use crate::policy::chance::Dice;
 use crate::policy::testing::{assert_table, start};
+use crate::types::Dice;
 
 const ALONE: View = View { open: 0, waiting: 3 };
 const CALM: View = View { open: 2, waiting: 0 };

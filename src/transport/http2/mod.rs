@@ -34,6 +34,8 @@ use observed::{FirstFrame, Observed, Watch};
 pub(crate) use connection::Connection;
 pub(crate) use driver::Driver;
 pub use keepalive::KeepaliveConfig;
+#[cfg(feature = "test-util")]
+pub(super) use observed::Frames;
 pub(crate) use request::RequestHead;
 pub(crate) use stream::{RecvHalf, Stream, StreamHandle};
 pub(crate) use unread::{Discard, ReceiveBuffer};

@@ -300,7 +300,7 @@ impl AsyncWrite for Observed {
 
 /// Follows frames through the bytes of one direction.
 #[derive(Default)]
-struct Frames {
+pub(in crate::transport) struct Frames {
     /// Bytes until the next frame header: the preface, or the rest of a payload.
     skip: usize,
     header: [u8; FRAME_HEADER_LEN],
@@ -314,8 +314,18 @@ impl Frames {
         Self { skip, ..Self::default() }
     }
 
+    /// Whether what was followed ends with a whole frame.
+    #[cfg(feature = "test-util")]
+    pub(in crate::transport) fn is_between(&self) -> bool {
+        self.skip == 0 && self.have == 0
+    }
+
     /// Calls `seen` for each frame whose header ends in `bytes`, with what follows it there.
-    fn follow(&mut self, mut bytes: &[u8], mut seen: impl FnMut(&FrameHeader, &[u8])) {
+    pub(in crate::transport) fn follow(
+        &mut self,
+        mut bytes: &[u8],
+        mut seen: impl FnMut(&FrameHeader, &[u8]),
+    ) {
         loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -438,7 +448,7 @@ fn describe(start: &[u8]) -> String {
     text
 }
 
-struct FrameHeader {
+pub(in crate::transport) struct FrameHeader {
     len: usize,
     kind: u8,
     flags: u8,

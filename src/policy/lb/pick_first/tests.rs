@@ -348,7 +348,7 @@ mod storm {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::policy::chance::Dice;
+    use crate::types::Dice;
     use ConnectivityState::{Connecting, Idle, Ready, TransientFailure};
 
     struct World {
