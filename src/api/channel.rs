@@ -138,9 +138,8 @@ impl Channel {
     pub async fn new_stream<Req, Resp>(
         &self,
         method: impl IntoMethod<Req, Resp>,
-        options: CallOptions,
+        mut options: CallOptions,
     ) -> Result<Streaming<Req, Resp>, Status> {
-        let mut options = options;
         let finish = options.take_finish();
         let PreparedMethod { path, cardinality, vtable } = match method.prepare() {
             Ok(method) => method,

@@ -176,7 +176,7 @@ impl Channel {
     ///
     /// Returns once the fault is on its way. Fails where the builder did not say
     /// [`allow_injection`](crate::ChannelBuilder::allow_injection), or where there is no such actor.
-    #[expect(clippy::unused_async, reason = "further faults wait for an answer")]
+    #[expect(clippy::unused_async, reason = "faults may come to be waited for")]
     pub async fn inject(&self, fault: Fault) -> Result<Injected, InjectError> {
         let core = self.core();
         let faults = core.faults().ok_or(InjectError::NotAllowed)?.clone();
@@ -204,7 +204,7 @@ impl Channel {
 impl ActorHandle {
     /// Has this actor alone suffer a [crash](Fault::crash) or a [stall](Fault::stall); its kind must
     /// be the fault's. All other faults are for the [channel](Channel::inject).
-    #[expect(clippy::unused_async, reason = "further faults wait for an answer")]
+    #[expect(clippy::unused_async, reason = "faults may come to be waited for")]
     pub async fn inject(&self, fault: Fault) -> Result<(), InjectError> {
         if self.core.faults().is_none() {
             return Err(InjectError::NotAllowed);

@@ -199,13 +199,15 @@ impl<'a> Next<'a> {
         message: EncodedMessage,
     ) -> Answer<'a, Response<Bytes>> {
         match self.split() {
-            Some((first, next)) => match first.before(&mut call) {
-                Ok(()) => {
-                    let finish = call.options.take_finish();
-                    first.unary(call, message, next).and_finish(finish)
-                }
-                Err(status) => Answer::of(Err(status)).and_finish(call.options.take_finish()),
-            },
+            Some((first, next)) => {
+                let before = first.before(&mut call);
+                let finish = call.options.take_finish();
+                let answer = match before {
+                    Ok(()) => first.unary(call, message, next),
+                    Err(status) => Answer::of(Err(status)),
+                };
+                answer.and_finish(finish)
+            }
             None => Answer::pass((call, message), self.channel),
         }
     }
@@ -214,13 +216,15 @@ impl<'a> Next<'a> {
     /// awaited.
     pub fn stream(self, mut call: OutgoingCall) -> Answer<'a, Arc<dyn ClientStream>> {
         match self.split() {
-            Some((first, next)) => match first.before(&mut call) {
-                Ok(()) => {
-                    let finish = call.options.take_finish();
-                    first.stream(call, next).and_finish(finish)
-                }
-                Err(status) => Answer::of(Err(status)).and_finish(call.options.take_finish()),
-            },
+            Some((first, next)) => {
+                let before = first.before(&mut call);
+                let finish = call.options.take_finish();
+                let answer = match before {
+                    Ok(()) => first.stream(call, next),
+                    Err(status) => Answer::of(Err(status)),
+                };
+                answer.and_finish(finish)
+            }
             None => Answer::pass(call, self.channel),
         }
     }

@@ -144,17 +144,7 @@ impl Attempt {
         &self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Headers>, StreamError>> {
-        let mut receiving = self.lock();
-        match mem::replace(&mut receiving.head, Head::Given) {
-            Head::Given => Poll::Ready(Ok(None)),
-            Head::Ahead(headers) => Poll::Ready(Ok(Some(headers))),
-            Head::Unread => {
-                receiving.head = Head::Unread;
-                let headers = ready!(receiving.half.poll_headers(cx))?;
-                receiving.head = Head::Given;
-                Poll::Ready(Ok(Some(headers)))
-            }
-        }
+        self.lock().poll_head(cx)
     }
 
     /// What comes next. One lock for all of it: streams of small messages live by that.
@@ -164,12 +154,7 @@ impl Attempt {
         limit: usize,
     ) -> Poll<Result<Arrived, StreamError>> {
         let receiving = &mut *self.lock();
-        if !matches!(receiving.head, Head::Given) {
-            let headers = match mem::replace(&mut receiving.head, Head::Unread) {
-                Head::Ahead(headers) => headers,
-                Head::Unread | Head::Given => ready!(receiving.half.poll_headers(cx))?,
-            };
-            receiving.head = Head::Given;
+        if let Some(headers) = ready!(receiving.poll_head(cx))? {
             return Poll::Ready(Ok(Arrived::Headers(headers)));
         }
         let message = match receiving.ahead.pop_front() {
@@ -226,6 +211,20 @@ impl Discard for Attempt {
 }
 
 impl Receiving {
+    /// The headers, once.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Headers>, StreamError>> {
+        // Mostly so, and looked at for each message.
+        if matches!(self.head, Head::Given) {
+            return Poll::Ready(Ok(None));
+        }
+        let headers = match mem::replace(&mut self.head, Head::Unread) {
+            Head::Ahead(headers) => headers,
+            Head::Unread | Head::Given => ready!(self.half.poll_headers(cx))?,
+        };
+        self.head = Head::Given;
+        Poll::Ready(Ok(Some(headers)))
+    }
+
     fn poll_to_end(
         &mut self,
         cx: &mut Context<'_>,

@@ -126,19 +126,10 @@ async fn one(
     let mut answer = Answer::default();
     let ended =
         attempt(shared, call, terms, &connection, number, before, None, message, &mut answer);
-    Ok(match ended.await? {
-        Ok(()) => match answer.complete(shared, call, terms, &connection, number) {
-            Ok(reply) => Outcome::Done(reply),
-            Err((status, committed)) => {
-                let error = AttemptError::Answered(status);
-                Outcome::Failed(FailedAttempt { number, error, committed })
-            }
-        },
-        Err(error) => {
-            let error = AttemptError::Stream(error, connection.address().clone());
-            let committed = answer.has_begun();
-            Outcome::Failed(FailedAttempt { number, error, committed })
-        }
+    let ended = ended.await?;
+    Ok(match answer.end(ended, shared, call, terms, &connection, number) {
+        Ok(reply) => Outcome::Done(reply),
+        Err(failed) => Outcome::Failed(failed),
     })
 }
 

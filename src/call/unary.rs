@@ -45,7 +45,7 @@ pub(crate) async fn unary(
         let number = call.events.attempt_began(kind);
         let picked = pick(shared, call, &mut settled, number).await;
         let terms = settled.get_or_insert_with(|| Terms::of_ended(call));
-        let (error, committed) = match picked {
+        let failed = match picked {
             Ok(Picked { connection, waited }) => {
                 if let Some(policy) = terms.hedging_policy().filter(|_| is_kept) {
                     let first = (connection, number);
@@ -66,24 +66,20 @@ pub(crate) async fn unary(
                     sent,
                     &mut answer,
                 );
-                match attempt.await? {
-                    Ok(()) => match answer.complete(shared, call, terms, &connection, number) {
-                        Ok(reply) => {
-                            terms.succeeded();
-                            return Ok(reply);
-                        }
-                        Err((status, committed)) => (AttemptError::Answered(status), committed),
-                    },
-                    Err(error) => {
-                        let peer = connection.address().clone();
-                        (AttemptError::Stream(error, peer), answer.has_begun())
+                let ended = attempt.await?;
+                match answer.end(ended, shared, call, terms, &connection, number) {
+                    Ok(reply) => {
+                        terms.succeeded();
+                        return Ok(reply);
                     }
+                    Err(failed) => failed,
                 }
             }
-            Err(PickError::Failed(status)) => (AttemptError::Pick(status), false),
+            Err(PickError::Failed(status)) => {
+                FailedAttempt { number, error: AttemptError::Pick(status), committed: false }
+            }
             Err(PickError::Ended(status)) => return Err(status),
         };
-        let failed = FailedAttempt { number, error, committed };
         let next = attempts.judge(failed, shared, call, terms, is_kept);
         kind = next.kind();
         next.wait(shared, terms).await?;
@@ -187,23 +183,31 @@ impl Answer {
         Poll::Ready(Ok(()))
     }
 
-    /// The server's status comes before its message, and one message is due with OK. Fails with
-    /// the status, and whether the server had begun to answer.
-    pub(super) fn complete(
+    /// What an attempt comes to that `ended` so.
+    pub(super) fn end(
         self,
+        ended: Result<(), StreamError>,
         shared: &Shared,
         call: &CallHead,
         terms: &Terms,
         connection: &Connection,
-        attempt: u32,
-    ) -> Result<Reply, (Status, bool)> {
+        number: u32,
+    ) -> Result<Reply, FailedAttempt> {
         let committed = self.has_begun();
-        let reply = self.into_reply(shared, call, terms, connection, attempt);
-        let reply = reply.map_err(|status| (status, committed))?;
-        call.events.attempt_ended(attempt, Ok(()));
-        Ok(reply)
+        let error = match ended {
+            Ok(()) => match self.into_reply(shared, call, terms, connection, number) {
+                Ok(reply) => {
+                    call.events.attempt_ended(number, Ok(()));
+                    return Ok(reply);
+                }
+                Err(status) => AttemptError::Answered(status),
+            },
+            Err(error) => AttemptError::Stream(error, connection.address().clone()),
+        };
+        Err(FailedAttempt { number, error, committed })
     }
 
+    /// The server's status comes before its message, and one message is due with OK.
     fn into_reply(
         self,
         shared: &Shared,

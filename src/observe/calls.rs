@@ -11,10 +11,10 @@ use crate::types::{Address, Metadata, MethodPath, Status};
 /// Sees the calls of a channel.
 ///
 /// Registered with [`ChannelBuilder::observer`](crate::ChannelBuilder::observer). Observers watch:
-/// they change nothing, but may [tell the server](CallObserver::propagate) that they do. What they do runs on the path of the call, so they must be quick and
-/// must not block. Where there are none, an event costs one branch. One that panics is as one that
-/// did nothing: the panic is caught and logged, and what it was told of goes on. (That needs
-/// `panic = "unwind"`, which is the default.)
+/// they change nothing, but may [tell the server](CallObserver::propagate) that they do. What they
+/// do runs on the path of the call, so they must be quick and must not block. Where there are none,
+/// an event costs one branch. One that panics is as one that did nothing: the panic is caught and
+/// logged, and what it was told of goes on. (That needs `panic = "unwind"`, which is the default.)
 ///
 /// ```
 /// use std::sync::Arc;
