@@ -25,7 +25,7 @@ use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, balancer, resolver};
 use crate::call::WatchEnd;
-use crate::observe::{ActorKind, ActorReport, ConnectionReport};
+use crate::observe::{ActorKind, ActorReport};
 use crate::policy::connection::{Effect, Event, State, Timing};
 use crate::policy::{health, scaling};
 use crate::transport::{self, ConnectError, Connection, ConnectionOptions, Disconnect, Driver};
@@ -475,7 +475,9 @@ impl AddrConn {
             // If the actor is gone nobody wants to know.
             let _ = me.cast(Msg::Own(Own(Completion::Watched { watch, said, _heard: heard })));
         };
-        life.watch = Some(Watch::begin(&self.core, connection, service.clone(), tell));
+        let counted = self.core.settings.observers.own_call(self.subchannel.id);
+        let watch = Watch::begin(&self.core, connection, service.clone(), counted, tell);
+        life.watch = Some(watch);
     }
 
     fn complain(&self, health: &Health) {
@@ -501,7 +503,7 @@ impl AddrConn {
         report.facts.insert("health", fact(&self.subchannel.health()));
         if let Some(connection) = self.subchannel.slot.connection() {
             report.counters.insert("queued streams", connection.queued_streams() as u64);
-            report.connections = connection.siblings().iter().map(report_of).collect();
+            report.connections = connection.siblings().iter().map(Connection::report).collect();
         }
         // Whoever asked may have stopped waiting.
         let _ = reply.send(report);
@@ -584,7 +586,7 @@ impl AddrConn {
         life.dials += 1;
         life.vitals.count("dials");
         let (core, me, dial) = (self.core.clone(), me.clone(), life.dials);
-        let address = self.subchannel.address.clone();
+        let subchannel = self.subchannel.clone();
         let task = self.core.tasks.spawn(async move {
             let settings = &core.settings;
             let asked_at = Instant::now();
@@ -597,14 +599,14 @@ impl AddrConn {
             let outcome = transport::dial(
                 settings.connector.as_ref(),
                 &settings.security,
-                &address,
+                &subchannel.address,
                 &settings.authority,
                 &options,
                 beside.as_ref(),
                 deadline,
             )
             .await;
-            tell_of_dial(&settings.observers, &address, begun_at.elapsed(), &outcome);
+            tell_of_dial(&settings.observers, &subchannel, begun_at.elapsed(), &outcome);
             // If the actor is gone nobody wants the connection, and dropping it closes it.
             let _ = me.cast(Msg::Own(Own(completion(dial, Box::new(outcome)))));
         });
@@ -642,7 +644,7 @@ async fn drive(
     driver: Driver,
 ) {
     let keepalive_time = connection.keepalive_time();
-    let mut open = Open::new(&core.settings.observers, &connection);
+    let mut open = Open::new(&core.settings.observers, subchannel.id, &connection);
     let key = core.connections().insert(connection.clone());
     driver
         .run(|cause| {
@@ -655,34 +657,13 @@ async fn drive(
             subchannel.mailbox.tell(Msg::Lost(cause.clone()));
         })
         .await;
-    if connection.traffic().streams_started > 0 {
+    if connection.has_had_calls() {
         // Calls that it was lost under are over now.
         let over_at = connection.unused_since().unwrap_or_else(Instant::now);
         core.shared.activity.over_at(over_at);
     }
     core.connections().remove(key);
 }
-
-fn report_of(connection: &Connection) -> ConnectionReport {
-    let (traffic, allowed) = (connection.traffic(), connection.max_concurrent_streams());
-    ConnectionReport {
-        open_streams: connection.open_streams(),
-        streams_allowed: Some(allowed).filter(|allowed| *allowed < NO_LIMIT),
-        streams: traffic.streams_started,
-        messages_sent: traffic.messages_sent,
-        messages_received: traffic.messages_received,
-        bytes_sent: traffic.bytes_written,
-        bytes_received: traffic.bytes_read,
-        receive_window: connection.window(),
-        round_trip: connection.round_trip(),
-        keepalive_time: connection.keepalive_time(),
-        security: connection.security_level().to_string(),
-        tls: connection.protection().map(str::to_owned),
-    }
-}
-
-/// What a server that sets no limit to streams amounts to.
-const NO_LIMIT: usize = u32::MAX as usize;
 
 /// Sets the dice of the `AddrConn`s of one seed apart.
 const ADDR_CONN_DICE: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -18,7 +18,7 @@ use super::faults::Blow;
 use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, balancer, resolver};
-use crate::observe::{ActorKind, ActorReport};
+use crate::observe::{ActorKind, ActorReport, ChannelEvent};
 use crate::policy::channel::{Effect, Event, State};
 use crate::policy::idle::{self, GoIdle};
 use crate::policy::lb::{FailPicker, Picker};
@@ -248,12 +248,17 @@ impl ClientConn {
             }
             Effect::UpdateBalancer { endpoints, config } => {
                 let mut memory = self.core.memory();
-                let config = config.go_on_from(memory.config.as_deref());
-                let update = balancer::Update { endpoints, config };
-                memory.config = Some(update.config.clone());
-                memory.update = Some(update);
+                let before = memory.config.take();
+                let config = config.go_on_from(before.as_deref());
+                memory.config = Some(config.clone());
+                memory.update = Some(balancer::Update { endpoints, config: config.clone() });
                 memory.failure = None;
                 drop(memory);
+                let policy = config.lb().name();
+                if before.is_none_or(|before| before.lb().name() != policy) {
+                    let observers = &self.core.settings.observers;
+                    observers.tell(|| ChannelEvent::PolicyChanged { policy });
+                }
                 self.core.balancer.tell(balancer::Msg::Updated);
             }
             Effect::FailBalancer { config, status } => {

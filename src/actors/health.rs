@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::Core;
 use super::registry::Health;
 use crate::call::{HealthWatch, WatchEnd};
+use crate::observe::OwnCall;
 use crate::policy::health::State;
 use crate::transport::{Connection, ServingStatus};
 use crate::types::{Address, Status};
@@ -30,13 +31,14 @@ pub(super) enum Said {
 pub(super) struct Watch(AbortHandle);
 
 impl Watch {
-    /// Watches `service` on `connection`, or on one of its siblings. What is said goes to `tell`,
+    /// Watches `service` on `connection`, or on one of its siblings; that is `counted`. What is said goes to `tell`,
     /// and nothing more is read before what comes along with it has been dropped: a server that
     /// talks without a pause must not fill a mailbox.
     pub(super) fn begin(
         core: &Arc<Core>,
         connection: Connection,
         service: Arc<str>,
+        counted: Option<OwnCall>,
         tell: impl Fn(Said, oneshot::Sender<()>) + Send + Sync + 'static,
     ) -> Self {
         let shared = core.shared.clone();
@@ -56,6 +58,9 @@ impl Watch {
                 },
                 Err(end) => end,
             };
+            if let Some(counted) = counted {
+                counted.ended(end.is_ok());
+            }
             said(Said::End(end)).await;
         });
         Self(task.abort_handle())

@@ -1,22 +1,25 @@
 //! What observers are told of connections.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::observe::{ChannelEvent, Observers};
+use super::registry::Subchannel;
+use crate::observe::{ChannelEvent, Observers, SocketEntry};
 use crate::transport::{ConnectError, Connection, Disconnect, DisconnectCause};
-use crate::types::{Address, SecurityLevel};
+use crate::types::{Address, SecurityLevel, SubchannelId};
 
 /// Tells of a dial that has come to its end by itself. One that is given up ends nowhere, and is told
 /// as neither a success nor a failure (A94).
 pub(super) fn tell_of_dial<T>(
     observers: &Observers,
-    address: &Address,
+    subchannel: &Subchannel,
     took: Duration,
     outcome: &Result<T, ConnectError>,
 ) {
+    let (address, subchannel) = (&subchannel.address, subchannel.id);
     observers.tell(|| match outcome {
-        Ok(_) => ChannelEvent::ConnectionAttemptSucceeded { address, took },
-        Err(cause) => ChannelEvent::ConnectionAttemptFailed { address, took, cause },
+        Ok(_) => ChannelEvent::ConnectionAttemptSucceeded { subchannel, address, took },
+        Err(cause) => ChannelEvent::ConnectionAttemptFailed { subchannel, address, took, cause },
     });
 }
 
@@ -24,24 +27,48 @@ pub(super) fn tell_of_dial<T>(
 /// runtime, they are told of a disconnection once, and then that it is closed.
 pub(super) struct Open {
     observers: Observers,
+    subchannel: SubchannelId,
     address: Address,
     security: SecurityLevel,
     is_disconnected: bool,
+    _entry: Option<SocketEntry>,
 }
 
 impl Open {
-    pub(super) fn new(observers: &Observers, connection: &Connection) -> Self {
+    pub(super) fn new(
+        observers: &Observers,
+        subchannel: SubchannelId,
+        connection: &Connection,
+    ) -> Self {
         let (address, security) = (connection.address().clone(), connection.security_level());
-        observers.tell(|| ChannelEvent::ConnectionOpened { address: &address, security });
-        Self { observers: observers.clone(), address, security, is_disconnected: false }
+        observers.tell(|| ChannelEvent::ConnectionOpened {
+            subchannel,
+            address: &address,
+            security,
+        });
+        let channelz = observers.channelz();
+        let entry = channelz.and_then(|it| it.opened(subchannel, Arc::new(connection.clone())));
+        Self {
+            observers: observers.clone(),
+            subchannel,
+            address,
+            security,
+            is_disconnected: false,
+            _entry: entry,
+        }
     }
 
     /// It takes no more calls; what comes after `cause` is not told (A94).
     pub(super) fn disconnected(&mut self, cause: &Disconnect) {
         if !self.is_disconnected {
             self.is_disconnected = true;
-            let (address, reason) = (&self.address, cause.reason());
-            self.observers.tell(|| ChannelEvent::Disconnected { address, reason, cause });
+            let (subchannel, address, reason) = (self.subchannel, &self.address, cause.reason());
+            self.observers.tell(|| ChannelEvent::Disconnected {
+                subchannel,
+                address,
+                reason,
+                cause,
+            });
         }
     }
 }
@@ -49,7 +76,7 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.disconnected(&Disconnect::new(self.address.clone(), DisconnectCause::Abandoned));
-        let (address, security) = (&self.address, self.security);
-        self.observers.tell(|| ChannelEvent::ConnectionClosed { address, security });
+        let (subchannel, address, security) = (self.subchannel, &self.address, self.security);
+        self.observers.tell(|| ChannelEvent::ConnectionClosed { subchannel, address, security });
     }
 }

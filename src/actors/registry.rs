@@ -127,6 +127,8 @@ impl Registry {
         });
         table.entries[id.index()] = Some(subchannel.clone());
         table.slots = None;
+        drop(table);
+        self.observers.tell(|| ChannelEvent::SubchannelCreated { subchannel: id, address });
         subchannel
     }
 
@@ -260,17 +262,28 @@ impl Subchannel {
 
     /// Writes it down, and tells observers of another state.
     pub(super) fn set_standing(&self, standing: Standing) {
-        let to = standing.machine.connectivity();
+        let SubchannelState { connectivity, error } = standing.state();
         let mut current = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         let from = mem::replace(&mut *current, standing).machine.connectivity();
         drop(current);
-        self.tell_of_change(from, to);
+        self.tell_of_change(from, connectivity, error.as_ref());
     }
 
-    fn tell_of_change(&self, from: ConnectivityState, to: ConnectivityState) {
+    fn tell_of_change(
+        &self,
+        from: ConnectivityState,
+        to: ConnectivityState,
+        cause: Option<&Status>,
+    ) {
         if from != to {
-            let address = &self.address;
-            self.observers.tell(|| ChannelEvent::SubchannelStateChanged { address, from, to });
+            let (subchannel, address) = (self.id, &self.address);
+            self.observers.tell(|| ChannelEvent::SubchannelStateChanged {
+                subchannel,
+                address,
+                from,
+                to,
+                cause,
+            });
         }
     }
 
@@ -287,6 +300,6 @@ impl Drop for Subchannel {
     /// Its `AddrConn` may have been killed before it came to that.
     fn drop(&mut self) {
         let from = self.standing().machine.connectivity();
-        self.tell_of_change(from, ConnectivityState::Shutdown);
+        self.tell_of_change(from, ConnectivityState::Shutdown, None);
     }
 }

@@ -19,7 +19,7 @@ use super::faults::Blow;
 use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, Settings, client_conn};
-use crate::observe::{ActorKind, ActorReport};
+use crate::observe::{ActorKind, ActorReport, ChannelEvent};
 use crate::policy::resolution::{Effect, Event, Pace, State};
 use crate::policy::service_config::{Client, ServiceConfig};
 use crate::transport::resolve::{Resolution, Resolve, ResolveError, ServiceConfigChoices};
@@ -193,7 +193,7 @@ impl Resolver {
             Err(error) => (Self::failed(life, error), Event::Failed),
         };
         self.advance(me, life, event);
-        self.tell(resolved);
+        self.tell(&resolved);
     }
 
     fn failed(life: &mut Life, error: ResolveError) -> Resolved {
@@ -202,8 +202,21 @@ impl Resolver {
         Resolved::Failed(Status::unavailable(error.to_string()).with_source(error))
     }
 
-    fn tell(&self, resolved: Resolved) {
-        self.core.memory().resolved = Some(resolved);
+    fn tell(&self, resolved: &Resolved) {
+        let before = self.core.memory().resolved.replace(resolved.clone());
+        let observers = &self.core.settings.observers;
+        match (resolved, &before) {
+            (
+                Resolved::Update { endpoints, .. },
+                Some(Resolved::Update { endpoints: same, .. }),
+            ) if endpoints == same => {}
+            (Resolved::Update { endpoints, .. }, _) => {
+                observers.tell(|| ChannelEvent::Resolved { endpoints: endpoints.len() });
+            }
+            (Resolved::Failed(cause), _) => {
+                observers.tell(|| ChannelEvent::ResolutionFailed { cause });
+            }
+        }
         self.core.lives.resolver.prove();
         self.core.client_conn.tell(client_conn::Msg::Resolved);
     }
@@ -282,7 +295,7 @@ impl Resolver {
                 life.worker = None;
                 let target = &self.core.settings.target;
                 let text = format!("resolving {target}: no answer within {LOOKUP_TIMEOUT:?}");
-                self.tell(Self::failed(life, ResolveError::new(text)));
+                self.tell(&Self::failed(life, ResolveError::new(text)));
             }
         }
     }

@@ -12,7 +12,7 @@ use super::channel::{Channel, Defaults};
 use super::intercept::Interceptor;
 use crate::actors::{Core, HealthChecks, Settings};
 use crate::call::RetryLimits;
-use crate::observe::{Observer, Observers};
+use crate::observe::{ChannelEntry, Channelz, Observer, Observers};
 use crate::policy::backoff::Backoff;
 use crate::policy::lb::{LbPolicyBuilder, LbRegistry};
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
@@ -58,6 +58,7 @@ pub struct ChannelBuilder {
     defaults: Defaults,
     interceptors: Vec<Arc<dyn Interceptor>>,
     observers: Vec<Arc<dyn Observer>>,
+    channelz: Place,
     #[cfg(feature = "test-util")]
     allow_injection: bool,
 }
@@ -97,6 +98,7 @@ impl ChannelBuilder {
             defaults: Defaults::default(),
             interceptors: Vec::new(),
             observers: Vec::new(),
+            channelz: Place::Nowhere,
             #[cfg(feature = "test-util")]
             allow_injection: false,
         }
@@ -176,6 +178,21 @@ impl ChannelBuilder {
     /// channel's connections.
     pub fn observer(mut self, observer: impl Observer) -> Self {
         self.observers.push(Arc::new(observer));
+        self
+    }
+
+    /// Puts the channels into `channelz`, each from when it is built until it has shut down (A14).
+    /// Of this and [`channelz_parent`](Self::channelz_parent) the last said counts.
+    pub fn channelz(mut self, channelz: &Channelz) -> Self {
+        self.channelz = Place::Top(channelz.clone());
+        self
+    }
+
+    /// Puts the channels below `parent` in its [`Channelz`], if it is in one: for channels that
+    /// another channel needs, such as that of a resolver.
+    pub fn channelz_parent(mut self, parent: &Channel) -> Self {
+        let entry = parent.core().settings.observers.channelz();
+        self.channelz = entry.map_or(Place::Nowhere, |entry| Place::Below(entry.clone()));
         self
     }
 
@@ -468,7 +485,16 @@ impl ChannelBuilder {
             Some(proxy) => Arc::new(proxy.over(connector, connection.user_agent.clone())),
             None => connector,
         };
-        let observers = Observers::new(self.observers.clone(), target.to_string());
+        let backoff = self.backoff.schedule()?;
+        // From here on nothing can fail: a channel that is not built must not be seen.
+        let name = target.to_string();
+        let channelz = match &self.channelz {
+            Place::Nowhere => None,
+            Place::Top(channelz) => Some(ChannelEntry::new(channelz, &name)),
+            Place::Below(parent) => Some(parent.nested(&name)),
+        };
+        connection.keeps_times = channelz.is_some();
+        let observers = Observers::new(self.observers.clone(), name, channelz);
         let core = Core::new(Settings {
             target,
             observers,
@@ -476,7 +502,7 @@ impl ChannelBuilder {
             resolver_options: self.resolver_options,
             lb_registry: self.lb_registry.clone(),
             default_config: Arc::new(default_config),
-            backoff: self.backoff.schedule()?,
+            backoff,
             min_connect_timeout: self.min_connect_timeout,
             dials_max: self.dials_max,
             queued_calls_max: self.queued_calls_max,
@@ -562,6 +588,15 @@ enum ProxyChoice {
     /// This.
     This(Proxy),
     None,
+}
+
+/// Where in a [`Channelz`] a channel is.
+#[derive(Clone)]
+enum Place {
+    Nowhere,
+    Top(Channelz),
+    /// Below the channel of this entry.
+    Below(ChannelEntry),
 }
 
 /// How the wait between attempts to connect to one address grows: the first is `base_delay`, each

@@ -7,13 +7,18 @@ use tokio::sync::watch;
 
 use super::channel::Channel;
 use crate::actors::{Core, Part};
-use crate::observe::{ActorAnswer, ActorKind, Inspection};
+use crate::observe::{ActorAnswer, ActorKind, ChannelEntry, Inspection};
 
 impl Channel {
     /// Asks every actor of the channel how it stands. An actor that does not answer within half a
     /// second is shown as such. Cancel-safe.
     pub async fn inspect(&self) -> Inspection {
         self.core().inspect().await
+    }
+
+    /// Its number in the [`Channelz`](crate::Channelz) that it is in, if it is in one.
+    pub fn channelz_id(&self) -> Option<u64> {
+        self.core().settings.observers.channelz().map(ChannelEntry::id)
     }
 
     /// The actors of the channel as of now: Supervisor, `ClientConn`, Resolver, Balancer, then one

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::backoff_table;
 use super::builder::{BackoffConfig, fresh_seed};
+use crate::observe::since_1970;
 use crate::policy::backoff::Backoff;
 use crate::policy::token::{Answer, Event, Fetch, State};
 use crate::transport::{BearerToken, BoxFuture, CallContext, CallCredentials};
@@ -266,11 +267,6 @@ impl TokenSource for JwtSource {
             })
         })
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the end of a token is a time of day")]
-fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -86,6 +86,11 @@ impl HealthWatch {
 }
 
 impl WatchEnd {
+    /// Whether the server has ended it with OK.
+    pub(crate) fn is_ok(&self) -> bool {
+        matches!(self, Self::Failed(status) if status.code() == Code::OK)
+    }
+
     fn of(error: &StreamError, peer: &Address) -> Self {
         match error {
             StreamError::Unsent(_) | StreamError::Unprocessed(_) | StreamError::Lost(_) => {

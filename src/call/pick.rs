@@ -7,7 +7,7 @@ use super::{CallHead, Shared, Snapshot, Terms, status};
 use crate::observe::CallEvent;
 use crate::policy::lb::PickResult;
 use crate::transport::Connection;
-use crate::types::{ConnectivityState, Generation, Status};
+use crate::types::{ConnectivityState, Generation, Status, SubchannelId};
 
 /// Picks a connection for one attempt, waiting for newer snapshots where the picker says so, the
 /// subchannel that it chose has no connection, or the pick failed and the call waits for ready.
@@ -24,7 +24,7 @@ pub(super) async fn pick(
     let is_settled = terms.is_some();
     let step = look(&shared.cell.load(), call, terms);
     match step {
-        Step::Go(connection) => Ok(Picked { connection, waited: false }),
+        Step::Go(chosen) => Ok(chosen.tell(call, attempt, false)),
         Step::End(error) => {
             // No stream tells of this call.
             shared.activity.over_at(Instant::now());
@@ -35,10 +35,10 @@ pub(super) async fn pick(
         Step::Wait(wait) => {
             let began = Instant::now();
             let later = pick_later(shared, call, terms, is_settled, wait, began, attempt);
-            let connection = Box::pin(later).await?;
+            let chosen = Box::pin(later).await?;
             let waited = || began.elapsed();
             call.events.tell(|| CallEvent::PickCompleted { attempt, waited: waited() });
-            Ok(Picked { connection, waited: true })
+            Ok(chosen.tell(call, attempt, true))
         }
     }
 }
@@ -57,7 +57,7 @@ async fn pick_later(
     first: Wait,
     began: Instant,
     attempt: u32,
-) -> Result<Connection, PickError> {
+) -> Result<Chosen, PickError> {
     let _waiting = shared.activity.wait().map_err(status::too_many_waiting)?;
     let mut wait = first;
     let mut last_error = None;
@@ -84,7 +84,7 @@ async fn pick_later(
         let step = look(&snapshot, call, terms);
         drop(snapshot);
         match step {
-            Step::Go(connection) => return Ok(connection),
+            Step::Go(chosen) => return Ok(chosen),
             Step::End(error) => return Err(error),
             Step::Wait(next) => wait = next,
         }
@@ -114,9 +114,23 @@ impl From<Status> for PickError {
 }
 
 pub(super) enum Step {
-    Go(Connection),
+    Go(Chosen),
     Wait(Wait),
     End(PickError),
+}
+
+/// What a look at a snapshot found.
+pub(super) struct Chosen {
+    subchannel: SubchannelId,
+    connection: Connection,
+}
+
+impl Chosen {
+    fn tell(self, call: &CallHead, attempt: u32, waited: bool) -> Picked {
+        let Self { subchannel, connection } = self;
+        call.events.tell(|| CallEvent::SubchannelPicked { attempt, subchannel });
+        Picked { connection, waited }
+    }
 }
 
 pub(super) struct Wait {
@@ -147,12 +161,10 @@ pub(super) fn look(snapshot: &Snapshot, call: &CallHead, terms: &mut Option<Term
     };
     match snapshot.picker.pick(&terms.pick_args(call)) {
         PickResult::Complete(pick) => {
-            let connection = snapshot
-                .slots
-                .get(pick.subchannel())
-                .and_then(super::slot::SubchannelSlot::connection);
-            match connection {
-                Some(connection) => Step::Go(connection),
+            let subchannel = pick.subchannel();
+            let slot = snapshot.slots.get(subchannel);
+            match slot.and_then(super::slot::SubchannelSlot::connection) {
+                Some(connection) => Step::Go(Chosen { subchannel, connection }),
                 None => wait(None),
             }
         }

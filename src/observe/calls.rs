@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::channels::{ChannelEvent, ChannelInfo};
-use crate::types::{Address, Metadata, MethodPath, Status};
+use crate::types::{Address, Metadata, MethodPath, Status, SubchannelId};
 
 /// Sees the calls of a channel.
 ///
@@ -112,6 +112,13 @@ pub enum CallEvent<'a> {
         attempt: u32,
         /// How long, names included.
         waited: Duration,
+    },
+    /// The attempt goes to this subchannel, which has a connection.
+    SubchannelPicked {
+        /// The attempt.
+        attempt: u32,
+        /// Which, as [`ChannelEvent::SubchannelCreated`] told.
+        subchannel: SubchannelId,
     },
     /// The request's headers are on their way.
     RequestHeaders {

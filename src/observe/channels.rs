@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use crate::types::{Address, ConnectivityState, SecurityLevel};
+use crate::types::{Address, ConnectivityState, SecurityLevel, Status, SubchannelId};
 
 /// The channel that an event is of.
 #[derive(Clone, Copy, Debug)]
@@ -32,18 +32,46 @@ pub enum ChannelEvent<'a> {
         /// Which.
         state: ConnectivityState,
     },
-    /// A subchannel has another state. A new one is IDLE; nothing is told of that.
+    /// The names are resolved, and are not what they were before.
+    Resolved {
+        /// To how many backends.
+        endpoints: usize,
+    },
+    /// The names could not be resolved.
+    ResolutionFailed {
+        /// Why.
+        cause: &'a Status,
+    },
+    /// Another load-balancing policy is at work, at the top of the tree.
+    PolicyChanged {
+        /// Its name.
+        policy: &'a str,
+    },
+    /// There is a new subchannel, IDLE.
+    SubchannelCreated {
+        /// Which: its number, that inspections show, is never used again.
+        subchannel: SubchannelId,
+        /// Its address.
+        address: &'a Address,
+    },
+    /// A subchannel has another state.
     SubchannelStateChanged {
+        /// Which.
+        subchannel: SubchannelId,
         /// Its address.
         address: &'a Address,
         /// What it was.
         from: ConnectivityState,
         /// What it is; SHUTDOWN where it is no more.
         to: ConnectivityState,
+        /// Why it is in `TRANSIENT_FAILURE`, if it is.
+        cause: Option<&'a Status>,
     },
     /// A connection is up: the server has begun HTTP/2. One that is given up before is told as
     /// neither a success nor a failure (A94).
     ConnectionAttemptSucceeded {
+        /// Of this subchannel.
+        subchannel: SubchannelId,
         /// To this address.
         address: &'a Address,
         /// How long that took, all handshakes included; not the wait for its turn.
@@ -51,6 +79,8 @@ pub enum ChannelEvent<'a> {
     },
     /// A connection did not come up.
     ConnectionAttemptFailed {
+        /// Of this subchannel.
+        subchannel: SubchannelId,
         /// To this address.
         address: &'a Address,
         /// How long that took.
@@ -60,6 +90,8 @@ pub enum ChannelEvent<'a> {
     },
     /// A connection takes calls.
     ConnectionOpened {
+        /// Of this subchannel.
+        subchannel: SubchannelId,
         /// To this address.
         address: &'a Address,
         /// How it is protected.
@@ -67,6 +99,8 @@ pub enum ChannelEvent<'a> {
     },
     /// A connection takes no more calls. Those that are open may go on.
     Disconnected {
+        /// Of this subchannel.
+        subchannel: SubchannelId,
         /// To this address.
         address: &'a Address,
         /// Why, in short. Where there are several reasons, it is the first that was seen (A94).
@@ -76,6 +110,8 @@ pub enum ChannelEvent<'a> {
     },
     /// A connection is gone.
     ConnectionClosed {
+        /// Of this subchannel.
+        subchannel: SubchannelId,
         /// To this address.
         address: &'a Address,
         /// How it was protected.

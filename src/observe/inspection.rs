@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::types::ConnectivityState;
+use crate::types::{Address, ConnectivityState, SecurityLevel};
 
 /// The parts that a channel is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -127,6 +128,9 @@ pub struct ConnectionReport {
     pub streams_allowed: Option<usize>,
     /// Streams that were opened for calls.
     pub streams: u64,
+    /// Those of them whose server has said that it was the end, with whatever status. The others
+    /// are open, or were reset by either side.
+    pub streams_succeeded: u64,
     /// Messages handed over for sending.
     pub messages_sent: u64,
     /// Whole messages that arrived and were read.
@@ -135,16 +139,71 @@ pub struct ConnectionReport {
     pub bytes_sent: u64,
     /// Bytes that came in, likewise.
     pub bytes_received: u64,
+    /// PINGs that asked after too much silence whether the server lives.
+    pub keepalives_sent: u64,
+    /// How long ago a call was last given a stream. This and the two below are known where the
+    /// channel is in a [`Channelz`](crate::Channelz) alone, as each costs a look at the clock.
+    pub last_stream: Option<Duration>,
+    /// How long ago a message was last handed over for sending.
+    pub last_message_sent: Option<Duration>,
+    /// How long ago a whole message was last read.
+    pub last_message_received: Option<Duration>,
     /// How many bytes the server may send ahead over all streams.
     pub receive_window: u32,
     /// How long the last PING took to be answered, if there was one.
     pub round_trip: Option<Duration>,
     /// After how much silence it is asked whether it lives, if it is.
     pub keepalive_time: Option<Duration>,
+    /// This end of its socket, where it is one that has an address.
+    pub local_address: Option<Address>,
+    /// The other end: that of a proxy, where there is one between.
+    pub remote_address: Option<Address>,
+    /// Options of its socket by name, as they were when it was dialled, where it is one of TCP.
+    pub socket_options: BTreeMap<&'static str, String>,
     /// How it is protected.
-    pub security: String,
-    /// The version and the cipher of TLS, where it is that.
-    pub tls: Option<String>,
+    pub security: SecurityLevel,
+    /// What TLS protects it with, where it is that.
+    pub tls: Option<TlsReport>,
+}
+
+/// What TLS protects a connection with.
+#[derive(Clone, Debug, Serialize)]
+pub struct TlsReport {
+    /// Its version, such as `TLSv1_3`.
+    pub version: String,
+    /// The cipher suite, by the name that IANA has it under.
+    pub cipher_suite: String,
+    /// The server's own certificate. It is not serialised.
+    #[serde(skip)]
+    pub certificate: Option<Certificate>,
+}
+
+/// An X.509 certificate.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Certificate(Arc<[u8]>);
+
+impl Certificate {
+    #[cfg(feature = "_tls")]
+    pub(crate) fn new(der: Arc<[u8]>) -> Self {
+        Self(der)
+    }
+
+    /// It, in DER.
+    pub fn as_der(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Certificate({} bytes)", self.0.len())
+    }
+}
+
+/// A connection that can be looked at for as long as it lives.
+pub(crate) trait Probe: Send + Sync {
+    /// How it stands.
+    fn report(&self) -> ConnectionReport;
 }
 
 /// A change of state.
@@ -309,7 +368,16 @@ impl fmt::Display for ConnectionReport {
         if let Some(time) = self.keepalive_time {
             write!(f, ", asked after {} of silence", Short(time))?;
         }
-        write!(f, ", {}", self.tls.as_ref().unwrap_or(&self.security))
+        match &self.tls {
+            Some(tls) => write!(f, ", {tls}"),
+            None => write!(f, ", {}", self.security),
+        }
+    }
+}
+
+impl fmt::Display for TlsReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.version, self.cipher_suite)
     }
 }
 

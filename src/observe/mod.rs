@@ -4,6 +4,8 @@
 mod binary_log;
 mod calls;
 mod channels;
+mod channelz;
+mod clock;
 mod graph;
 mod inspection;
 mod observers;
@@ -14,13 +16,22 @@ mod open_telemetry;
 pub use binary_log::{BinaryLog, BinaryLogSink, FileSink, InvalidFilter};
 pub use calls::{AttemptKind, CallEvent, CallInfo, CallObserver, Observer};
 pub use channels::{ChannelEvent, ChannelInfo, DisconnectReason};
+#[cfg(feature = "channelz")]
+pub use channelz::ChannelzService;
+pub use channelz::{
+    Channelz, ChannelzCalls, ChannelzChannel, ChannelzEvent, ChannelzKind, ChannelzPage,
+    ChannelzRef, ChannelzSeverity, ChannelzSocket, ChannelzSubchannel, ChannelzTrace,
+};
 pub use inspection::{
-    ActorAnswer, ActorKind, ActorReport, ConnectionReport, ErrorReport, FaultReport, Inspection,
-    PolicyReport, TimerReport, Transition,
+    ActorAnswer, ActorKind, ActorReport, Certificate, ConnectionReport, ErrorReport, FaultReport,
+    Inspection, PolicyReport, TimerReport, TlsReport, Transition,
 };
 #[cfg(feature = "otel")]
 pub use open_telemetry::{
     GrpcTraceBinPropagator, OpenTelemetry, OpenTelemetryBuilder, UnknownMetric,
 };
 
+pub(crate) use channelz::{ChannelEntry, OwnCall, SocketEntry};
+pub(crate) use clock::since_1970;
+pub(crate) use inspection::Probe;
 pub(crate) use observers::{Observers, guarded};

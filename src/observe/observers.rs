@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::calls::{CallInfo, CallObserver, Observer};
 use super::channels::{ChannelEvent, ChannelInfo};
-use crate::types::MethodPath;
+use super::channelz::{ChannelEntry, OwnCall};
+use crate::types::{MethodPath, SubchannelId};
 
 /// Those who observe a channel: mostly nobody, which costs a branch an event.
 ///
@@ -17,12 +18,29 @@ pub(crate) struct Observers(Option<Arc<Present>>);
 struct Present {
     observers: Vec<Arc<dyn Observer>>,
     target: String,
+    /// What the registry has of the channel, which is one of the observers.
+    channelz: Option<ChannelEntry>,
 }
 
 impl Observers {
-    /// Tells `observers` of the channel to `target`.
-    pub(crate) fn new(observers: Vec<Arc<dyn Observer>>, target: String) -> Self {
-        Self((!observers.is_empty()).then(|| Arc::new(Present { observers, target })))
+    /// Tells `observers`, and a registry, of the channel to `target`.
+    pub(crate) fn new(
+        mut observers: Vec<Arc<dyn Observer>>,
+        target: String,
+        channelz: Option<ChannelEntry>,
+    ) -> Self {
+        observers.extend(channelz.as_ref().map(ChannelEntry::observer));
+        Self((!observers.is_empty()).then(|| Arc::new(Present { observers, target, channelz })))
+    }
+
+    /// What a registry has of the channel, if it is in one.
+    pub(crate) fn channelz(&self) -> Option<&ChannelEntry> {
+        self.0.as_ref()?.channelz.as_ref()
+    }
+
+    /// Counts a call that the channel makes on its own behalf; no observer sees it.
+    pub(crate) fn own_call(&self, subchannel: SubchannelId) -> Option<OwnCall> {
+        self.channelz()?.own_call(subchannel)
     }
 
     /// Those who want to see this call.

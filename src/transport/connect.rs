@@ -1,5 +1,6 @@
 //! Dialling: from an address to a stream of bytes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -12,6 +13,7 @@ use tokio::net::TcpStream;
 #[cfg(feature = "_tls")]
 use tokio_rustls::client::TlsStream;
 
+use crate::observe::TlsReport;
 use crate::types::Address;
 
 /// A future behind a pointer, as the traits of this layer return it.
@@ -135,6 +137,36 @@ enum Repr {
     Other(Box<dyn ByteStream>),
 }
 
+/// The two ends of a socket. One that has no name has none here.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SocketEnds {
+    pub(super) local: Option<Address>,
+    pub(super) remote: Option<Address>,
+    /// The options that matter, by name.
+    pub(super) options: BTreeMap<&'static str, String>,
+}
+
+fn options(stream: &TcpStream) -> BTreeMap<&'static str, String> {
+    let socket = socket2::SockRef::from(stream);
+    let mut options = BTreeMap::new();
+    let mut put = |name, value: io::Result<String>| {
+        // One that cannot be read is not shown.
+        if let Ok(value) = value {
+            options.insert(name, value);
+        }
+    };
+    put("TCP_NODELAY", socket.tcp_nodelay().map(|on| on.to_string()));
+    put("SO_KEEPALIVE", socket.keepalive().map(|on| on.to_string()));
+    put("SO_RCVBUF", socket.recv_buffer_size().map(|bytes| bytes.to_string()));
+    put("SO_SNDBUF", socket.send_buffer_size().map(|bytes| bytes.to_string()));
+    #[cfg(target_os = "linux")]
+    put(
+        "TCP_USER_TIMEOUT",
+        socket.tcp_user_timeout().map(|timeout| format!("{:?}", timeout.unwrap_or_default())),
+    );
+    options
+}
+
 trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
@@ -168,14 +200,39 @@ impl Io {
         Ok(())
     }
 
-    /// The version and the cipher of TLS, where it is that.
-    pub(super) fn protection(&self) -> Option<String> {
+    /// What TLS protects it with, where it is that.
+    pub(super) fn tls(&self) -> Option<TlsReport> {
         match &self.repr {
             #[cfg(feature = "_tls")]
-            Repr::Tls(stream) => super::tls::protection(stream.get_ref().1),
+            Repr::Tls(stream) => super::tls::report(stream.get_ref().1),
             #[cfg(unix)]
             Repr::Unix(_) => None,
             Repr::Tcp(_) | Repr::Other(_) => None,
+        }
+    }
+
+    /// This end of the socket and the other, as far as they are known.
+    pub(super) fn ends(&self) -> SocketEnds {
+        match &self.repr {
+            Repr::Tcp(stream) => SocketEnds {
+                local: stream.local_addr().ok().map(Address::from),
+                remote: stream.peer_addr().ok().map(Address::from),
+                options: options(stream),
+            },
+            #[cfg(unix)]
+            Repr::Unix(stream) => {
+                let address = |end: io::Result<tokio::net::unix::SocketAddr>| {
+                    Some(Address::Unix(end.ok()?.as_pathname()?.into()))
+                };
+                SocketEnds {
+                    local: address(stream.local_addr()),
+                    remote: address(stream.peer_addr()),
+                    options: BTreeMap::new(),
+                }
+            }
+            #[cfg(feature = "_tls")]
+            Repr::Tls(stream) => stream.get_ref().0.ends(),
+            Repr::Other(_) => SocketEnds::default(),
         }
     }
 

@@ -102,7 +102,8 @@ pub(crate) async fn dial(
         authority: authority.clone(),
         scheme: security.scheme(),
         security: security.level(&io),
-        protection: io.protection(),
+        tls: io.tls(),
+        ends: io.ends(),
     };
     #[cfg(feature = "test-util")]
     let io = match &options.faults {
@@ -144,6 +145,8 @@ pub(crate) struct ConnectionOptions {
     pub(crate) queued_streams_max: usize,
     /// What may have arrived that nobody has read.
     pub(crate) receive_buffer: Arc<ReceiveBuffer>,
+    /// Whether they note when they were last used for what.
+    pub(crate) keeps_times: bool,
     /// What a test has them suffer.
     #[cfg(feature = "test-util")]
     pub(crate) faults: Option<Arc<Faults>>,
@@ -162,6 +165,7 @@ impl Default for ConnectionOptions {
             connections_per_address: 1,
             queued_streams_max: QUEUED_STREAMS_MAX,
             receive_buffer: ReceiveBuffer::new(RECEIVE_BUFFER_BYTES_MAX),
+            keeps_times: false,
             #[cfg(feature = "test-util")]
             faults: None,
         }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde::{Serialize, Serializer};
+
 /// One address that a connection can be dialled to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -34,6 +36,13 @@ impl fmt::Display for Address {
             Self::UnixAbstract(name) => write!(f, "unix-abstract:{name}"),
             Self::Name(name) => f.write_str(name),
         }
+    }
+}
+
+/// As it is displayed.
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

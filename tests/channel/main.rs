@@ -8,6 +8,7 @@ mod support;
 mod balancing;
 mod binary_log;
 mod calls;
+mod channelz;
 mod clock;
 mod compression;
 mod config_selector;

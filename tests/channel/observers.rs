@@ -43,6 +43,9 @@ impl CallObserver for Notes {
             CallEvent::AttemptBegan { attempt, kind } => format!("{attempt} began: {kind:?}"),
             CallEvent::NamesResolved { attempt, .. } => format!("{attempt} has names"),
             CallEvent::PickCompleted { attempt, .. } => format!("{attempt} has a connection"),
+            CallEvent::SubchannelPicked { attempt, subchannel } => {
+                format!("{attempt} goes to {subchannel}")
+            }
             CallEvent::RequestHeaders { attempt, metadata, timeout, .. } => {
                 let before = metadata.get("grpc-previous-rpc-attempts").unwrap_or("no");
                 let timeout = timeout.unwrap_or_default().as_secs_f64();
@@ -113,6 +116,7 @@ async fn all_of_a_unary_call_is_seen_once_and_in_order() {
             "sends 5",
             "sends no more",
             "0 began: First",
+            "0 goes to #1",
             "0 sends headers after no attempts, 100 s left",
             "0 sends 10",
             "0 gets headers",
@@ -128,11 +132,13 @@ async fn all_of_a_unary_call_is_seen_once_and_in_order() {
         notes.take()[3..],
         [
             "0 began: First",
+            "0 goes to #1",
             "0 sends headers after no attempts, 0 s left",
             "0 sends 12",
             "0 gets trailers: nothing",
             "0 ended: UNAVAILABLE",
             "1 began: Retry",
+            "1 goes to #1",
             "1 sends headers after 1 attempts, 0 s left",
             "1 sends 12",
             "1 gets headers",
@@ -148,7 +154,7 @@ async fn all_of_a_unary_call_is_seen_once_and_in_order() {
     assert_eq!(call.await.unwrap_err().code(), Code::NOT_FOUND);
     let seen = notes.take();
     assert_eq!(seen[0], "unknown /helloworld.Greeter/SayHello");
-    assert_eq!(seen[6..], ["0 gets trailers: asked-for", "0 ended: NOT_FOUND", "ended: NOT_FOUND"]);
+    assert_eq!(seen[7..], ["0 gets trailers: asked-for", "0 ended: NOT_FOUND", "ended: NOT_FOUND"]);
     close_without_leaks(channel, &greeter).await;
 }
 
@@ -161,6 +167,7 @@ async fn all_of_a_stream_is_seen() {
         [
             "known /helloworld.Greeter/BidiHello",
             "0 began: First",
+            "0 goes to #1",
             "0 sends headers after no attempts, 0 s left"
         ]
     );
@@ -188,6 +195,7 @@ async fn what_is_given_up_has_an_end_as_well() {
     assert_eq!(
         notes.take()[4..],
         [
+            "0 goes to #1",
             "0 sends headers after no attempts, 0 s left",
             "0 sends 10",
             "0 ended: CANCELLED",
@@ -205,7 +213,7 @@ async fn what_is_given_up_has_an_end_as_well() {
     drop(stream);
     assert!(notes.take().is_empty());
     drop(channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap());
-    assert_eq!(notes.take()[3..], cancelled);
+    assert_eq!(notes.take()[4..], cancelled);
     // No connection at all.
     let mut greeter = greeter;
     greeter[0].kill();
@@ -281,6 +289,10 @@ impl Observer for Sights {
         assert!(channel.target.starts_with("ipv4:"), "{channel:?}");
         self.0.lock().unwrap().push(match *event {
             ChannelEvent::StateChanged { state } => format!("channel {state}"),
+            ChannelEvent::Resolved { endpoints } => format!("names: {endpoints}"),
+            ChannelEvent::ResolutionFailed { cause } => format!("names: {}", cause.code()),
+            ChannelEvent::PolicyChanged { policy } => format!("policy {policy}"),
+            ChannelEvent::SubchannelCreated { subchannel, .. } => format!("new {subchannel}"),
             ChannelEvent::SubchannelStateChanged { from, to, .. } => {
                 format!("subchannel {from} to {to}")
             }
@@ -314,6 +326,8 @@ async fn a_connection_and_its_states_are_told_from_the_dial_to_the_end() {
     ];
     assert_eq!(sights.of("connection"), connection);
     assert_eq!(sights.of("dial"), ["dial succeeded"]);
+    let begun = [sights.of("names"), sights.of("policy"), sights.of("new")].concat();
+    assert_eq!(begun, ["names: 1", "policy pick_first", "new #1"]);
     close_without_leaks(channel, &greeter).await;
     until("the subchannel is gone", async || sights.of("subchannel").len() == 4).await;
     assert_eq!(

@@ -6,9 +6,9 @@ mod sink;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::calls::{CallEvent, CallInfo, CallObserver, Observer};
+use super::clock::since_1970;
 use crate::types::{Address, Code, Metadata, Status};
 use entry::{Event, Payload};
 pub use filter::InvalidFilter;
@@ -149,6 +149,7 @@ impl CallObserver for Logged {
             CallEvent::Ended { result } => self.end(&mut state, result),
             CallEvent::NamesResolved { .. }
             | CallEvent::PickCompleted { .. }
+            | CallEvent::SubchannelPicked { .. }
             | CallEvent::MessageSent { .. } => {}
         }
     }
@@ -199,11 +200,6 @@ impl Logged {
         let trailer = self.payload(&Event::Trailer { result, metadata });
         self.write(state, &trailer, true);
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "entries have the time of day")]
-fn since_1970() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 const FILTER: &str = "GRPC_BINARY_LOG_FILTER";

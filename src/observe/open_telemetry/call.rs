@@ -156,7 +156,8 @@ impl CallObserver for Call {
             }
             CallEvent::AttemptEnded { attempt, result } => self.attempt_ended(attempt, result),
             CallEvent::Ended { result } => self.ended(result),
-            CallEvent::RequestHeaders { .. }
+            CallEvent::SubchannelPicked { .. }
+            | CallEvent::RequestHeaders { .. }
             | CallEvent::RequestsEnded
             | CallEvent::ResponseTrailers { .. } => {}
         }

@@ -235,7 +235,11 @@ impl Instruments {
                     }
                 }
             }
-            ChannelEvent::StateChanged { .. } => {}
+            ChannelEvent::StateChanged { .. }
+            | ChannelEvent::Resolved { .. }
+            | ChannelEvent::ResolutionFailed { .. }
+            | ChannelEvent::PolicyChanged { .. }
+            | ChannelEvent::SubchannelCreated { .. } => {}
         }
     }
 

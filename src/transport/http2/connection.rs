@@ -13,6 +13,7 @@ use h2::{Reason, SendStream};
 use slab::Slab;
 use tokio::time::Instant;
 
+use crate::observe::{ConnectionReport, Probe};
 use crate::types::{Address, Authority, SecurityLevel};
 
 use super::super::ConnectionOptions;
@@ -23,6 +24,7 @@ use super::driver::Driver;
 use super::observed::{Observed, Watch};
 use super::request::Template;
 use super::stream::Stream;
+use super::times::Times;
 use super::unread::{Discard, Laggard};
 use super::{Identity, RequestHead, fault};
 
@@ -137,16 +139,6 @@ impl Connection {
         self.0.identity.security
     }
 
-    /// The version and the cipher of TLS, where it is that.
-    pub(crate) fn protection(&self) -> Option<&str> {
-        self.0.identity.protection.as_deref()
-    }
-
-    /// How many bytes the server may send ahead over all streams, and beyond what is unread.
-    pub(crate) fn window(&self) -> u32 {
-        self.0.window.load(Ordering::Relaxed)
-    }
-
     /// How many streams of calls are open.
     pub(crate) fn open_streams(&self) -> usize {
         self.0.table().calls
@@ -167,12 +159,6 @@ impl Connection {
         self.0.places.limit()
     }
 
-    /// How long the last PING took to be answered, if there was one.
-    pub(crate) fn round_trip(&self) -> Option<Duration> {
-        let nanos = self.0.round_trip.load(Ordering::Relaxed);
-        (nanos > 0).then(|| Duration::from_nanos(nanos))
-    }
-
     /// After how much silence it is asked whether it lives, if it is.
     pub(crate) fn keepalive_time(&self) -> Option<Duration> {
         self.0.keepalive_time
@@ -183,15 +169,40 @@ impl Connection {
         self.0.stopped.get().is_none()
     }
 
-    /// What has gone over it so far.
-    pub(crate) fn traffic(&self) -> Traffic {
-        let table = self.0.table();
-        Traffic {
-            streams_started: table.streams_started,
+    /// Whether a call has ever had a stream on it.
+    pub(crate) fn has_had_calls(&self) -> bool {
+        self.0.table().streams_started > 0
+    }
+
+    /// How it stands.
+    pub(crate) fn report(&self) -> ConnectionReport {
+        let shared = &self.0;
+        let identity = &shared.identity;
+        let allowed = self.max_concurrent_streams();
+        let round_trip = shared.round_trip.load(Ordering::Relaxed);
+        let times = shared.times.as_ref().map(Times::ago).unwrap_or_default();
+        let table = shared.table();
+        ConnectionReport {
+            open_streams: table.calls,
+            streams_allowed: Some(allowed).filter(|allowed| *allowed < NO_LIMIT),
+            streams: table.streams_started,
+            streams_succeeded: table.streams_succeeded,
             messages_sent: table.messages_sent,
-            messages_received: self.0.messages_received.load(Ordering::Relaxed),
-            bytes_read: self.0.watch.bytes_read(),
-            bytes_written: self.0.watch.bytes_written(),
+            messages_received: shared.messages_received.load(Ordering::Relaxed),
+            bytes_sent: shared.watch.bytes_written(),
+            bytes_received: shared.watch.bytes_read(),
+            keepalives_sent: shared.keepalives_sent.load(Ordering::Relaxed),
+            last_stream: times.stream,
+            last_message_sent: times.sent,
+            last_message_received: times.received,
+            receive_window: shared.window.load(Ordering::Relaxed),
+            round_trip: (round_trip > 0).then(|| Duration::from_nanos(round_trip)),
+            keepalive_time: shared.keepalive_time,
+            local_address: identity.ends.local.clone(),
+            remote_address: identity.ends.remote.clone(),
+            socket_options: identity.ends.options.clone(),
+            security: identity.security,
+            tls: identity.tls.clone(),
         }
     }
 }
@@ -206,19 +217,10 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// What has gone over a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Traffic {
-    /// Streams opened for calls.
-    pub(crate) streams_started: u64,
-    /// Messages handed over for sending.
-    pub(crate) messages_sent: u64,
-    /// Whole messages that arrived and were read.
-    pub(crate) messages_received: u64,
-    /// Bytes that came in, all overhead of HTTP/2 included.
-    pub(crate) bytes_read: u64,
-    /// Bytes that went out, likewise.
-    pub(crate) bytes_written: u64,
+impl Probe for Connection {
+    fn report(&self) -> ConnectionReport {
+        Self::report(self)
+    }
 }
 
 /// A connection whose prefaces have been exchanged, and what drives it. `beside` is a connection to
@@ -238,6 +240,7 @@ pub(super) fn new(
         streams: Slab::new(),
         calls: 0,
         streams_started: 0,
+        streams_succeeded: 0,
         messages_sent: 0,
         unused_since: None,
         wake_at: None,
@@ -261,6 +264,8 @@ pub(super) fn new(
         stopped: OnceLock::new(),
         ended: OnceLock::new(),
         messages_received: AtomicU64::new(0),
+        keepalives_sent: AtomicU64::new(0),
+        times: options.keeps_times.then(Times::new),
         round_trip: AtomicU64::new(0),
         keepalive_time: options.keepalive.map(|keepalive| keepalive.time()),
         window: AtomicU32::new(options.initial_connection_window),
@@ -294,6 +299,10 @@ pub(super) struct Shared {
     ended: OnceLock<Arc<Disconnect>>,
     /// Whole messages that were read.
     pub(super) messages_received: AtomicU64,
+    /// PINGs that asked whether the server lives.
+    pub(super) keepalives_sent: AtomicU64,
+    /// When it was last used for what, where anybody wants to know.
+    pub(super) times: Option<Times>,
     /// In nanoseconds; 0 while none was measured.
     round_trip: AtomicU64,
     keepalive_time: Option<Duration>,
@@ -315,6 +324,8 @@ pub(super) struct Table {
     pub(super) calls: usize,
     /// Streams opened for calls so far.
     streams_started: u64,
+    /// Those of them whose server has said that it was the end.
+    streams_succeeded: u64,
     /// Messages handed over for sending so far.
     pub(super) messages_sent: u64,
     /// Since when no call is open; `None` while one is, or before the first.
@@ -445,6 +456,7 @@ fn start(
     let mut is_send_closed = false;
     if purpose == Purpose::Call {
         table.streams_started += 1;
+        shared.note(Times::stream);
         table.calls += 1;
         table.unused_since = None;
     }
@@ -453,6 +465,7 @@ fn start(
         let _ = send.send_data(message.into_frame(), is_last);
         is_send_closed = is_last;
         table.messages_sent += 1;
+        shared.note(Times::sent);
     }
     let key = table.streams.insert(Entry {
         id,
@@ -520,6 +533,13 @@ impl Shared {
                     None => ended,
                 })
             }
+        }
+    }
+
+    /// Notes that `what` was now, where anybody wants to know.
+    pub(super) fn note(&self, what: impl FnOnce(&Times) -> &AtomicU64) {
+        if let Some(times) = &self.times {
+            times.note(what(times));
         }
     }
 
@@ -610,6 +630,7 @@ impl Shared {
         Admission::give_back(&self.places, &mut table.quota);
         if entry.purpose == Purpose::Call {
             table.calls -= 1;
+            table.streams_succeeded += u64::from(matches!(reset, Reset::SendHalf));
             // The clock is read only where the call leaves no other behind.
             if table.calls == 0 {
                 table.unused_since = Some(Instant::now());
@@ -666,3 +687,6 @@ impl Shared {
         StreamError::Unsent(self.why_stopped(|| DisconnectCause::Local))
     }
 }
+
+/// What a server that sets no limit to streams amounts to.
+const NO_LIMIT: usize = u32::MAX as usize;

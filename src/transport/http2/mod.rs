@@ -17,6 +17,7 @@ mod request;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod times;
 mod unread;
 
 use std::future::poll_fn;
@@ -24,10 +25,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use crate::observe::TlsReport;
 use crate::types::{Address, Authority, SecurityLevel};
 
 use super::ConnectionOptions;
-use super::connect::Io;
+use super::connect::{Io, SocketEnds};
 use super::error::{ConnectFault, ErrorCode, Goaway};
 use observed::{FirstFrame, Observed, Watch};
 
@@ -50,8 +52,10 @@ pub(super) struct Identity {
     pub(super) scheme: http::uri::Scheme,
     /// How it is protected.
     pub(super) security: SecurityLevel,
-    /// The version and the cipher of TLS, where it is that.
-    pub(super) protection: Option<String>,
+    /// What TLS protects it with, where it is that.
+    pub(super) tls: Option<TlsReport>,
+    /// The socket's ends.
+    pub(super) ends: SocketEnds,
 }
 
 /// Exchanges prefaces over `io`; returns once the server's SETTINGS are here.

@@ -109,6 +109,7 @@ impl Pings {
                     // The answer to one that is under way will do as well.
                     if self.under_way.is_none() && pong.send_ping(h2::Ping::opaque()).is_ok() {
                         self.under_way = Some((Instant::now(), Purpose::Keepalive));
+                        shared.keepalives_sent.fetch_add(1, Ordering::Relaxed);
                     }
                 }
             }

@@ -18,6 +18,7 @@ use super::super::message::{Deframer, FramingError, Message, Received};
 use super::super::response::{self, Headers, Trailers};
 use super::connection::{Reset, Shared, check_len};
 use super::fault;
+use super::times::Times;
 use super::unread::Discard;
 
 /// An open stream. Its halves may be taken apart.
@@ -158,7 +159,10 @@ impl StreamHandle {
         entry.is_send_closed = is_last;
         let is_message = !frame.is_empty();
         entry.send.send_data(frame, is_last).map_err(|_| StreamError::Ended)?;
-        table.messages_sent += u64::from(is_message);
+        if is_message {
+            table.messages_sent += 1;
+            self.place.shared.note(Times::sent);
+        }
         Ok(())
     }
 }
@@ -239,6 +243,7 @@ impl RecvHalf {
                 Ok(Some(received)) => {
                     let count = &self.place.shared.messages_received;
                     count.fetch_add(1, Ordering::Relaxed);
+                    self.place.shared.note(Times::received);
                     return Poll::Ready(Some(Ok(received)));
                 }
                 Ok(None) => {}

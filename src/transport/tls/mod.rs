@@ -14,6 +14,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
+use crate::observe::{Certificate, TlsReport};
 use crate::types::Authority;
 
 use super::connect::Io;
@@ -207,12 +208,19 @@ impl Tls {
     }
 }
 
-/// The version and the cipher of a session.
-pub(super) fn protection(session: &rustls::ClientConnection) -> Option<String> {
-    let version = session.protocol_version()?.as_str()?;
-    let cipher = session.negotiated_cipher_suite()?.suite();
-    let name = cipher.as_str().map_or_else(|| format!("{cipher:?}"), str::to_owned);
-    Some(format!("{version} {name}"))
+/// What a session is protected with.
+pub(super) fn report(session: &rustls::ClientConnection) -> Option<TlsReport> {
+    let version = session.protocol_version()?.as_str()?.to_owned();
+    let suite = session.negotiated_cipher_suite()?.suite();
+    let suite = suite.as_str().map_or_else(|| format!("{suite:?}"), str::to_owned);
+    // The engine's names of those of TLS 1.3 are its own.
+    let cipher_suite = match suite.strip_prefix("TLS13_") {
+        Some(suite) => format!("TLS_{suite}"),
+        None => suite,
+    };
+    let certificate = session.peer_certificates().and_then(|chain| chain.first());
+    let certificate = certificate.map(|it| Certificate::new(it.as_ref().into()));
+    Some(TlsReport { version, cipher_suite, certificate })
 }
 
 impl TlsConfig {

@@ -1,3 +1,4 @@
+use crate::observe::ConnectionReport;
 use crate::transport::error::DisconnectCause;
 use crate::types::Seen;
 
@@ -231,11 +232,12 @@ async fn closing_after_goaway_ends_the_streams_that_are_left() {
 async fn an_idle_connection_does_nothing() {
     let (client, peer) = connected(&[]).await;
     settle().await;
-    let before = client.connection.traffic();
+    let bytes = |report: ConnectionReport| (report.bytes_sent, report.bytes_received);
+    let before = bytes(client.connection.report());
     let metrics = tokio::runtime::Handle::current().metrics();
     assert_eq!(metrics.num_alive_tasks(), 1);
     tokio::time::sleep(Duration::from_secs(100_000)).await;
-    assert_eq!(client.connection.traffic(), before);
+    assert_eq!(bytes(client.connection.report()), before);
     assert!(client.connection.is_usable());
     drop(peer);
     let (ended, _) = client.ended().await;

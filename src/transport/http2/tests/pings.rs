@@ -38,7 +38,7 @@ async fn a_server_that_answers_lives_on_and_shows_how_far_it_is() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         peer.pong(&ping).await;
         settle().await;
-        assert_eq!(client.connection.round_trip(), Some(Duration::from_millis(300)));
+        assert_eq!(client.connection.report().round_trip, Some(Duration::from_millis(300)));
         // The next one ten seconds after the answer.
         assert_eq!(since.elapsed().as_millis(), round * 10_300);
     }
@@ -87,7 +87,7 @@ async fn a_stream_of_the_channels_own_is_no_call_that_keeps_a_connection_asked()
     tokio::time::sleep(Duration::from_secs(3_600)).await;
     assert!(client.connection.is_usable());
     assert_eq!((client.connection.open_streams(), client.connection.unused_since()), (0, None));
-    assert_eq!(client.connection.traffic().streams_started, 0);
+    assert_eq!(client.connection.report().streams, 0);
     let call = client.open().await.unwrap();
     peer.next_of(PING).await.unwrap();
     assert_eq!(since.elapsed().as_secs(), 3_600, "no earlier than for the call");

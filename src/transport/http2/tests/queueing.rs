@@ -329,6 +329,6 @@ fn many_callers_on_many_threads_stay_within_the_limit_and_all_get_through() {
             caller.await.unwrap();
         }
         assert_eq!(client.connection.open_streams(), 0);
-        assert_eq!(client.connection.traffic().streams_started, 64 * 50);
+        assert_eq!(client.connection.report().streams, 64 * 50);
     });
 }

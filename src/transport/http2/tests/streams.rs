@@ -45,12 +45,12 @@ async fn a_unary_call_goes_to_an_ordinary_server_and_back() {
     // It has given up its place, though it is still held.
     assert_eq!(client.connection.open_streams(), 0);
 
-    let traffic = client.connection.traffic();
+    let report = client.connection.report();
     assert_eq!(
-        (traffic.streams_started, traffic.messages_sent, traffic.messages_received),
+        (report.streams_succeeded, report.messages_sent, report.messages_received),
         (1, 1, 1)
     );
-    assert!(traffic.bytes_read > 0 && traffic.bytes_written > 0);
+    assert!(report.bytes_received > 0 && report.bytes_sent > 0);
     let [request] = server.await.unwrap().try_into().unwrap();
     assert_eq!(request.uri().to_string(), "http://other.example/test.Service/Method");
     let fields: Vec<_> = request

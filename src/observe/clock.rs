@@ -1,0 +1,15 @@
+//! The time of day.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How long ago 1970 began.
+pub(crate) fn since_1970() -> Duration {
+    now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The time of day: for people, files and tokens. What the library itself waits for goes by the
+/// clock of its runtime.
+#[expect(clippy::disallowed_methods, reason = "this is the one place where it is read")]
+pub(crate) fn now() -> SystemTime {
+    SystemTime::now()
+}
