@@ -15,7 +15,7 @@ use crate::proto::{
     StreamingOutputCallRequest, StreamingOutputCallResponse, UNARY_CALL, UNIMPLEMENTED_METHOD,
     UNIMPLEMENTED_SERVICE,
 };
-use crate::{cancel, churn, compression, frozen, health, soak};
+use crate::{cancel, channelz, churn, compression, frozen, health, soak};
 
 /// What `--test_case` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +40,11 @@ pub(crate) enum Case {
     Health,
     GoawayChurn,
     FrozenServer,
+    Channelz,
 }
 
 impl Case {
-    const ALL: [(Self, &str); 20] = [
+    const ALL: [(Self, &str); 21] = [
         (Self::EmptyUnary, "empty_unary"),
         (Self::LargeUnary, "large_unary"),
         (Self::ClientStreaming, "client_streaming"),
@@ -64,6 +65,7 @@ impl Case {
         (Self::Health, "health"),
         (Self::GoawayChurn, "goaway_churn"),
         (Self::FrozenServer, "frozen_server"),
+        (Self::Channelz, "channelz"),
     ];
 
     pub(crate) fn parse(name: &str) -> Result<Self, String> {
@@ -101,6 +103,7 @@ impl Case {
             Self::Health => return health::run(flags).await,
             Self::GoawayChurn => return churn::run(flags).await,
             Self::FrozenServer => return frozen::run(flags).await,
+            Self::Channelz => return channelz::run(flags).await,
             _ => {}
         }
         let channel = channel(flags)?;
@@ -124,7 +127,8 @@ impl Case {
             | Self::ChannelSoak
             | Self::Health
             | Self::GoawayChurn
-            | Self::FrozenServer => {}
+            | Self::FrozenServer
+            | Self::Channelz => {}
         }
         channel.close().await;
         Ok(())

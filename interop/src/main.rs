@@ -7,6 +7,7 @@
 
 mod cancel;
 mod cases;
+mod channelz;
 mod churn;
 mod compression;
 mod equipment;
