@@ -14,7 +14,7 @@ use bytes::Bytes;
 use opentelemetry_sdk::metrics::{InMemoryMetricExporter, SdkMeterProvider};
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use switchboard::{
-    Answer, CallEvent, CallInfo, CallObserver, Channel, ChannelBuilder, Credentials,
+    Answer, CallEvent, CallInfo, CallObserver, Channel, ChannelBuilder, Channelz, Credentials,
     EncodedMessage, EventRig, Interceptor, Method, Next, Observer, OpenTelemetry,
     OpenTelemetryBuilder, OutgoingCall, Raw, Request, Response, Status, memory,
 };
@@ -23,7 +23,7 @@ const ECHO: Method<Bytes, Bytes> =
     Method::with_codec::<Raw>("/test.Echo/Once", switchboard::Cardinality::Unary);
 
 /// What is counted, by name.
-const SUBJECTS: [(&str, Subject); 10] = [
+const SUBJECTS: [(&str, Subject); 11] = [
     ("nothing", || repeat(|| ())),
     ("an event that nobody sees", || {
         let rig = EventRig::new();
@@ -36,6 +36,7 @@ const SUBJECTS: [(&str, Subject); 10] = [
         made
     }),
     ("a call that is observed", || calls(|builder| builder.observer(Watching))),
+    ("a call of a channel in channelz", || calls(|it| it.channelz(&Channelz::new()))),
     ("a call with metrics", || calls(|builder| builder.observer(telemetry().metrics()))),
     ("a call with metrics and spans", || {
         calls(|builder| builder.observer(telemetry().metrics_and_spans(Sampler::AlwaysOn)))

@@ -2,7 +2,7 @@
 //!
 //! It is here because what goes wrong with a stream becomes a `Status` in this layer. It is no call
 //! of the application's: nobody picks for it, nothing is tried again, no interceptor and no observer
-//! sees it, and nothing counts it.
+//! sees it, and channelz alone counts it.
 
 use std::future::poll_fn;
 

@@ -55,6 +55,7 @@ async fn until_empty(channelz: &Channelz) {
     until("all is gone", async || channelz.top_channels(0, 1).items.is_empty()).await;
 }
 
+// spec: A14/entities
 #[tokio::test]
 async fn a_channel_is_shown_with_its_subchannels_and_sockets_and_what_they_count() {
     let greeters = [Greeter::start(), Greeter::start()];
@@ -108,6 +109,7 @@ async fn a_channel_is_shown_with_its_subchannels_and_sockets_and_what_they_count
     assert!(shown.subchannels.iter().all(|it| channelz.subchannel(it.id).is_none()));
 }
 
+// spec: A14/calls
 #[tokio::test]
 async fn a_retried_call_counts_once_and_each_of_its_attempts_with_a_subchannel() {
     let greeters = [Greeter::start()];
@@ -189,6 +191,7 @@ async fn an_actor_that_crashes_leaves_subchannel_and_socket_what_they_are() {
 }
 
 /// As grpc-go has it: a watch that the server ends with OK has succeeded.
+// spec: A14/health-watch
 #[tokio::test]
 async fn watches_of_the_health_count_with_the_subchannel_alone() {
     let greeters = [Greeter::start_with_health()];
@@ -210,6 +213,7 @@ async fn watches_of_the_health_count_with_the_subchannel_alone() {
     until_empty(&channelz).await;
 }
 
+// spec: A14/nested
 #[tokio::test]
 async fn a_nested_channel_is_below_its_parent_and_one_that_is_not_built_is_nowhere() {
     let greeter = Greeter::start();
@@ -312,6 +316,7 @@ async fn serve(channelz: &Channelz) -> SocketAddr {
     address
 }
 
+// spec: A14/service
 #[tokio::test]
 async fn the_service_answers_with_pages_and_says_what_it_has_not() {
     let greeter = Greeter::start();

@@ -35,8 +35,8 @@ use entities::Entities;
 /// it does, or a trace speaks of it. With feature `channelz`, [`service`](Self::service) is what
 /// tools like `grpcdebug` ask.
 ///
-/// A clone is the same one. A call of a channel that is in one costs two small allocations and a
-/// few counts more than of one that is not.
+/// A clone is the same one. A call of a channel that is in one costs a few small allocations, counts
+/// and looks at the clock more than of one that is not.
 ///
 /// ```
 /// use switchboard::{Channel, Channelz, Credentials};

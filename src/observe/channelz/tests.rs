@@ -79,6 +79,7 @@ fn ids(refs: &[ChannelzRef]) -> Vec<u64> {
     refs.iter().map(|it| it.id).collect()
 }
 
+// spec: A14/pages
 #[test]
 fn channels_come_in_pages_by_number_and_nested_ones_below_their_parents() {
     let channelz = Channelz::new();
@@ -100,6 +101,7 @@ fn channels_come_in_pages_by_number_and_nested_ones_below_their_parents() {
     assert!(channelz.subchannel(2).is_none() && channelz.socket(2).is_none());
 }
 
+// spec: A14/deletion
 #[test]
 fn a_channel_that_has_shut_down_stays_until_all_below_it_is_gone() {
     let channelz = Channelz::new();
@@ -125,6 +127,7 @@ fn a_channel_that_has_shut_down_stays_until_all_below_it_is_gone() {
     assert!(channelz.lock().is_empty());
 }
 
+// spec: A14/trace
 #[test]
 fn what_a_trace_speaks_of_can_be_found_until_the_trace_forgets_it() {
     let channelz = Channelz::new();
@@ -166,6 +169,7 @@ fn memory_does_not_grow_with_subchannels_that_come_and_go() {
     assert!(channelz.lock().is_empty());
 }
 
+// spec: A14/calls
 #[test]
 fn a_call_counts_once_with_its_channel_and_for_each_attempt_with_the_subchannel() {
     let channelz = Channelz::new();
