@@ -133,33 +133,54 @@ impl Fault {
     }
 
     /// A piece of what servers send is lost at this rate, from 0 to 1; TCP sends it again after
-    /// 200 ms, and all that follows it waits.
+    /// 200 ms, and all that follows it waits. [`with_probability`](Self::with_probability) gives its
+    /// dice their seed, and lowers the rate.
     pub fn loss(rate: f64) -> Self {
         Self::lasting(Trouble::Loss(rate))
     }
 
-    /// Only at this address, as inspections show it. For dials, connections and streams.
+    /// Only at this address, as inspections show it. For dials, handshakes, connections and streams.
     pub fn at(mut self, address: impl fmt::Display) -> Self {
         self.scope.address = Some(address.to_string());
         self
     }
 
-    /// Only for this method. For streams.
+    /// Only for this method. For [refused streams](Self::stream_refused) alone.
     pub fn of_method(mut self, path: impl Into<String>) -> Self {
         self.scope.method = Some(path.into());
         self
     }
 
-    /// So many times, and then no more.
+    /// So many times, and then no more. For all that lasts, but for what happens to every byte: reads
+    /// that stall, latency, loss.
     pub fn times(mut self, times: u32) -> Self {
         self.scope.times = Some(times);
         self
     }
 
-    /// Each time only at this rate, from 0 to 1, by dice of this seed.
+    /// Each time only at this rate, from 0 to 1, by dice of this seed. For all that lasts, but for
+    /// reads that stall and latency.
     pub fn with_probability(mut self, rate: f64, seed: u64) -> Self {
         self.scope.chance = Some((rate, seed));
         self
+    }
+
+    /// Fails where something was said of it that means nothing to it.
+    fn check(&self) -> Result<(), InjectError> {
+        let Scope { address, method, times, chance } = &self.scope;
+        let said = [
+            ("at", address.is_some()),
+            ("of_method", method.is_some()),
+            ("times", times.is_some()),
+            ("with_probability", chance.is_some()),
+        ];
+        let scopes = self.what.scopes();
+        for (setter, is_said) in said {
+            if is_said && !scopes.contains(&setter) {
+                return Err(InjectError::Meaningless(setter));
+            }
+        }
+        Ok(())
     }
 
     fn lasting(trouble: Trouble) -> Self {
@@ -171,15 +192,39 @@ impl Fault {
     }
 }
 
+impl What {
+    /// The methods of [`Fault`] that mean something to it.
+    fn scopes(&self) -> &'static [&'static str] {
+        let Self::Trouble(trouble) = self else { return &[] };
+        match trouble {
+            Trouble::Resolve(_)
+            | Trouble::FailResolution(_)
+            | Trouble::HangResolution
+            | Trouble::FailCalls(_) => &["times", "with_probability"],
+            Trouble::RefuseDials
+            | Trouble::DelayDials(_)
+            | Trouble::HangDials
+            | Trouble::FailHandshakes
+            | Trouble::Cut
+            | Trouble::Goaway(_) => &["at", "times", "with_probability"],
+            Trouble::RefuseStreams => &["at", "of_method", "times", "with_probability"],
+            Trouble::StallReads | Trouble::Latency(_) => &["at"],
+            Trouble::Loss(_) => &["at", "with_probability"],
+        }
+    }
+}
+
 impl Channel {
     /// Does harm to a part of the channel, for a test.
     ///
     /// Returns once the fault is on its way. Fails where the builder did not say
-    /// [`allow_injection`](crate::ChannelBuilder::allow_injection), or where there is no such actor.
+    /// [`allow_injection`](crate::ChannelBuilder::allow_injection), where there is no such actor, or
+    /// where the fault is not of a kind to be scoped as it is.
     #[expect(clippy::unused_async, reason = "faults may come to be waited for")]
     pub async fn inject(&self, fault: Fault) -> Result<Injected, InjectError> {
         let core = self.core();
         let faults = core.faults().ok_or(InjectError::NotAllowed)?.clone();
+        fault.check()?;
         let Fault { what, scope } = fault;
         let found = match what {
             What::Trouble(trouble) => {
@@ -209,6 +254,7 @@ impl ActorHandle {
         if self.core.faults().is_none() {
             return Err(InjectError::NotAllowed);
         }
+        fault.check()?;
         match fault.what {
             What::Blow(kind, blow) if kind == self.kind() => {
                 let is_there = self.core.strike_part(&self.part, blow);
@@ -257,6 +303,8 @@ pub enum InjectError {
     NoSuchActor(ActorKind),
     /// The fault is none that this actor alone can suffer.
     NotOfThisActor(ActorKind),
+    /// This method of [`Fault`] means nothing to faults of this kind.
+    Meaningless(&'static str),
 }
 
 impl fmt::Display for InjectError {
@@ -273,6 +321,9 @@ impl fmt::Display for InjectError {
                 "a {actor} alone can suffer a crash or a stall of its kind; inject all else into \
                  the channel"
             ),
+            Self::Meaningless(setter) => {
+                write!(f, "`Fault::{setter}` means nothing to a fault of this kind: leave it out")
+            }
         }
     }
 }

@@ -203,7 +203,7 @@ impl Faults {
             if let Trouble::Loss(rate) = trouble
                 && scope.covers(Some(address), None)
             {
-                is_lost |= dice.unit() < *rate;
+                is_lost |= dice.unit() < *rate * scope.chance.map_or(1.0, |(rate, _)| rate);
             }
         }
         is_lost

@@ -348,3 +348,30 @@ async fn one_actor_alone_can_be_struck_and_only_by_what_it_can_suffer() {
     assert_eq!(refused.unwrap_err(), InjectError::NotAllowed);
     close_without_leaks(channel, &greeters).await;
 }
+
+#[tokio::test]
+async fn a_fault_that_is_scoped_by_what_means_nothing_to_it_is_refused() {
+    let (channel, greeter) = greeted().await;
+    let second = Duration::from_secs(1);
+    for (fault, setter) in [
+        (Fault::latency(second).times(3), "times"),
+        (Fault::latency(second).with_probability(0.5, 7), "with_probability"),
+        (Fault::reads_stalled().times(1), "times"),
+        (Fault::loss(0.1).times(1), "times"),
+        (Fault::dial_refused().of_method("/a.B/C"), "of_method"),
+        (Fault::resolution_hangs().at("server"), "at"),
+        (Fault::calls_fail(Status::unavailable("no")).of_method("/a.B/C"), "of_method"),
+        (Fault::crash(ActorKind::Balancer).times(2), "times"),
+        (Fault::backoff_skipped().at("server"), "at"),
+    ] {
+        let refused = channel.inject(fault.clone()).await.unwrap_err();
+        assert_eq!(refused, InjectError::Meaningless(setter), "{fault:?}");
+        assert!(refused.to_string().contains(&format!("`Fault::{setter}`")), "{refused}");
+    }
+    let actor = &channel.actors()[0];
+    let refused = actor.inject(Fault::crash(actor.kind()).times(2)).await.unwrap_err();
+    assert_eq!(refused, InjectError::Meaningless("times"));
+    assert_eq!(shown(&channel).await, "");
+    call(&channel).await.unwrap();
+    close_without_leaks(channel, &greeter).await;
+}
