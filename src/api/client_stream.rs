@@ -175,7 +175,7 @@ impl ClientStream for ChannelStream {
     }
 
     fn recv(&self) -> BoxFuture<'_, Result<Option<Bytes>, Status>> {
-        Box::pin(self.0.receive())
+        Box::pin(self.0.receive(None))
     }
 
     fn header(&self) -> BoxFuture<'_, Result<Metadata, Status>> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::transport::Message;
+use crate::transport::{Message, Run};
 use crate::types::Status;
 
 /// Encodes requests and decodes responses of a method. A codec has no state of its own: it is a
@@ -33,9 +33,15 @@ pub trait Codec: 'static {
 
     /// Decodes a whole message.
     ///
-    /// `bytes` is a slice of what the socket was read into: a decoded value that keeps a part of
-    /// it keeps the whole read buffer in memory. Copy what is short, as the codecs here do.
+    /// `bytes` may be a slice of what the socket was read into: a decoded value that keeps a part of
+    /// it keeps all of that in memory.
     fn decode(bytes: Bytes) -> Result<Self::Decode, CodecError>;
+
+    /// Decodes a whole message shorter than 4 KiB, from where the socket was read into.
+    /// Default: as [`decode`](Self::decode), of a copy.
+    fn decode_short(bytes: &[u8]) -> Result<Self::Decode, CodecError> {
+        Self::decode(Bytes::copy_from_slice(bytes))
+    }
 }
 
 /// A message could not be encoded or decoded.
@@ -66,6 +72,7 @@ pub(crate) struct Vtable<Req, Resp> {
     pub(crate) encoded_len: fn(&Req) -> usize,
     pub(crate) encode: fn(&Req, &mut BytesMut) -> Result<(), CodecError>,
     pub(crate) decode: fn(Bytes) -> Result<Resp, CodecError>,
+    pub(crate) decode_short: fn(&[u8]) -> Result<Resp, CodecError>,
     pub(crate) content_type: &'static str,
 }
 
@@ -84,16 +91,33 @@ impl<Req, Resp> Vtable<Req, Resp> {
             encoded_len: C::encoded_len,
             encode: C::encode,
             decode: C::decode,
+            decode_short: C::decode_short,
             content_type: C::CONTENT_TYPE,
         }
     }
 
     /// Fails with the status of a call whose response cannot be decoded.
     pub(super) fn decode(&self, bytes: Bytes) -> Result<Resp, Status> {
-        (self.decode)(bytes).map_err(|error| {
-            Status::internal(format!("the response cannot be decoded: {error}")).with_source(error)
-        })
+        let is_short = bytes.len() < SHORT;
+        decoded(if is_short { (self.decode_short)(&bytes) } else { (self.decode)(bytes) })
     }
+
+    /// The next message of a run. Fails likewise.
+    pub(super) fn decode_next(&self, run: &mut Run) -> Option<Result<Resp, Status>> {
+        let first = run.first()?;
+        if first.len() < SHORT {
+            let message = (self.decode_short)(first);
+            run.advance();
+            return Some(decoded(message));
+        }
+        Some(decoded((self.decode)(run.take()?)))
+    }
+}
+
+fn decoded<T>(result: Result<T, CodecError>) -> Result<T, Status> {
+    result.map_err(|error| {
+        Status::internal(format!("the response cannot be decoded: {error}")).with_source(error)
+    })
 }
 
 /// A request as its codec has encoded it, which is what interceptors see. Clones share its bytes.
@@ -167,7 +191,7 @@ impl Codec for Raw {
     }
 
     fn decode(bytes: Bytes) -> Result<Bytes, CodecError> {
-        Ok(if bytes.len() < COPIED_BELOW { Bytes::copy_from_slice(&bytes) } else { bytes })
+        Ok(bytes)
     }
 }
 
@@ -193,10 +217,12 @@ where
     }
 
     fn decode(bytes: Bytes) -> Result<Resp, CodecError> {
-        // From a slice, `bytes` fields are copied; from `Bytes`, they share its memory.
-        let decoded =
-            if bytes.len() < COPIED_BELOW { Resp::decode(&bytes[..]) } else { Resp::decode(bytes) };
-        decoded.map_err(CodecError::new)
+        // From `Bytes`, `bytes` fields share its memory; from a slice, they are copied.
+        Resp::decode(bytes).map_err(CodecError::new)
+    }
+
+    fn decode_short(bytes: &[u8]) -> Result<Resp, CodecError> {
+        Resp::decode(bytes).map_err(CodecError::new)
     }
 }
 
@@ -223,4 +249,4 @@ pub(super) const fn is_content_type(text: &str) -> bool {
 pub(super) const APPLICATION_GRPC: &str = "application/grpc";
 
 /// A message shorter than this is cheaper to copy than to pin a read buffer of 16 KiB with.
-const COPIED_BELOW: usize = 4096;
+const SHORT: usize = 4096;

@@ -11,7 +11,7 @@ use futures_core::Stream;
 
 use super::client_stream::{ChannelStream, ClientStream};
 use super::codec::{EncodedMessage, Vtable};
-use crate::transport::BoxFuture;
+use crate::transport::{BoxFuture, Run};
 use crate::types::{Address, Metadata, SecurityLevel, Status};
 
 /// A call that takes or gives several messages.
@@ -41,6 +41,8 @@ pub struct Receiver<Req, Resp> {
     stream: Messages,
     vtable: Vtable<Req, Resp>,
     reading: Reading,
+    /// What has come together with the message before.
+    run: Run,
 }
 
 /// Where the messages go, and come from.
@@ -83,7 +85,7 @@ impl<Req, Resp> Streaming<Req, Resp> {
     fn new(stream: Messages, vtable: Vtable<Req, Resp>) -> Self {
         Self {
             sender: Sender { stream: stream.clone(), vtable, compresses: true },
-            receiver: Receiver { stream, vtable, reading: Reading::Messages },
+            receiver: Receiver { stream, vtable, reading: Reading::Messages, run: Run::default() },
         }
     }
 
@@ -193,11 +195,30 @@ impl<Req, Resp> Receiver<Req, Resp> {
     ///
     /// Fails with the status of the call, again and again. Cancel-safe.
     pub async fn recv(&mut self) -> Result<Option<Resp>, Status> {
+        if let Some(message) = self.next_of_run() {
+            return message.map(Some);
+        }
         let received = match &self.stream {
-            Messages::Channel(stream) => stream.0.receive().await,
+            Messages::Channel(stream) => stream.0.receive(Some(&mut self.run)).await,
             Messages::Wrapped(stream) => stream.recv().await,
         };
         received?.map(|message| self.vtable.decode(message)).transpose()
+    }
+
+    /// What has come together with the message before, unless this side has ended the call since.
+    fn next_of_run(&mut self) -> Option<Result<Resp, Status>> {
+        if self.run.len() == 0 {
+            return None;
+        }
+        match &self.stream {
+            Messages::Channel(stream) if !stream.0.is_aborted() => {
+                self.vtable.decode_next(&mut self.run)
+            }
+            Messages::Channel(_) | Messages::Wrapped(_) => {
+                self.run = Run::default();
+                None
+            }
+        }
     }
 
     /// What the server sends before its first message; waits for it. Empty where the server sent
@@ -233,6 +254,11 @@ impl<Req, Resp> Stream for Receiver<Req, Resp> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
+        if matches!(this.reading, Reading::Messages)
+            && let Some(message) = this.next_of_run()
+        {
+            return Poll::Ready(Some(message));
+        }
         loop {
             let received = match &mut this.reading {
                 Reading::Over => return Poll::Ready(None),
@@ -249,15 +275,17 @@ impl<Req, Resp> Stream for Receiver<Req, Resp> {
                     received
                 }
                 Reading::Messages => match &this.stream {
-                    Messages::Channel(stream) => match ready!(stream.0.poll_receive(cx)) {
-                        Ok(received) => received,
-                        Err(failed) => {
-                            let call = stream.0.clone();
-                            let recovery = async move { call.recover(failed).await };
-                            this.reading = Reading::Recovering(Box::pin(recovery));
-                            continue;
+                    Messages::Channel(stream) => {
+                        match ready!(stream.0.poll_receive(cx, Some(&mut this.run))) {
+                            Ok(received) => received,
+                            Err(failed) => {
+                                let call = stream.0.clone();
+                                let recovery = async move { call.recover(failed).await };
+                                this.reading = Reading::Recovering(Box::pin(recovery));
+                                continue;
+                            }
                         }
-                    },
+                    }
                     Messages::Wrapped(stream) => {
                         let stream = stream.clone();
                         let message = async move { stream.recv().await };

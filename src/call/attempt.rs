@@ -13,8 +13,8 @@ use super::retry::AttemptError;
 use super::{CallHead, Events, Shared, Terms};
 use crate::observe::CallEvent;
 use crate::transport::{
-    Connection, Discard, Headers, Message, Received, RecvHalf, Stream, StreamError, StreamHandle,
-    Trailers,
+    Connection, Discard, Headers, Message, Received, RecvHalf, Run, Stream, StreamError,
+    StreamHandle, Trailers,
 };
 use crate::types::{Address, SecurityLevel, Status};
 
@@ -174,6 +174,17 @@ impl Attempt {
             None => ready!(receiving.half.poll_trailers(cx))?,
         };
         Poll::Ready(Ok(Arrived::Trailers(trailers)))
+    }
+
+    /// The messages that are here as a whole, after one that [`poll_next`](Self::poll_next) gave.
+    pub(super) fn run(&self, limit: usize) -> Run {
+        let mut receiving = self.lock();
+        if !receiving.ahead.is_empty() {
+            return Run::default();
+        }
+        let run = receiving.half.run(limit);
+        receiving.messages += run.len();
+        run
     }
 
     /// How many messages have been received.

@@ -36,6 +36,11 @@ impl Events {
         Self(Some(Box::new(Observed { observers, next_attempt: AtomicU32::new(0), under_way })))
     }
 
+    /// Whether nobody is told.
+    pub(super) fn are_unseen(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Tells of what `event` makes.
     #[inline]
     pub(super) fn tell<'a>(&self, event: impl FnOnce() -> CallEvent<'a>) {

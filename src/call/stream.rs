@@ -7,6 +7,7 @@
 
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -18,7 +19,7 @@ use super::replay::Replay;
 use super::retry::{AttemptError, Attempts, FailedAttempt, Next};
 use super::{CallHead, Events, Shared, Terms, status};
 use crate::observe::{AttemptKind, CallEvent};
-use crate::transport::{Encoding, Headers, Message, Received, StreamError, Trailers};
+use crate::transport::{Encoding, Headers, Message, Received, Run, StreamError, Trailers};
 use crate::types::{Address, Metadata, SecurityLevel, Status};
 
 /// How many messages go each way.
@@ -51,6 +52,8 @@ pub(crate) struct StreamCall {
     terms: Terms,
     cardinality: Cardinality,
     state: Mutex<State>,
+    /// Whether this side has ended the call: what was received ahead is void then.
+    is_aborted: AtomicBool,
     /// Held by the half that replaces the attempt.
     restarting: tokio::sync::Mutex<()>,
 }
@@ -142,6 +145,7 @@ impl StreamCall {
             terms,
             cardinality,
             state: Mutex::new(state),
+            is_aborted: AtomicBool::new(false),
             restarting: tokio::sync::Mutex::new(()),
         }))
     }
@@ -233,10 +237,12 @@ impl StreamCall {
         }
     }
 
-    /// The next message; `None` once the server has ended the call with OK. Cancel-safe.
-    pub(crate) async fn receive(&self) -> Result<Option<Bytes>, Status> {
+    /// The next message; `None` once the server has ended the call with OK. Messages that are here
+    /// behind it go into `run`, if there is one: whoever gives one reads it to its end before the
+    /// next call, unless this side [has ended](Self::is_aborted) the call. Cancel-safe.
+    pub(crate) async fn receive(&self, mut run: Option<&mut Run>) -> Result<Option<Bytes>, Status> {
         loop {
-            match poll_fn(|cx| self.poll_receive(cx)).await {
+            match poll_fn(|cx| self.poll_receive(cx, run.as_deref_mut())).await {
                 Ok(received) => return received,
                 Err(failed) => self.recover(failed).await?,
             }
@@ -248,6 +254,7 @@ impl StreamCall {
     pub(crate) fn poll_receive(
         &self,
         cx: &mut Context<'_>,
+        run: Option<&mut Run>,
     ) -> Poll<Result<Result<Option<Bytes>, Status>, Failed>> {
         let (attempt, has_failed) = {
             let state = self.look();
@@ -261,7 +268,7 @@ impl StreamCall {
         if has_failed {
             return Poll::Ready(Err(Failed { attempt, failure: StreamError::Ended.into() }));
         }
-        Poll::Ready(match ready!(self.poll_receive_on(&attempt, cx)) {
+        Poll::Ready(match ready!(self.poll_receive_on(&attempt, cx, run)) {
             Ok(received) => Ok(received),
             Err(failure) => Err(Failed { attempt, failure }),
         })
@@ -271,6 +278,11 @@ impl StreamCall {
     /// call. Cancel-safe.
     pub(crate) async fn recover(&self, failed: Failed) -> Result<(), Status> {
         self.after(&failed.attempt, failed.failure).await
+    }
+
+    /// Whether this side has ended the call.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.is_aborted.load(Ordering::Acquire)
     }
 
     /// The trailers, once the call has ended.
@@ -294,13 +306,14 @@ impl StreamCall {
     /// Ends the call from this side, unless it is over.
     pub(crate) fn cancel(&self) {
         let status = Status::cancelled("the application cancelled the call");
-        self.lock().abort(&self.head.events, status);
+        self.abort(&mut self.lock(), status);
     }
 
     fn poll_receive_on(
         &self,
         attempt: &Attempt,
         cx: &mut Context<'_>,
+        run: Option<&mut Run>,
     ) -> Poll<Result<Result<Option<Bytes>, Status>, Failure>> {
         loop {
             let result = match ready!(attempt.poll_next(cx, self.terms.receive_bytes_max))? {
@@ -308,7 +321,16 @@ impl StreamCall {
                     self.headers_arrived(attempt, headers)?;
                     continue;
                 }
-                Arrived::Message { message, nth } => self.received(attempt, message, nth).map(Some),
+                Arrived::Message { message, nth } => {
+                    let received = self.received(attempt, message, nth);
+                    if let Some(run) = run
+                        && received.is_ok()
+                        && self.has_runs()
+                    {
+                        *run = attempt.run(self.terms.receive_bytes_max);
+                    }
+                    received.map(Some)
+                }
                 Arrived::Trailers(trailers) => {
                     let result = self.read_trailers(trailers, attempt);
                     self.ended(attempt, result).map(|()| None)
@@ -316,6 +338,11 @@ impl StreamCall {
             };
             return Poll::Ready(Ok(result));
         }
+    }
+
+    /// Whether each of several messages need not be looked at here.
+    fn has_runs(&self) -> bool {
+        self.cardinality.has_many_responses() && self.head.events.are_unseen()
     }
 
     /// Reads the headers, if nobody has.
@@ -358,11 +385,11 @@ impl StreamCall {
         let mut state = self.lock();
         if state.replay.is_half_closed() {
             let text = "a message was sent after the sending side was closed";
-            return Err(state.abort(&self.head.events, Status::internal(text)));
+            return Err(self.abort(&mut state, Status::internal(text)));
         }
         if state.sent > 0 && !self.cardinality.has_many_requests() {
             let text = format!("{} takes one request, and a second was sent", self.head.path);
-            return Err(state.abort(&self.head.events, Status::internal(text)));
+            return Err(self.abort(&mut state, Status::internal(text)));
         }
         match &state.phase {
             Phase::Live(attempt) => Ok(attempt.clone()),
@@ -402,14 +429,14 @@ impl StreamCall {
         let peer = &attempt.peer.address;
         if nth > 1 && !self.cardinality.has_many_responses() {
             let status = status::cardinality(peer, "more than one");
-            return Err(self.lock().abort(&self.head.events, status));
+            return Err(self.abort(&mut self.lock(), status));
         }
         let (wire_bytes, events) = (message.frame_len(), &self.head.events);
         let payload = if message.compressed {
             let encoding = self.look().encoding.clone();
             let Self { head, shared, terms, .. } = self;
             let plain = decompressed(&message.payload, &encoding, head, shared, terms, peer);
-            plain.map_err(|fault| self.lock().abort(events, fault))?
+            plain.map_err(|fault| self.abort(&mut self.lock(), fault))?
         } else {
             message.payload
         };
@@ -516,6 +543,16 @@ impl StreamCall {
         }
     }
 
+    /// This side ends the call, unless it is over.
+    fn abort(&self, state: &mut State, status: Status) -> Status {
+        if let Phase::Live(attempt) = &state.phase {
+            self.is_aborted.store(true, Ordering::Release);
+            attempt.sending.reset();
+            state.end(&self.head.events, Err(status.clone()));
+        }
+        status
+    }
+
     /// For a look that commits nothing, and ends nothing.
     fn look(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -580,15 +617,6 @@ impl State {
         let next = self.attempts.judge(failed, shared, head, terms, true);
         self.next = Some(next.clone());
         next
-    }
-
-    /// This side ends the call.
-    fn abort(&mut self, events: &Events, status: Status) -> Status {
-        if let Phase::Live(attempt) = &self.phase {
-            attempt.sending.reset();
-            self.end(events, Err(status.clone()));
-        }
-        status
     }
 
     fn end(&mut self, events: &Events, result: Result<Metadata, Status>) {

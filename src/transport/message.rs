@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// An encoded message with its prefix in front, in one piece: one DATA frame, which attempts and
 /// the retry buffer share without copying.
@@ -126,7 +126,8 @@ impl Deframer {
             match &mut self.state {
                 Framing::Prefix { bytes, have } => {
                     let taken = self.chunk.len().min(PREFIX_LEN - *have);
-                    bytes[*have..*have + taken].copy_from_slice(&self.chunk.split_to(taken));
+                    bytes[*have..*have + taken].copy_from_slice(&self.chunk[..taken]);
+                    self.chunk.advance(taken);
                     *have += taken;
                     if *have < PREFIX_LEN {
                         return Ok(None);
@@ -171,9 +172,76 @@ impl Deframer {
         }
     }
 
+    /// The messages that come next and are here as a whole, up to the first that [`next`](Self::next)
+    /// has to look at more closely.
+    pub(crate) fn run(&mut self, limit: usize) -> Run {
+        if !matches!(self.state, Framing::Prefix { have: 0, .. }) {
+            return Run::default();
+        }
+        let (mut end, mut messages) = (0, 0);
+        while let Some(len) = plain_len(&self.chunk[end..])
+            && len <= limit
+            && self.chunk.len() - end - PREFIX_LEN >= len
+        {
+            end += PREFIX_LEN + len;
+            messages += 1;
+        }
+        Run { bytes: self.chunk.split_to(end), messages }
+    }
+
     /// Whether a message has begun and is not complete.
     pub(crate) fn is_in_message(&self) -> bool {
         !self.chunk.is_empty() || !matches!(self.state, Framing::Prefix { have: 0, .. })
+    }
+}
+
+/// The length of the message that begins here, if it is not compressed.
+fn plain_len(bytes: &[u8]) -> Option<usize> {
+    match bytes {
+        [0, a, b, c, d, ..] => Some(u32::from_be_bytes([*a, *b, *c, *d]) as usize),
+        _ => None,
+    }
+}
+
+/// Whole messages that came in one after the other, none of them compressed, none too long.
+///
+/// They are read where they lie: who reads many of them has one lock to take for all.
+#[derive(Debug, Default)]
+pub(crate) struct Run {
+    bytes: Bytes,
+    messages: u64,
+}
+
+impl Run {
+    /// How many are left.
+    pub(crate) fn len(&self) -> u64 {
+        self.messages
+    }
+
+    /// The next message, without its prefix.
+    pub(crate) fn first(&self) -> Option<&[u8]> {
+        let len = plain_len(&self.bytes)?;
+        self.bytes.get(PREFIX_LEN..PREFIX_LEN + len)
+    }
+
+    /// Goes on to the one after it.
+    pub(crate) fn advance(&mut self) {
+        if let Some(len) = self.first().map(<[u8]>::len) {
+            self.bytes.advance(PREFIX_LEN + len);
+            self.messages -= 1;
+        }
+        if self.messages == 0 {
+            // What the socket was read into is not needed any more.
+            self.bytes = Bytes::new();
+        }
+    }
+
+    /// The next message, which shares its memory with what the socket was read into.
+    pub(crate) fn take(&mut self) -> Option<Bytes> {
+        let first = self.first()?;
+        let first = self.bytes.slice_ref(first);
+        self.advance();
+        Some(first)
     }
 }
 
@@ -274,6 +342,31 @@ mod tests {
             let (messages, end) = deframe(&chunks, 300);
             assert_eq!(messages, expected, "in chunks of {size}");
             assert_eq!(end, Ok(false));
+        }
+    }
+
+    #[test]
+    fn a_run_has_the_whole_messages_up_to_one_that_is_compressed_too_long_wrong_or_cut() {
+        let plain = [framed(0, b"one"), framed(0, b""), framed(0, b"three")].concat();
+        let after = [framed(1, b"x"), framed(0, &[9; 300]), vec![2, 0, 0, 0, 0], vec![0, 0, 0]];
+        for after in after.iter().chain([&vec![], &framed(0, b"four")[..7].to_vec()]) {
+            let mut deframer = Deframer::default();
+            deframer.feed([&plain[..], after].concat().into());
+            let first = deframer.next(100).unwrap().unwrap();
+            assert_eq!(first.payload, "one");
+            let mut run = deframer.run(100);
+            assert_eq!((run.len(), run.first()), (2, Some(&b""[..])));
+            run.advance();
+            assert_eq!(run.take().unwrap(), "three");
+            assert_eq!((run.len(), run.first()), (0, None));
+            assert_eq!(run.take(), None);
+            run.advance();
+            assert_eq!(deframer.is_in_message(), !after.is_empty());
+            // What follows is met as it would be without.
+            let mut alone = Deframer::default();
+            alone.feed(after.clone().into());
+            assert_eq!(deframer.next(100), alone.next(100), "{after:?}");
+            assert_eq!(deframer.run(100).len(), 0);
         }
     }
 

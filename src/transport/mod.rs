@@ -56,7 +56,7 @@ pub(crate) use health::{ServingStatus, request_for as health_request};
 pub(crate) use http2::{
     Connection, Discard, Driver, ReceiveBuffer, RecvHalf, RequestHead, Stream, StreamHandle,
 };
-pub(crate) use message::{Message, Received};
+pub(crate) use message::{Message, Received, Run};
 pub(crate) use response::{Encoding, Headers, Trailers};
 
 /// Connects to `address`: dials it, secures the connection for `authority` and exchanges the

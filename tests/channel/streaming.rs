@@ -1,6 +1,7 @@
 //! Streams of messages in all three ways.
 
-use switchboard::{CallOptions, Channel, Code, Method};
+use bytes::Bytes;
+use switchboard::{CallOptions, Channel, ChannelBuilder, Code, Method, Raw, Streaming, memory};
 use tokio_stream::StreamExt as _;
 
 use crate::support::greeter::{
@@ -174,4 +175,84 @@ async fn sending_on_a_stream_that_the_server_has_ended_gives_its_status() {
     assert_eq!(stream.recv().await.unwrap_err().code(), Code::UNIMPLEMENTED);
     drop(stream);
     close_without_leaks(channel, &greeter).await;
+}
+
+const RAW: Method<Bytes, Bytes> =
+    Method::with_codec::<Raw>("/test.Echo/Many", switchboard::Cardinality::ServerStreaming);
+
+/// A stream from a server that sends `messages` in one piece, and then this status.
+async fn together(
+    messages: &[&[u8]],
+    status: &'static str,
+    builder: impl FnOnce(ChannelBuilder) -> ChannelBuilder,
+) -> (Streaming<Bytes, Bytes>, Channel) {
+    let mut data = Vec::new();
+    for message in messages {
+        data.push(0);
+        data.extend((message.len() as u32).to_be_bytes());
+        data.extend_from_slice(message);
+    }
+    let (connector, mut listener) = memory::pipe();
+    tokio::spawn(async move {
+        let stream = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            let mut response = http::Response::new(());
+            let grpc = http::HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert("content-type", grpc);
+            let mut body = respond.send_response(response, false).unwrap();
+            body.send_data(data.clone().into(), false).unwrap();
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", http::HeaderValue::from_static(status));
+            body.send_trailers(trailers).unwrap();
+        }
+    });
+    let channel = builder(plaintext("passthrough:server").connector(connector)).build().unwrap();
+    // The server asks for nothing.
+    let stream = channel.new_stream(&RAW, CallOptions::new()).await.unwrap();
+    (stream, channel)
+}
+
+#[tokio::test]
+async fn messages_that_come_together_are_received_one_by_one_and_the_status_after_them() {
+    // What is longer than 4 KiB is not copied on its way.
+    let long = vec![7; 5000];
+    let messages = [&b"one"[..], b"", &long, b"four", &long, b"six"];
+    let (mut stream, _channel) = together(&messages, "5", |it| it).await;
+    for (nth, expected) in messages.iter().enumerate() {
+        let message = if nth % 2 == 0 {
+            stream.recv().await.unwrap().unwrap()
+        } else {
+            stream.next().await.unwrap().unwrap()
+        };
+        assert_eq!(message, *expected, "{nth}");
+        assert!(stream.trailer().is_none());
+    }
+    assert_eq!(stream.recv().await.unwrap_err().code(), Code::NOT_FOUND);
+    assert!(stream.trailer().is_some());
+}
+
+#[tokio::test]
+async fn a_message_over_the_limit_ends_the_call_after_those_that_came_with_it() {
+    let limited = |it: ChannelBuilder| it.max_receive_message_bytes(4);
+    let (mut stream, _channel) = together(&[b"one", b"four", b"three"], "0", limited).await;
+    assert_eq!(stream.recv().await.unwrap().unwrap(), "one");
+    assert_eq!(stream.recv().await.unwrap().unwrap(), "four");
+    let status = stream.recv().await.unwrap_err();
+    assert_eq!(status.code(), Code::RESOURCE_EXHAUSTED, "{status}");
+}
+
+#[tokio::test]
+async fn what_came_with_a_message_is_void_once_the_call_is_cancelled() {
+    let (mut stream, _channel) = together(&[b"one", b"two", b"three"], "0", |it| it).await;
+    assert_eq!(stream.recv().await.unwrap().unwrap(), "one");
+    stream.cancel();
+    for _ in 0..2 {
+        assert_eq!(stream.recv().await.unwrap_err().code(), Code::CANCELLED);
+    }
+    let (mut stream, _channel) = together(&[b"one", b"two", b"three"], "0", |it| it).await;
+    assert_eq!(stream.next().await.unwrap().unwrap(), "one");
+    stream.cancel();
+    assert_eq!(stream.next().await.unwrap().unwrap_err().code(), Code::CANCELLED);
+    assert!(stream.next().await.is_none());
 }

@@ -14,7 +14,7 @@ use h2::{Reason, RecvStream};
 use http::header;
 
 use super::super::error::{NotGrpc, StreamError};
-use super::super::message::{Deframer, FramingError, Message, Received};
+use super::super::message::{Deframer, FramingError, Message, Received, Run};
 use super::super::response::{self, Headers, Trailers};
 use super::connection::{Reset, Shared, check_len};
 use super::fault;
@@ -268,6 +268,18 @@ impl RecvHalf {
                 }
             }
         }
+    }
+
+    /// The messages that are here as a whole, and those after them are to be polled for.
+    pub(crate) fn run(&mut self, limit: usize) -> Run {
+        let State::Body(_) = &self.state else { return Run::default() };
+        let run = self.deframer.run(limit);
+        if run.len() > 0 {
+            let shared = &self.place.shared;
+            shared.messages_received.fetch_add(run.len(), Ordering::Relaxed);
+            shared.note(Times::received);
+        }
+        run
     }
 
     /// As [`RecvHalf::poll_message`]. Cancel-safe.
