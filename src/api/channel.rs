@@ -233,7 +233,7 @@ impl Channel {
             let text = format!("{path} is a streaming method: call it with new_stream");
             return Err(Status::internal(text));
         }
-        let message = EncodedMessage::encode(message, &vtable, true)?;
+        let message = EncodedMessage::encode(message, &vtable)?;
         let call = OutgoingCall::new(path, cardinality, Cardinality::Unary, &vtable, options);
         let (call, message) = if self.handle.interceptors.is_empty() {
             (call, message)

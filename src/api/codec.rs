@@ -154,14 +154,30 @@ impl EncodedMessage {
         M::decode(self.payload()).map_err(CodecError::new)
     }
 
+    /// The only message of a call.
     pub(super) fn encode<Req, Resp>(
+        message: &Req,
+        vtable: &Vtable<Req, Resp>,
+    ) -> Result<Self, Status> {
+        let capacity = (vtable.encoded_len)(message);
+        let encoded = Message::encode(capacity, |buf| (vtable.encode)(message, buf));
+        Self::encoded(encoded, true)
+    }
+
+    /// A message of a stream, whose short ones share the memory of `block`.
+    pub(super) fn encode_in<Req, Resp>(
+        block: &mut BytesMut,
         message: &Req,
         vtable: &Vtable<Req, Resp>,
         may_compress: bool,
     ) -> Result<Self, Status> {
         let capacity = (vtable.encoded_len)(message);
-        let encoded = Message::encode(capacity, |buf| (vtable.encode)(message, buf));
-        let message = encoded.map_err(|error| {
+        let encoded = Message::encode_in(block, capacity, |buf| (vtable.encode)(message, buf));
+        Self::encoded(encoded, may_compress)
+    }
+
+    fn encoded(message: Result<Message, CodecError>, may_compress: bool) -> Result<Self, Status> {
+        let message = message.map_err(|error| {
             Status::internal(format!("the request cannot be encoded: {error}")).with_source(error)
         })?;
         Ok(Self { message, may_compress })

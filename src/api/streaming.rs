@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 
 use super::client_stream::{ChannelStream, ClientStream};
@@ -32,6 +32,8 @@ pub struct Sender<Req, Resp> {
     vtable: Vtable<Req, Resp>,
     /// Whether messages may be compressed.
     compresses: bool,
+    /// Where short messages are encoded.
+    block: BytesMut,
 }
 
 /// The receiving half of a [`Streaming`].
@@ -84,7 +86,12 @@ impl<Req, Resp> Streaming<Req, Resp> {
 
     fn new(stream: Messages, vtable: Vtable<Req, Resp>) -> Self {
         Self {
-            sender: Sender { stream: stream.clone(), vtable, compresses: true },
+            sender: Sender {
+                stream: stream.clone(),
+                vtable,
+                compresses: true,
+                block: BytesMut::new(),
+            },
             receiver: Receiver { stream, vtable, reading: Reading::Messages, run: Run::default() },
         }
     }
@@ -154,7 +161,8 @@ impl<Req, Resp> Sender<Req, Resp> {
     /// [`close_send`](Self::close_send) or for a second message to a method that takes one.
     /// Cancel-safe: a message is sent as a whole or not at all.
     pub async fn send(&mut self, message: Req) -> Result<(), Status> {
-        let message = EncodedMessage::encode(&message, &self.vtable, self.compresses)?;
+        let Self { block, vtable, compresses, .. } = self;
+        let message = EncodedMessage::encode_in(block, &message, vtable, *compresses)?;
         match &self.stream {
             Messages::Channel(stream) => stream.send(message).await,
             Messages::Wrapped(stream) => stream.send(message).await,

@@ -147,11 +147,13 @@ impl Attempt {
         self.lock().poll_head(cx)
     }
 
-    /// What comes next. One lock for all of it: streams of small messages live by that.
+    /// What comes next, and with a message into `run`, if there is one, those that are here as a
+    /// whole. One lock for all of it: streams of small messages live by that.
     pub(super) fn poll_next(
         &self,
         cx: &mut Context<'_>,
         limit: usize,
+        run: Option<&mut Run>,
     ) -> Poll<Result<Arrived, StreamError>> {
         let receiving = &mut *self.lock();
         if let Some(headers) = ready!(receiving.poll_head(cx))? {
@@ -167,24 +169,20 @@ impl Attempt {
         };
         if let Some(message) = message {
             receiving.messages += 1;
-            return Poll::Ready(Ok(Arrived::Message { message, nth: receiving.messages }));
+            let nth = receiving.messages;
+            if let Some(run) = run
+                && receiving.ahead.is_empty()
+            {
+                *run = receiving.half.run(limit);
+                receiving.messages += run.len();
+            }
+            return Poll::Ready(Ok(Arrived::Message { message, nth }));
         }
         let trailers = match &receiving.end {
             Some(end) => end.clone()?,
             None => ready!(receiving.half.poll_trailers(cx))?,
         };
         Poll::Ready(Ok(Arrived::Trailers(trailers)))
-    }
-
-    /// The messages that are here as a whole, after one that [`poll_next`](Self::poll_next) gave.
-    pub(super) fn run(&self, limit: usize) -> Run {
-        let mut receiving = self.lock();
-        if !receiving.ahead.is_empty() {
-            return Run::default();
-        }
-        let run = receiving.half.run(limit);
-        receiving.messages += run.len();
-        run
     }
 
     /// How many messages have been received.

@@ -115,9 +115,9 @@ impl From<StreamError> for Failure {
 
 enum Sent {
     Done,
-    /// The attempt has been replaced meanwhile.
-    OnOldAttempt,
-    Failed(StreamError),
+    /// The server takes no more on this attempt for now.
+    NoRoom(Arc<Attempt>),
+    Failed(Arc<Attempt>, StreamError),
 }
 
 impl StreamCall {
@@ -183,14 +183,13 @@ impl StreamCall {
             return Err(status::too_large_to_send(length, self.terms.send_bytes_max));
         }
         loop {
-            let attempt = self.live_for_sending()?;
-            let failure = match attempt.sending.send_ready().await {
-                Ok(()) => match self.send_on(&attempt, &plain, message)? {
-                    Sent::Done => return Ok(()),
-                    Sent::OnOldAttempt => continue,
-                    Sent::Failed(failure) => failure,
+            let (attempt, failure) = match self.send_now(&plain, message)? {
+                Sent::Done => return Ok(()),
+                Sent::NoRoom(attempt) => match attempt.sending.send_ready().await {
+                    Ok(()) => continue,
+                    Err(failure) => (attempt, failure),
                 },
-                Err(failure) => failure,
+                Sent::Failed(attempt, failure) => (attempt, failure),
             };
             self.after(&attempt, failure.into()).await?;
         }
@@ -315,22 +314,15 @@ impl StreamCall {
         cx: &mut Context<'_>,
         run: Option<&mut Run>,
     ) -> Poll<Result<Result<Option<Bytes>, Status>, Failure>> {
+        let mut run = run.filter(|_| self.has_runs());
         loop {
-            let result = match ready!(attempt.poll_next(cx, self.terms.receive_bytes_max))? {
+            let limit = self.terms.receive_bytes_max;
+            let result = match ready!(attempt.poll_next(cx, limit, run.as_deref_mut()))? {
                 Arrived::Headers(headers) => {
                     self.headers_arrived(attempt, headers)?;
                     continue;
                 }
-                Arrived::Message { message, nth } => {
-                    let received = self.received(attempt, message, nth);
-                    if let Some(run) = run
-                        && received.is_ok()
-                        && self.has_runs()
-                    {
-                        *run = attempt.run(self.terms.receive_bytes_max);
-                    }
-                    received.map(Some)
-                }
+                Arrived::Message { message, nth } => self.received(attempt, message, nth).map(Some),
                 Arrived::Trailers(trailers) => {
                     let result = self.read_trailers(trailers, attempt);
                     self.ended(attempt, result).map(|()| None)
@@ -381,43 +373,32 @@ impl StreamCall {
         status::of_trailers(trailers, self.terms.deadline, &attempt.peer.address)
     }
 
-    fn live_for_sending(&self) -> Result<Arc<Attempt>, Status> {
+    /// Sends on the live attempt, if that has room.
+    fn send_now(&self, plain: &Message, message: &Message) -> Result<Sent, Status> {
         let mut state = self.lock();
         if state.replay.is_half_closed() {
             let text = "a message was sent after the sending side was closed";
             return Err(self.abort(&mut state, Status::internal(text)));
         }
-        if state.sent > 0 && !self.cardinality.has_many_requests() {
+        let has_many = self.cardinality.has_many_requests();
+        if state.sent > 0 && !has_many {
             let text = format!("{} takes one request, and a second was sent", self.head.path);
             return Err(self.abort(&mut state, Status::internal(text)));
         }
-        match &state.phase {
-            Phase::Live(attempt) => Ok(attempt.clone()),
-            Phase::Ended(outcome) => Err(outcome.status_for_sender()),
-        }
-    }
-
-    fn send_on(
-        &self,
-        attempt: &Arc<Attempt>,
-        plain: &Message,
-        message: &Message,
-    ) -> Result<Sent, Status> {
-        let mut state = self.lock();
-        match &state.phase {
-            Phase::Live(live) if live.place == attempt.place => {}
-            Phase::Live(_) => return Ok(Sent::OnOldAttempt),
+        let attempt = match &state.phase {
+            Phase::Live(attempt) => attempt,
             Phase::Ended(outcome) => return Err(outcome.status_for_sender()),
-        }
-        let last = !self.cardinality.has_many_requests();
-        if let Err(failure) = attempt.sending.send(message.clone(), last) {
-            return Ok(Sent::Failed(failure));
+        };
+        match attempt.sending.send_if_room(message, !has_many) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Sent::NoRoom(attempt.clone())),
+            Err(failure) => return Ok(Sent::Failed(attempt.clone(), failure)),
         }
         let events = &self.head.events;
         events.tell(|| CallEvent::RequestMessage { payload: plain.payload() });
         attempt.tell_of_message(events, message);
         state.replay.push(message);
-        if last {
+        if !has_many {
             state.replay.half_close();
             events.tell(|| CallEvent::RequestsEnded);
         }

@@ -19,6 +19,29 @@ impl Message {
         Self::encode_flagged(false, capacity_hint, write)
     }
 
+    /// As [`Message::encode`], for one message of many: the short ones share the memory of `block`.
+    pub(crate) fn encode_in<E>(
+        block: &mut BytesMut,
+        capacity_hint: usize,
+        write: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let needed = PREFIX_LEN + capacity_hint;
+        if needed > BLOCK_LEN / 4 {
+            return Self::encode(capacity_hint, write);
+        }
+        block.clear();
+        if block.capacity() < needed {
+            block.reserve(BLOCK_LEN);
+        }
+        fill(block, false, write)?;
+        let frame = block.split().freeze();
+        if frame.len() > BLOCK_LEN {
+            // It is longer than was said, and what is left of its memory is not worth keeping it.
+            *block = BytesMut::new();
+        }
+        Ok(Self(frame))
+    }
+
     /// As [`Message::encode`], for bytes that are compressed if `compressed` says so.
     pub(crate) fn encode_flagged<E>(
         compressed: bool,
@@ -26,13 +49,7 @@ impl Message {
         write: impl FnOnce(&mut BytesMut) -> Result<(), E>,
     ) -> Result<Self, E> {
         let mut buf = BytesMut::with_capacity(PREFIX_LEN + capacity_hint);
-        buf.put_bytes(0, PREFIX_LEN);
-        write(&mut buf)?;
-        let len = buf.len().saturating_sub(PREFIX_LEN);
-        buf.resize(len + PREFIX_LEN, 0);
-        buf[0] = u8::from(compressed);
-        // A message beyond `SEND_LEN_MAX` never leaves, so the length fits where it matters.
-        buf[1..PREFIX_LEN].copy_from_slice(&(len as u32).to_be_bytes());
+        fill(&mut buf, compressed, write)?;
         Ok(Self(buf.freeze()))
     }
 
@@ -60,6 +77,22 @@ impl Message {
     pub(crate) fn into_frame(self) -> Bytes {
         self.0
     }
+}
+
+/// Puts into `buf`, which is empty, what `write` writes, behind its prefix.
+fn fill<E>(
+    buf: &mut BytesMut,
+    compressed: bool,
+    write: impl FnOnce(&mut BytesMut) -> Result<(), E>,
+) -> Result<(), E> {
+    buf.put_bytes(0, PREFIX_LEN);
+    write(buf)?;
+    let len = buf.len().saturating_sub(PREFIX_LEN);
+    buf.resize(len + PREFIX_LEN, 0);
+    buf[0] = u8::from(compressed);
+    // A message beyond `SEND_LEN_MAX` never leaves, so the length fits where it matters.
+    buf[1..PREFIX_LEN].copy_from_slice(&(len as u32).to_be_bytes());
+    Ok(())
 }
 
 impl fmt::Debug for Message {
@@ -265,6 +298,9 @@ pub(crate) const SEND_LEN_MAX: usize = i32::MAX as usize;
 /// Flag and length.
 const PREFIX_LEN: usize = 5;
 
+/// What short messages share: enough for a hundred small ones, little for a stream to keep.
+const BLOCK_LEN: usize = 4096;
+
 /// What is reserved for a message on its announced length alone. A payload of 64 KiB, a usual size,
 /// fits with what its encoding adds, and need not be moved; it stays below what allocators ask the
 /// system for.
@@ -317,6 +353,40 @@ mod tests {
             assert_eq!(frame, framed(0, payload));
             assert_eq!(frame.as_ptr(), message.into_frame().as_ptr());
         }
+    }
+
+    #[test]
+    fn short_messages_of_many_share_their_memory_and_long_ones_do_not() {
+        let mut block = BytesMut::new();
+        let mut encode = |payload: &[u8], hint: usize| {
+            let message = Message::encode_in(&mut block, hint, |buf| {
+                buf.extend_from_slice(payload);
+                Ok::<_, Infallible>(())
+            });
+            let frame = message.unwrap().into_frame();
+            assert_eq!(frame, framed(0, payload));
+            (frame, block.capacity())
+        };
+        let (first, left) = encode(b"first", 5);
+        let (second, less) = encode(b"", 0);
+        assert_eq!(second.as_ptr() as usize, first.as_ptr() as usize + first.len());
+        assert_eq!(left - less, PREFIX_LEN);
+        assert_eq!(encode(&[7; 2000], 2000).1, less, "it has memory of its own");
+        assert_eq!(encode(&[7; 9000], 0).1, 0, "it is longer than it said");
+        // Nothing of one that fails is left.
+        assert_eq!(
+            Message::encode_in(&mut block, 9, |buf| {
+                buf.extend_from_slice(b"half");
+                Err("no")
+            })
+            .unwrap_err(),
+            "no"
+        );
+        let after = Message::encode_in(&mut block, 2, |buf| {
+            buf.extend_from_slice(b"ok");
+            Ok::<_, Infallible>(())
+        });
+        assert_eq!(after.unwrap().into_frame(), framed(0, b"ok"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use http::header;
 use super::super::error::{NotGrpc, StreamError};
 use super::super::message::{Deframer, FramingError, Message, Received, Run};
 use super::super::response::{self, Headers, Trailers};
-use super::connection::{Reset, Shared, check_len};
+use super::connection::{Reset, Shared, Table, check_len};
 use super::fault;
 use super::times::Times;
 use super::unread::Discard;
@@ -118,12 +118,34 @@ impl StreamHandle {
     /// [`StreamHandle::poll_send_ready`].
     pub(crate) fn send(&self, message: Message, is_last: bool) -> Result<(), StreamError> {
         check_len(&message)?;
-        self.send_frame(message.into_frame(), is_last)
+        self.send_frame(&mut self.place.shared.table(), message.into_frame(), is_last)
+    }
+
+    /// As [`StreamHandle::send`], if there is room for something; says whether there was.
+    pub(crate) fn send_if_room(
+        &self,
+        message: &Message,
+        is_last: bool,
+    ) -> Result<bool, StreamError> {
+        check_len(message)?;
+        let mut table = self.place.shared.table();
+        if let Some(entry) = table.stream(self.place.key, self.place.id)
+            && entry.ended.is_none()
+            && !entry.is_send_closed
+        {
+            // One byte, as above. It is mostly there at once.
+            entry.send.reserve_capacity(1);
+            if entry.send.capacity() == 0 {
+                return Ok(false);
+            }
+        }
+        self.send_frame(&mut table, message.clone().into_frame(), is_last)?;
+        Ok(true)
     }
 
     /// Says that no further message follows. Does not wait for flow control. Idempotent.
     pub(crate) fn finish(&self) -> Result<(), StreamError> {
-        self.send_frame(Bytes::new(), true)
+        self.send_frame(&mut self.place.shared.table(), Bytes::new(), true)
     }
 
     /// Has `reader` give up what the stream has received, should it be ended for what nobody reads.
@@ -144,8 +166,12 @@ impl StreamHandle {
         self.place.shared.wake_if_stopped();
     }
 
-    fn send_frame(&self, frame: Bytes, is_last: bool) -> Result<(), StreamError> {
-        let mut table = self.place.shared.table();
+    fn send_frame(
+        &self,
+        table: &mut Table,
+        frame: Bytes,
+        is_last: bool,
+    ) -> Result<(), StreamError> {
         let Some(entry) = table.stream(self.place.key, self.place.id) else {
             return Err(StreamError::Ended);
         };
