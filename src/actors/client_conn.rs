@@ -248,22 +248,20 @@ impl ClientConn {
             }
             Effect::UpdateBalancer { endpoints, config } => {
                 let mut memory = self.core.memory();
-                let config = config.go_on_from(memory.config.as_deref());
-                let update = balancer::Update { endpoints, config };
-                memory.config = Some(update.config.clone());
-                memory.update = Some(update);
+                let config = memory.configure(config);
+                memory.update = Some(balancer::Update { endpoints, config });
                 memory.failure = None;
                 drop(memory);
                 self.core.balancer.tell(balancer::Msg::Updated);
             }
             Effect::FailBalancer { config, status } => {
                 let mut memory = self.core.memory();
-                memory.config = Some(config);
+                memory.configure(config);
                 memory.failure = Some(status);
                 drop(memory);
                 self.core.balancer.tell(balancer::Msg::ResolverFailed);
             }
-            Effect::Configure(config) => self.core.memory().config = Some(config),
+            Effect::Configure(config) => drop(self.core.memory().configure(config)),
             Effect::RejectUpdate(reason) => {
                 life.vitals.fail(Status::unavailable(reason.clone()));
                 self.core.resolver.tell(resolver::Msg::Rejected(reason));

@@ -199,6 +199,13 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// From now on this config is in force; gives it as it is then, with the tokens of the last.
+    pub(super) fn configure(&mut self, config: Arc<ServiceConfig>) -> Arc<ServiceConfig> {
+        let config = config.go_on_from(self.config.as_deref());
+        self.config = Some(config.clone());
+        config
+    }
+
     /// Keeps what a channel knows that goes idle: the config that applied, and what servers put up
     /// with.
     pub(super) fn go_idle(&mut self) {
