@@ -303,7 +303,7 @@ impl Core {
     }
 
     /// What is published in the place of `picker` where calls are to fail. What was published last
-    /// is remembered, for when they are not any more.
+    /// is remembered, for when they are not any more. The end of the channel befalls all calls.
     #[cfg(feature = "test-util")]
     fn befallen(
         &self,
@@ -312,6 +312,9 @@ impl Core {
     ) -> Arc<dyn Picker> {
         let Some(faults) = self.faults() else { return picker };
         self.memory().last_published = Some((connectivity, picker.clone()));
+        if connectivity == ConnectivityState::Shutdown {
+            return picker;
+        }
         match faults.calls() {
             Some(status) => Arc::new(lb::FailPicker(status)),
             None => picker,
