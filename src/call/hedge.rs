@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::pick::{PickError, Picked, pick};
 use super::retry::{AttemptError, FailedAttempt};
+use super::shared::Elapsed;
 use super::unary::{Answer, Reply, attempt};
 use super::{CallHead, Shared, Terms, status};
 use crate::observe::AttemptKind;
@@ -53,6 +54,17 @@ pub(super) async fn hedged(
         let event = match next(shared, terms, &mut live, state.wake_at()).await {
             Next::Due => Event::Wake,
             Next::DeadlinePassed => return Err(status::deadline_while_waiting(last)),
+            Next::Closed if live.is_empty() => {
+                // There is nothing to rest for: the pick that follows says how the call ends.
+                action = Action::Send;
+                continue;
+            }
+            Next::Closed => closed(&live),
+            // Those that have a stream may be answered yet.
+            Next::Ended(Err(status)) if !live.is_empty() && shared.states.is_closed() => {
+                last = Some(status);
+                closed(&live)
+            }
             Next::Ended(outcome) => match outcome? {
                 Outcome::Done(reply) => {
                     terms.succeeded();
@@ -145,6 +157,8 @@ enum Next {
     /// It is time for another.
     Due,
     DeadlinePassed,
+    /// The channel is closed, and one was to follow.
+    Closed,
 }
 
 /// What happens first.
@@ -158,7 +172,14 @@ async fn next<F: Future<Output = Result<Outcome, Status>>>(
     let _busy = live.is_empty().then(|| shared.activity.stay());
     let mut timer = pin!(async {
         match due {
-            Some(at) => shared.rest_until(terms.deadline, Instant::from_std(at)).await,
+            Some(at) => tokio::select! {
+                biased;
+                () = shared.states.closed() => Next::Closed,
+                rested = shared.rest_until(terms.deadline, Instant::from_std(at)) => match rested {
+                    Ok(()) => Next::Due,
+                    Err(Elapsed) => Next::DeadlinePassed,
+                },
+            },
             None => std::future::pending().await,
         }
     });
@@ -169,12 +190,14 @@ async fn next<F: Future<Output = Result<Outcome, Status>>>(
                 return Poll::Ready(Next::Ended(outcome));
             }
         }
-        timer.as_mut().poll(cx).map(|rested| match rested {
-            Ok(()) => Next::Due,
-            Err(_) => Next::DeadlinePassed,
-        })
+        timer.as_mut().poll(cx)
     })
     .await
+}
+
+/// No other joins these.
+fn closed<F>(live: &[F]) -> Event {
+    Event::Closed { live: u32::try_from(live.len()).unwrap_or(u32::MAX) }
 }
 
 fn now() -> std::time::Instant {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use switchboard::{Address, BoxFuture, Channel, Code, Connect, Io};
+use switchboard::{Address, BoxFuture, Channel, ChannelBuilder, Code, Connect, Io};
 use tokio::time::Instant;
 
 use crate::support::greeter::{SAY_HELLO, ask};
@@ -18,10 +18,12 @@ enum Server {
     Takes(u64),
     /// Fails at once with this code.
     Fails(u32),
+    /// Fails at once, and says when another attempt may come.
+    PushesBack(&'static str),
     IsSilent,
 }
 
-use Server::{Fails, IsSilent, Takes};
+use Server::{Fails, IsSilent, PushesBack, Takes};
 
 /// Servers at 10.0.0.1 and so on; each notes when it is asked, and when it is told to stop.
 #[derive(Clone)]
@@ -37,6 +39,10 @@ impl Servers {
 
     /// A channel to all of them in turn, that hedges up to so many times, 20 ms apart.
     fn channel(&self, attempts: u32) -> Channel {
+        self.builder(attempts).build().unwrap()
+    }
+
+    fn builder(&self, attempts: u32) -> ChannelBuilder {
         let addresses: Vec<_> = (1..=self.all.len()).map(|nth| format!("10.0.0.{nth}:1")).collect();
         let config = format!(
             r#"{{"loadBalancingConfig":[{{"round_robin":{{}}}}],"methodConfig":[{{"name":[{{}}],
@@ -44,7 +50,7 @@ impl Servers {
             "nonFatalStatusCodes":["UNAVAILABLE"]}}}}]}}"#
         );
         let builder = plaintext(format!("ipv4:{}", addresses.join(","))).connector(self.clone());
-        builder.default_service_config(config).seed(3).build().unwrap()
+        builder.default_service_config(config).seed(3)
     }
 
     async fn until_connected(&self, channel: &Channel) {
@@ -97,6 +103,13 @@ async fn answer(
         Takes(millis) => Duration::from_millis(millis),
         Fails(code) => {
             response.headers_mut().insert("grpc-status", code.into());
+            respond.send_response(response, true).ok()?;
+            return Some(());
+        }
+        PushesBack(millis) => {
+            response.headers_mut().insert("grpc-status", 14.into());
+            let pushback = http::HeaderValue::from_static(millis);
+            response.headers_mut().insert("grpc-retry-pushback-ms", pushback);
             respond.send_response(response, true).ok()?;
             return Some(());
         }
@@ -188,4 +201,37 @@ async fn a_failure_ends_the_call_or_makes_room_for_the_next_as_the_policy_says()
     assert_eq!(status.code(), Code::UNAVAILABLE);
     assert_eq!(servers.noted().len(), 2);
     channel.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_does_not_wait_for_the_hedge_that_a_server_has_put_off() {
+    let servers = Servers::new(&[PushesBack("60000")]);
+    let channel = servers.channel(2);
+    servers.until_connected(&channel).await;
+    let began = Instant::now();
+    let closing = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(servers.noted(), ["asked, - before"], "no attempt is under way");
+        channel.close().await;
+    };
+    let (answer, ()) = tokio::join!(channel.invoke(&SAY_HELLO, ask("Ada")), closing);
+    let status = answer.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::CANCELLED, "the channel is closed"));
+    assert_eq!(began.elapsed().as_secs(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_is_under_way_at_close_has_its_grace_although_no_hedge_can_follow() {
+    let servers = Servers::new(&[Takes(100)]);
+    let channel = servers.channel(3);
+    servers.until_connected(&channel).await;
+    let closing = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        channel.close_within(Duration::from_secs(1)).await;
+    };
+    let began = Instant::now();
+    let (answer, ()) = tokio::join!(channel.invoke(&SAY_HELLO, ask("Ada")), closing);
+    answer.unwrap();
+    assert_eq!(began.elapsed().as_millis(), 100);
+    assert_eq!(servers.noted(), ["asked, - before"]);
 }

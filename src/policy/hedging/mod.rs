@@ -15,8 +15,8 @@ use crate::types::Seen;
 ///   └──────┘ ── Failed fatally, or no attempt is left ──►  the end
 /// ```
 ///
-/// A server that wants no more, a throttle, or the number of attempts close it for further ones;
-/// those that are under way go on.
+/// A server that wants no more, a throttle, the number of attempts, or the end of the channel close
+/// it for further ones; those that are under way go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     sent: u32,
@@ -36,6 +36,11 @@ pub(crate) enum Event {
     Wake,
     /// An attempt has failed.
     Failed(Failure),
+    /// The channel is closed, with so many attempts under way.
+    Closed {
+        /// How many.
+        live: u32,
+    },
 }
 
 /// What is to be done.
@@ -69,6 +74,7 @@ impl State {
                 Some(_) | None => (Self { next_at: None, ..self }, Action::Wait),
             },
             Event::Failed(failure) => self.failed(now, failure, rules),
+            Event::Closed { live } => (Self { live, next_at: None, ..self }, Action::Wait),
         }
     }
 

@@ -10,9 +10,11 @@ enum Then {
     Wake,
     Failed(Code, Pushback),
     Unseen(Seen),
+    /// With so many attempts under way.
+    Closed(u32),
 }
 
-use Then::{Begin, Failed, Unseen, Wake};
+use Then::{Begin, Closed, Failed, Unseen, Wake};
 
 const UNAVAILABLE: Then = Failed(Code::UNAVAILABLE, Pushback::None);
 
@@ -33,6 +35,7 @@ fn run(throttle: Option<&Throttle>, script: &[(u64, Then, &str)]) {
             Wake => Event::Wake,
             Failed(code, pushback) => failure(Seen::Maybe, *code, *pushback),
             Unseen(seen) => failure(*seen, Code::UNAVAILABLE, Pushback::None),
+            Closed(live) => Event::Closed { live: *live },
         };
         let (next, action) = state.step(began + Duration::from_millis(*millis), event, rules);
         state = next;
@@ -115,6 +118,21 @@ fn what_no_server_has_seen_is_made_up_for_and_does_not_count() {
             (3, Unseen(Seen::Refused), "wait, 3"),
             (3, Wake, "send, 23"),
             (23, Wake, "send"),
+        ],
+    );
+}
+
+#[test]
+fn once_the_channel_is_closed_no_attempt_joins_the_others() {
+    run(
+        None,
+        &[
+            (0, Begin, "send, 20"),
+            (20, Wake, "send, 40"),
+            // One of them had no connection.
+            (30, Closed(1), "wait"),
+            (40, Wake, "wait"),
+            (50, UNAVAILABLE, "end"),
         ],
     );
 }
