@@ -37,6 +37,7 @@ pub(super) async fn hedged(
     let mut first = Some(first);
     let mut live = Vec::new();
     let mut last = None;
+    let mut unseen = None;
     let (mut state, mut action) = State::default().step(now(), Event::Begin, rules);
     loop {
         match action {
@@ -44,9 +45,13 @@ pub(super) async fn hedged(
                 let ended = || status::deadline_while_waiting(None);
                 return Err(last.unwrap_or_else(ended));
             }
-            Action::Send => {
-                let (before, first) = (state.sent() - 1, first.take());
-                let one = one(shared, call, terms, &asked, before, first, message.clone());
+            Action::Send | Action::SendAgain => {
+                let (kind, before) = match unseen.take().filter(|_| action == Action::SendAgain) {
+                    Some(before) => (AttemptKind::TransparentRetry, before),
+                    None => (AttemptKind::Hedge, state.sent() - 1),
+                };
+                let first = first.take();
+                let one = one(shared, call, terms, &asked, kind, before, first, message.clone());
                 live.push(Box::pin(one));
             }
             Action::Wait => {}
@@ -70,13 +75,14 @@ pub(super) async fn hedged(
                     terms.succeeded();
                     return Ok(reply);
                 }
-                Outcome::Failed(FailedAttempt { number, error, committed }) => {
+                Outcome::Failed(FailedAttempt { number, error, committed }, before) => {
                     let (failure, status) = error.told(terms);
                     call.events.attempt_ended(number, Err(&status));
                     if committed {
                         return Err(status);
                     }
                     last = Some(status);
+                    unseen = Some(before);
                     Event::Failed(failure)
                 }
             },
@@ -102,11 +108,13 @@ impl Asked {
 }
 
 /// One attempt, on a connection to a server that is not asked yet, if the picker gives one.
+#[expect(clippy::too_many_arguments, reason = "all of it differs from attempt to attempt")]
 async fn one(
     shared: &Shared,
     call: &CallHead,
     terms: &Terms,
     asked: &Asked,
+    kind: AttemptKind,
     before: u32,
     first: Option<(Connection, u32)>,
     message: Message,
@@ -114,7 +122,7 @@ async fn one(
     let mut settled = Some(terms.clone());
     let (mut chosen, number) = match first {
         Some((connection, number)) => (Some(connection), number),
-        None => (None, call.events.attempt_began(AttemptKind::Hedge)),
+        None => (None, call.events.attempt_began(kind)),
     };
     let mut tries = 0;
     let connection = loop {
@@ -125,7 +133,7 @@ async fn one(
                 Err(PickError::Failed(status)) => {
                     let error = AttemptError::Pick(status);
                     let failed = FailedAttempt { number, error, committed: false };
-                    return Ok(Outcome::Failed(failed));
+                    return Ok(Outcome::Failed(failed, before));
                 }
                 Err(PickError::Ended(status)) => return Err(status),
             },
@@ -141,14 +149,15 @@ async fn one(
     let ended = ended.await?;
     Ok(match answer.end(ended, shared, call, terms, &connection, number) {
         Ok(reply) => Outcome::Done(reply),
-        Err(failed) => Outcome::Failed(failed),
+        Err(failed) => Outcome::Failed(failed, before),
     })
 }
 
 /// What came of one attempt.
 enum Outcome {
     Done(Reply),
-    Failed(FailedAttempt),
+    /// With how many the server was told were before it.
+    Failed(FailedAttempt, u32),
 }
 
 enum Next {

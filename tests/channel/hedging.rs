@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use switchboard::{Address, BoxFuture, Channel, ChannelBuilder, Code, Connect, Io};
+use switchboard::{
+    Address, AttemptKind, BoxFuture, CallEvent, CallInfo, CallObserver, Channel, ChannelBuilder,
+    Code, Connect, Io, Observer,
+};
 use tokio::time::Instant;
 
 use crate::support::greeter::{SAY_HELLO, ask};
@@ -20,10 +23,13 @@ enum Server {
     Fails(u32),
     /// Fails at once, and says when another attempt may come.
     PushesBack(&'static str),
+    /// Has not looked at the first, which it says after so many milliseconds; answers all others
+    /// after twice as many.
+    RefusesFirst(u64),
     IsSilent,
 }
 
-use Server::{Fails, IsSilent, PushesBack, Takes};
+use Server::{Fails, IsSilent, PushesBack, RefusesFirst, Takes};
 
 /// Servers at 10.0.0.1 and so on; each notes when it is asked, and when it is told to stop.
 #[derive(Clone)]
@@ -83,8 +89,9 @@ impl Connect for Servers {
             while let Some(Ok((request, respond))) = connection.accept().await {
                 let before = request.headers().get("grpc-previous-rpc-attempts");
                 let before = before.map_or("-", |it| it.to_str().unwrap());
+                let is_first = servers.noted().is_empty();
                 servers.note(&format!("asked, {before} before"));
-                tokio::spawn(answer(server, servers.clone(), respond));
+                tokio::spawn(answer(server, is_first, servers.clone(), respond));
             }
         });
         Box::pin(std::future::ready(Ok(Io::new(near))))
@@ -93,6 +100,7 @@ impl Connect for Servers {
 
 async fn answer(
     server: Server,
+    is_first: bool,
     servers: Servers,
     mut respond: h2::server::SendResponse<Bytes>,
 ) -> Option<()> {
@@ -113,6 +121,12 @@ async fn answer(
             respond.send_response(response, true).ok()?;
             return Some(());
         }
+        RefusesFirst(millis) if is_first => {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+            return Some(());
+        }
+        RefusesFirst(millis) => Duration::from_millis(2 * millis),
         IsSilent => Duration::MAX,
     };
     tokio::select! {
@@ -234,4 +248,36 @@ async fn an_attempt_that_is_under_way_at_close_has_its_grace_although_no_hedge_c
     answer.unwrap();
     assert_eq!(began.elapsed().as_millis(), 100);
     assert_eq!(servers.noted(), ["asked, - before"]);
+}
+
+/// Notes why there are attempts.
+#[derive(Clone, Default)]
+struct Kinds(Arc<Mutex<Vec<AttemptKind>>>);
+
+impl Observer for Kinds {
+    fn call_began(&self, _: &CallInfo<'_>) -> Option<Arc<dyn CallObserver>> {
+        Some(Arc::new(self.clone()))
+    }
+}
+
+impl CallObserver for Kinds {
+    fn event(&self, event: &CallEvent<'_>) {
+        if let CallEvent::AttemptBegan { kind, .. } = event {
+            self.0.lock().unwrap().push(*kind);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_no_server_has_seen_is_sent_again_as_what_it_was() {
+    let servers = Servers::new(&[RefusesFirst(30)]);
+    let kinds = Kinds::default();
+    let channel = servers.builder(2).observer(kinds.clone()).build().unwrap();
+    servers.until_connected(&channel).await;
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    let asked = ["asked, - before", "asked, 1 before", "asked, - before"];
+    assert_eq!(servers.noted()[..3], asked);
+    let expected = [AttemptKind::First, AttemptKind::Hedge, AttemptKind::TransparentRetry];
+    assert_eq!(*kinds.0.lock().unwrap(), expected);
+    channel.close().await;
 }

@@ -48,6 +48,8 @@ pub(crate) enum Event {
 pub(crate) enum Action {
     /// Send an attempt, beside those that are under way.
     Send,
+    /// Send the one that has failed again: no server has seen it.
+    SendAgain,
     /// Wait for these.
     Wait,
     /// End the call with the failure.
@@ -98,9 +100,9 @@ impl State {
     fn failed(self, now: Instant, failure: Failure, rules: Rules<'_>) -> (Self, Action) {
         // What no server has seen is made up for, and does not count.
         match failure.seen {
-            Seen::Never => return (self, Action::Send),
+            Seen::Never => return (self, Action::SendAgain),
             Seen::Refused if !self.refused => {
-                return (Self { refused: true, ..self }, Action::Send);
+                return (Self { refused: true, ..self }, Action::SendAgain);
             }
             Seen::Refused | Seen::Maybe => {}
         }

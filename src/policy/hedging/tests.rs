@@ -44,6 +44,8 @@ fn run(throttle: Option<&Throttle>, script: &[(u64, Then, &str)]) {
             (Action::End, _) => "end".to_owned(),
             (Action::Send, Some(due)) => format!("send, {due}"),
             (Action::Send, None) => "send".to_owned(),
+            (Action::SendAgain, Some(due)) => format!("again, {due}"),
+            (Action::SendAgain, None) => "again".to_owned(),
             (Action::Wait, Some(due)) => format!("wait, {due}"),
             (Action::Wait, None) => "wait".to_owned(),
         };
@@ -113,8 +115,8 @@ fn what_no_server_has_seen_is_made_up_for_and_does_not_count() {
         None,
         &[
             (0, Begin, "send, 20"),
-            (1, Unseen(Seen::Never), "send, 20"),
-            (2, Unseen(Seen::Refused), "send, 20"),
+            (1, Unseen(Seen::Never), "again, 20"),
+            (2, Unseen(Seen::Refused), "again, 20"),
             (3, Unseen(Seen::Refused), "wait, 3"),
             (3, Wake, "send, 23"),
             (23, Wake, "send"),
