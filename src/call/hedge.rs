@@ -16,7 +16,7 @@ use crate::observe::AttemptKind;
 use crate::policy::hedging::{Action, Event, Rules, State};
 use crate::policy::retry::HedgingPolicy;
 use crate::transport::{Connection, Message};
-use crate::types::{Address, Status};
+use crate::types::{Address, Code, Status};
 
 /// Goes on with a call that is hedged by `policy`, whose first pick was `first`, for the attempt
 /// of that number.
@@ -56,9 +56,13 @@ pub(super) async fn hedged(
             }
             Action::Wait => {}
         }
+        let mut failed = None;
         let event = match next(shared, terms, &mut live, state.wake_at()).await {
             Next::Due => Event::Wake,
-            Next::DeadlinePassed => return Err(status::deadline_while_waiting(last)),
+            Next::DeadlinePassed => {
+                let ended = || status::deadline_while_waiting(None);
+                return Err(last.as_ref().map_or_else(ended, status::deadline_while_resting));
+            }
             Next::Closed if live.is_empty() => {
                 // There is nothing to rest for: the pick that follows says how the call ends.
                 action = Action::Send;
@@ -78,16 +82,24 @@ pub(super) async fn hedged(
                 Outcome::Failed(FailedAttempt { number, error, committed }, before) => {
                     let (failure, status) = error.told(terms);
                     call.events.attempt_ended(number, Err(&status));
-                    if committed {
+                    // After the deadline there is no other, whatever the policy says of that code.
+                    let is_late = status.code() == Code::DEADLINE_EXCEEDED
+                        && terms.deadline.is_some_and(|deadline| deadline <= Instant::now());
+                    if committed || is_late {
                         return Err(status);
                     }
-                    last = Some(status);
-                    unseen = Some(before);
+                    failed = Some((status, before));
                     Event::Failed(failure)
                 }
             },
         };
         (state, action) = state.step(now(), event, rules);
+        match failed {
+            // Nobody need know of it.
+            Some((_, before)) if action == Action::SendAgain => unseen = Some(before),
+            Some((status, _)) => last = Some(status),
+            None => {}
+        }
     }
 }
 
@@ -179,12 +191,17 @@ async fn next<F: Future<Output = Result<Outcome, Status>>>(
 ) -> Next {
     // Without one that waits for the server, nobody else says that the call is under way.
     let _busy = live.is_empty().then(|| shared.activity.stay());
+    let has_live = !live.is_empty();
     let mut timer = pin!(async {
-        match due {
+        match due.map(Instant::from_std) {
+            // Those that are under way meet the deadline too, and can say of whom they waited for it.
+            Some(at) if has_live && terms.deadline.is_some_and(|deadline| deadline <= at) => {
+                std::future::pending().await
+            }
             Some(at) => tokio::select! {
                 biased;
                 () = shared.states.closed() => Next::Closed,
-                rested = shared.rest_until(terms.deadline, Instant::from_std(at)) => match rested {
+                rested = shared.rest_until(terms.deadline, at) => match rested {
                     Ok(()) => Next::Due,
                     Err(Elapsed) => Next::DeadlinePassed,
                 },

@@ -281,3 +281,31 @@ async fn an_attempt_that_no_server_has_seen_is_sent_again_as_what_it_was() {
     assert_eq!(*kinds.0.lock().unwrap(), expected);
     channel.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_deadline_passes_says_whom_or_what_it_waited_for() {
+    let ended = async |server: Server, attempts: u32, millis: u64| {
+        let servers = Servers::new(&[server]);
+        let channel = servers.channel(attempts);
+        servers.until_connected(&channel).await;
+        let began = Instant::now();
+        let request = ask("Ada").timeout(Duration::from_millis(millis));
+        let status = channel.invoke(&SAY_HELLO, request).await.unwrap_err();
+        assert_eq!(status.code(), Code::DEADLINE_EXCEEDED);
+        let late = began.elapsed().as_millis() - u128::from(millis);
+        assert!(late <= 10, "{late}");
+        channel.close().await;
+        status.message().to_owned()
+    };
+    // Before the first hedge, before the second, and when there is to be no other.
+    for millis in [10, 30, 90] {
+        let text = ended(IsSilent, 3, millis).await;
+        assert_eq!(text, "10.0.0.1:1: the deadline passed before it answered");
+    }
+    let text = ended(PushesBack("60000"), 3, 50).await;
+    let expected = "the deadline passed before the next attempt; the last ended with UNAVAILABLE";
+    assert_eq!(text, expected);
+    // What was sent again is no reason for anything.
+    let text = ended(RefusesFirst(5), 2, 12).await;
+    assert_eq!(text, "10.0.0.1:1: the deadline passed before it answered");
+}
