@@ -53,7 +53,8 @@ impl Servers {
         let config = format!(
             r#"{{"loadBalancingConfig":[{{"round_robin":{{}}}}],"methodConfig":[{{"name":[{{}}],
             "hedgingPolicy":{{"maxAttempts":{attempts},"hedgingDelay":"0.02s",
-            "nonFatalStatusCodes":["UNAVAILABLE"]}}}}]}}"#
+            "nonFatalStatusCodes":["UNAVAILABLE"]}}}}],
+            "retryThrottling":{{"maxTokens":{TOKENS},"tokenRatio":0.1}}}}"#
         );
         let builder = plaintext(format!("ipv4:{}", addresses.join(","))).connector(self.clone());
         builder.default_service_config(config).seed(3)
@@ -250,6 +251,23 @@ async fn an_attempt_that_is_under_way_at_close_has_its_grace_although_no_hedge_c
     assert_eq!(servers.noted(), ["asked, - before"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_call_that_rests_while_the_tokens_go_ends_with_its_last_failure() {
+    let servers = Servers::new(&[PushesBack("1000")]);
+    let channel = servers.channel(2);
+    servers.until_connected(&channel).await;
+    let began = Instant::now();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..TOKENS {
+        let channel = channel.clone();
+        let request = ask("Ada").timeout(Duration::from_secs(60));
+        calls.spawn(async move { channel.invoke(&SAY_HELLO, request).await.unwrap_err().code() });
+    }
+    assert_eq!(calls.join_all().await, [Code::UNAVAILABLE; TOKENS]);
+    assert_eq!((began.elapsed().as_secs(), servers.noted().len()), (1, TOKENS));
+    channel.close().await;
+}
+
 /// Notes why there are attempts.
 #[derive(Clone, Default)]
 struct Kinds(Arc<Mutex<Vec<AttemptKind>>>);
@@ -309,3 +327,6 @@ async fn a_call_whose_deadline_passes_says_whom_or_what_it_waited_for() {
     let text = ended(RefusesFirst(5), 2, 12).await;
     assert_eq!(text, "10.0.0.1:1: the deadline passed before it answered");
 }
+
+/// More than the failures of any other test take.
+const TOKENS: usize = 40;

@@ -73,7 +73,7 @@ impl State {
             Event::Wake => match self.next_at {
                 Some(at) if now < at => (self, Action::Wait),
                 Some(_) if rules.throttle.is_none_or(Throttle::is_open) => self.send(now, rules),
-                Some(_) | None => (Self { next_at: None, ..self }, Action::Wait),
+                Some(_) | None => Self { next_at: None, ..self }.wait(),
             },
             Event::Failed(failure) => self.failed(now, failure, rules),
             Event::Closed { live } => (Self { live, next_at: None, ..self }, Action::Wait),
@@ -118,9 +118,13 @@ impl State {
             (Some(_), Pushback::After(rest)) => Some(later(now, rest)),
             (Some(_), Pushback::None) => Some(now),
         };
-        let state = Self { live: self.live.saturating_sub(1), next_at, ..self };
-        let is_over = state.live == 0 && next_at.is_none();
-        (state, if is_over { Action::End } else { Action::Wait })
+        Self { live: self.live.saturating_sub(1), next_at, ..self }.wait()
+    }
+
+    /// Waits for those that are under way and the next, if there is anything to wait for.
+    fn wait(self) -> (Self, Action) {
+        let is_over = self.live == 0 && self.next_at.is_none();
+        (self, if is_over { Action::End } else { Action::Wait })
     }
 }
 

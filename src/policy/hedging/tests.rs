@@ -12,9 +12,11 @@ enum Then {
     Unseen(Seen),
     /// With so many attempts under way.
     Closed(u32),
+    /// An attempt of another call fails.
+    OtherFailed,
 }
 
-use Then::{Begin, Closed, Failed, Unseen, Wake};
+use Then::{Begin, Closed, Failed, OtherFailed, Unseen, Wake};
 
 const UNAVAILABLE: Then = Failed(Code::UNAVAILABLE, Pushback::None);
 
@@ -36,6 +38,10 @@ fn run(throttle: Option<&Throttle>, script: &[(u64, Then, &str)]) {
             Failed(code, pushback) => failure(Seen::Maybe, *code, *pushback),
             Unseen(seen) => failure(*seen, Code::UNAVAILABLE, Pushback::None),
             Closed(live) => Event::Closed { live: *live },
+            OtherFailed => {
+                let _ = throttle.map(Throttle::failed);
+                continue;
+            }
         };
         let (next, action) = state.step(began + Duration::from_millis(*millis), event, rules);
         state = next;
@@ -144,4 +150,16 @@ fn without_tokens_no_attempt_joins_the_others() {
     let throttle = Throttle::new(2, 1.0);
     run(Some(&throttle), &[(0, Begin, "send, 20"), (5, UNAVAILABLE, "end")]);
     run(Some(&throttle), &[(0, Begin, "send, 20"), (20, Wake, "wait"), (30, UNAVAILABLE, "end")]);
+    // They go while it rests, and there is nothing else to wait for.
+    let throttle = Throttle::new(3, 1.0);
+    let after = Pushback::After(Duration::from_millis(300));
+    run(
+        Some(&throttle),
+        &[
+            (0, Begin, "send, 20"),
+            (5, Failed(Code::UNAVAILABLE, after), "wait, 305"),
+            (99, OtherFailed, ""),
+            (305, Wake, "end"),
+        ],
+    );
 }
