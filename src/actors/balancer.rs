@@ -5,7 +5,7 @@
 //! together are answered by one flush: ten thousand subchannels that turn READY at once do not
 //! make ten thousand pickers.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -281,7 +281,10 @@ impl Balancer {
             match effect {
                 LbEffect::RejectUpdate(reason) => rejected = Some(reason),
                 LbEffect::Connect(id) => self.connect(id),
-                LbEffect::WatchHealth(id) => self.watch_health(id),
+                LbEffect::WatchHealth(id) => {
+                    self.watch_health(id);
+                    orphans.watched.insert(id);
+                }
                 LbEffect::Retire(id) => self.core.registry.retire(id),
                 LbEffect::ResolveNow => {
                     self.core.resolver.tell(resolver::Msg::ResolveNow);
@@ -368,6 +371,8 @@ impl Subchannels for Source<'_> {
 struct Orphans {
     by_address: HashMap<Address, VecDeque<Arc<Subchannel>>>,
     adopted: Vec<Arc<Subchannel>>,
+    /// Those of whose health the policies want to know. Only for looking up.
+    watched: HashSet<SubchannelId>,
 }
 
 impl Orphans {
@@ -376,7 +381,7 @@ impl Orphans {
         for subchannel in subchannels {
             by_address.entry(subchannel.address.clone()).or_default().push_back(subchannel);
         }
-        Self { by_address, adopted: Vec::new() }
+        Self { by_address, ..Self::default() }
     }
 
     fn adopt(&mut self, address: &Address) -> Option<SubchannelId> {
@@ -396,6 +401,10 @@ impl Orphans {
             let is_ready = state.connectivity == ConnectivityState::Ready;
             if is_ready && subchannel.slot.connection().is_none() {
                 state.connectivity = ConnectivityState::Idle;
+            }
+            // The policies of the earlier life may have been others.
+            if subchannel.is_watched() && !self.watched.contains(&subchannel.id) {
+                subchannel.ignore_health();
             }
             (subchannel.id, health, state)
         });

@@ -248,14 +248,14 @@ impl ClientConn {
             }
             Effect::UpdateBalancer { endpoints, config } => {
                 let mut memory = self.core.memory();
-                let before = memory.config.take();
-                let config = config.go_on_from(before.as_deref());
-                memory.config = Some(config.clone());
+                let before =
+                    memory.update.as_ref().map(|update| update.config.lb().name().to_owned());
+                let config = memory.configure(config);
                 memory.update = Some(balancer::Update { endpoints, config: config.clone() });
                 memory.failure = None;
                 drop(memory);
                 let policy = config.lb().name();
-                if before.is_none_or(|before| before.lb().name() != policy) {
+                if before.is_none_or(|before| before != policy) {
                     let observers = &self.core.settings.observers;
                     observers.tell(|| ChannelEvent::PolicyChanged { policy });
                 }
@@ -263,12 +263,12 @@ impl ClientConn {
             }
             Effect::FailBalancer { config, status } => {
                 let mut memory = self.core.memory();
-                memory.config = Some(config);
+                memory.configure(config);
                 memory.failure = Some(status);
                 drop(memory);
                 self.core.balancer.tell(balancer::Msg::ResolverFailed);
             }
-            Effect::Configure(config) => self.core.memory().config = Some(config),
+            Effect::Configure(config) => drop(self.core.memory().configure(config)),
             Effect::RejectUpdate(reason) => {
                 life.vitals.fail(Status::unavailable(reason.clone()));
                 self.core.resolver.tell(resolver::Msg::Rejected(reason));

@@ -199,6 +199,13 @@ pub(super) struct Memory {
 }
 
 impl Memory {
+    /// From now on this config is in force; gives it as it is then, with the tokens of the last.
+    pub(super) fn configure(&mut self, config: Arc<ServiceConfig>) -> Arc<ServiceConfig> {
+        let config = config.go_on_from(self.config.as_deref());
+        self.config = Some(config.clone());
+        config
+    }
+
     /// Keeps what a channel knows that goes idle: the config that applied, and what servers put up
     /// with.
     pub(super) fn go_idle(&mut self) {
@@ -296,7 +303,7 @@ impl Core {
     }
 
     /// What is published in the place of `picker` where calls are to fail. What was published last
-    /// is remembered, for when they are not any more.
+    /// is remembered, for when they are not any more. The end of the channel befalls all calls.
     #[cfg(feature = "test-util")]
     fn befallen(
         &self,
@@ -305,6 +312,9 @@ impl Core {
     ) -> Arc<dyn Picker> {
         let Some(faults) = self.faults() else { return picker };
         self.memory().last_published = Some((connectivity, picker.clone()));
+        if connectivity == ConnectivityState::Shutdown {
+            return picker;
+        }
         match faults.calls() {
             Some(status) => Arc::new(lb::FailPicker(status)),
             None => picker,

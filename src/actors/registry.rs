@@ -219,6 +219,12 @@ impl Subchannel {
         self.mailbox.tell(addr_conn::Msg::MindHealth);
     }
 
+    /// The policy that has it now does not go by what its server says of itself.
+    pub(super) fn ignore_health(&self) {
+        self.watched.store(false, Ordering::Release);
+        self.mailbox.tell(addr_conn::Msg::MindHealth);
+    }
+
     pub(super) fn is_watched(&self) -> bool {
         self.watched.load(Ordering::Acquire)
     }

@@ -290,9 +290,12 @@ impl Resolver {
     fn perform(&self, me: &ActorRef<Msg>, life: &mut Life, effect: Effect) {
         match effect {
             Effect::Look => self.look(me, life),
-            Effect::Abandon => life.worker = None,
-            Effect::TimedOut => {
+            Effect::Abandon => {
                 life.worker = None;
+                // What it has found may be in the mailbox already, and is nobody's any more.
+                life.serial += 1;
+            }
+            Effect::TimedOut => {
                 let target = &self.core.settings.target;
                 let text = format!("resolving {target}: no answer within {LOOKUP_TIMEOUT:?}");
                 self.tell(&Self::failed(life, ResolveError::new(text)));

@@ -9,13 +9,14 @@ use tokio::time::Instant;
 
 use super::pick::{PickError, Picked, pick};
 use super::retry::{AttemptError, FailedAttempt};
+use super::shared::Elapsed;
 use super::unary::{Answer, Reply, attempt};
 use super::{CallHead, Shared, Terms, status};
 use crate::observe::AttemptKind;
 use crate::policy::hedging::{Action, Event, Rules, State};
 use crate::policy::retry::HedgingPolicy;
 use crate::transport::{Connection, Message};
-use crate::types::{Address, Status};
+use crate::types::{Address, Code, Status};
 
 /// Goes on with a call that is hedged by `policy`, whose first pick was `first`, for the attempt
 /// of that number.
@@ -36,6 +37,7 @@ pub(super) async fn hedged(
     let mut first = Some(first);
     let mut live = Vec::new();
     let mut last = None;
+    let mut unseen = None;
     let (mut state, mut action) = State::default().step(now(), Event::Begin, rules);
     loop {
         match action {
@@ -43,33 +45,61 @@ pub(super) async fn hedged(
                 let ended = || status::deadline_while_waiting(None);
                 return Err(last.unwrap_or_else(ended));
             }
-            Action::Send => {
-                let (before, first) = (state.sent() - 1, first.take());
-                let one = one(shared, call, terms, &asked, before, first, message.clone());
+            Action::Send | Action::SendAgain => {
+                let (kind, before) = match unseen.take().filter(|_| action == Action::SendAgain) {
+                    Some(before) => (AttemptKind::TransparentRetry, before),
+                    None => (AttemptKind::Hedge, state.sent() - 1),
+                };
+                let first = first.take();
+                let one = one(shared, call, terms, &asked, kind, before, first, message.clone());
                 live.push(Box::pin(one));
             }
             Action::Wait => {}
         }
+        let mut failed = None;
         let event = match next(shared, terms, &mut live, state.wake_at()).await {
             Next::Due => Event::Wake,
-            Next::DeadlinePassed => return Err(status::deadline_while_waiting(last)),
+            Next::DeadlinePassed => {
+                let ended = || status::deadline_while_waiting(None);
+                return Err(last.as_ref().map_or_else(ended, status::deadline_while_resting));
+            }
+            Next::Closed if live.is_empty() => {
+                // There is nothing to rest for: the pick that follows says how the call ends.
+                action = Action::Send;
+                continue;
+            }
+            Next::Closed => closed(&live),
+            // Those that have a stream may be answered yet.
+            Next::Ended(Err(status)) if !live.is_empty() && shared.states.is_closed() => {
+                last = Some(status);
+                closed(&live)
+            }
             Next::Ended(outcome) => match outcome? {
                 Outcome::Done(reply) => {
                     terms.succeeded();
                     return Ok(reply);
                 }
-                Outcome::Failed(FailedAttempt { number, error, committed }) => {
+                Outcome::Failed(FailedAttempt { number, error, committed }, before) => {
                     let (failure, status) = error.told(terms);
                     call.events.attempt_ended(number, Err(&status));
-                    if committed {
+                    // After the deadline there is no other, whatever the policy says of that code.
+                    let is_late = status.code() == Code::DEADLINE_EXCEEDED
+                        && terms.deadline.is_some_and(|deadline| deadline <= Instant::now());
+                    if committed || is_late {
                         return Err(status);
                     }
-                    last = Some(status);
+                    failed = Some((status, before));
                     Event::Failed(failure)
                 }
             },
         };
         (state, action) = state.step(now(), event, rules);
+        match failed {
+            // Nobody need know of it.
+            Some((_, before)) if action == Action::SendAgain => unseen = Some(before),
+            Some((status, _)) => last = Some(status),
+            None => {}
+        }
     }
 }
 
@@ -90,11 +120,13 @@ impl Asked {
 }
 
 /// One attempt, on a connection to a server that is not asked yet, if the picker gives one.
+#[expect(clippy::too_many_arguments, reason = "all of it differs from attempt to attempt")]
 async fn one(
     shared: &Shared,
     call: &CallHead,
     terms: &Terms,
     asked: &Asked,
+    kind: AttemptKind,
     before: u32,
     first: Option<(Connection, u32)>,
     message: Message,
@@ -102,7 +134,7 @@ async fn one(
     let mut settled = Some(terms.clone());
     let (mut chosen, number) = match first {
         Some((connection, number)) => (Some(connection), number),
-        None => (None, call.events.attempt_began(AttemptKind::Hedge)),
+        None => (None, call.events.attempt_began(kind)),
     };
     let mut tries = 0;
     let connection = loop {
@@ -113,7 +145,7 @@ async fn one(
                 Err(PickError::Failed(status)) => {
                     let error = AttemptError::Pick(status);
                     let failed = FailedAttempt { number, error, committed: false };
-                    return Ok(Outcome::Failed(failed));
+                    return Ok(Outcome::Failed(failed, before));
                 }
                 Err(PickError::Ended(status)) => return Err(status),
             },
@@ -129,14 +161,15 @@ async fn one(
     let ended = ended.await?;
     Ok(match answer.end(ended, shared, call, terms, &connection, number) {
         Ok(reply) => Outcome::Done(reply),
-        Err(failed) => Outcome::Failed(failed),
+        Err(failed) => Outcome::Failed(failed, before),
     })
 }
 
 /// What came of one attempt.
 enum Outcome {
     Done(Reply),
-    Failed(FailedAttempt),
+    /// With how many the server was told were before it.
+    Failed(FailedAttempt, u32),
 }
 
 enum Next {
@@ -145,6 +178,8 @@ enum Next {
     /// It is time for another.
     Due,
     DeadlinePassed,
+    /// The channel is closed, and one was to follow.
+    Closed,
 }
 
 /// What happens first.
@@ -156,9 +191,21 @@ async fn next<F: Future<Output = Result<Outcome, Status>>>(
 ) -> Next {
     // Without one that waits for the server, nobody else says that the call is under way.
     let _busy = live.is_empty().then(|| shared.activity.stay());
+    let has_live = !live.is_empty();
     let mut timer = pin!(async {
-        match due {
-            Some(at) => shared.rest_until(terms.deadline, Instant::from_std(at)).await,
+        match due.map(Instant::from_std) {
+            // Those that are under way meet the deadline too, and can say of whom they waited for it.
+            Some(at) if has_live && terms.deadline.is_some_and(|deadline| deadline <= at) => {
+                std::future::pending().await
+            }
+            Some(at) => tokio::select! {
+                biased;
+                () = shared.states.closed() => Next::Closed,
+                rested = shared.rest_until(terms.deadline, at) => match rested {
+                    Ok(()) => Next::Due,
+                    Err(Elapsed) => Next::DeadlinePassed,
+                },
+            },
             None => std::future::pending().await,
         }
     });
@@ -169,12 +216,14 @@ async fn next<F: Future<Output = Result<Outcome, Status>>>(
                 return Poll::Ready(Next::Ended(outcome));
             }
         }
-        timer.as_mut().poll(cx).map(|rested| match rested {
-            Ok(()) => Next::Due,
-            Err(_) => Next::DeadlinePassed,
-        })
+        timer.as_mut().poll(cx)
     })
     .await
+}
+
+/// No other joins these.
+fn closed<F>(live: &[F]) -> Event {
+    Event::Closed { live: u32::try_from(live.len()).unwrap_or(u32::MAX) }
 }
 
 fn now() -> std::time::Instant {

@@ -66,6 +66,11 @@ impl StateBoard {
         }
     }
 
+    /// Whether the channel is closed, and calls have been told so.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.get() == ConnectivityState::Shutdown
+    }
+
     /// Returns once the channel is closed, and calls have been told so. Cancel-safe.
     pub(crate) async fn closed(&self) {
         let mut state = self.get();

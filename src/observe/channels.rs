@@ -42,7 +42,8 @@ pub enum ChannelEvent<'a> {
         /// Why.
         cause: &'a Status,
     },
-    /// Another load-balancing policy is at work, at the top of the tree.
+    /// Another load-balancing policy is at work, at the top of the tree; also where there was none,
+    /// as after the channel was idle.
     PolicyChanged {
         /// Its name.
         policy: &'a str,

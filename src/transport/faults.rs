@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::connect::{BoxFuture, Io};
@@ -61,7 +61,8 @@ pub(crate) struct Scope {
 #[derive(Debug)]
 pub(crate) struct Faults {
     active: Mutex<Active>,
-    changed: watch::Sender<u64>,
+    /// Tells those who wait in the order in which they came, so that a run can be the same again.
+    changed: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +81,7 @@ struct Fault {
 
 impl Faults {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { active: Mutex::default(), changed: watch::Sender::new(0) })
+        Arc::new(Self { active: Mutex::default(), changed: Arc::default() })
     }
 
     /// Gives its number.
@@ -253,16 +254,14 @@ impl Faults {
         taken
     }
 
+    /// Returns at the first change after it was first polled.
     fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        let mut changed = self.changed.subscribe();
-        Box::pin(async move {
-            // Whoever waits holds the sender.
-            let _ = changed.changed().await;
-        })
+        let changed = self.changed.clone();
+        Box::pin(async move { changed.notified().await })
     }
 
     fn tell(&self) {
-        self.changed.send_modify(|changes| *changes += 1);
+        self.changed.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, Active> {

@@ -109,6 +109,20 @@ async fn calls_fail_in_place_of_what_the_policy_says() {
 }
 
 #[tokio::test]
+async fn a_close_ends_calls_as_ever_where_calls_are_to_fail() {
+    let (channel, greeter) = greeted().await;
+    let status = Status::new(Code::UNAVAILABLE, "not today");
+    channel.inject(Fault::calls_fail(status)).await.unwrap();
+    until("calls fail", async || call(&channel).await.is_err()).await;
+    let patient = channel.invoke(&SAY_HELLO, ask("Ada").wait_for_ready(true));
+    let (waited, ()) = tokio::join!(patient, channel.close());
+    for status in [waited.unwrap_err(), call(&channel).await.unwrap_err()] {
+        assert_eq!((status.code(), status.message()), (Code::CANCELLED, "the channel is closed"));
+    }
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
 async fn a_policy_that_panics_is_built_again_and_fails_no_call() {
     let (channel, greeter) = greeted().await;
     channel.inject(Fault::policy_panic()).await.unwrap();

@@ -349,6 +349,29 @@ async fn a_resolver_switches_checks_on_and_off_and_asks_for_another_service() {
     close_without_leaks(channel, &greeters).await;
 }
 
+#[tokio::test]
+async fn a_policy_that_does_not_go_by_health_takes_a_connection_over_and_asks_no_more() {
+    let greeters = [Greeter::start_with_health()];
+    let manual = ManualResolver::new();
+    let update = |config: &str| {
+        let endpoint = Endpoint::from(greeters[0].address());
+        manual.set_resolution(Resolution::new([endpoint]).with_service_config(config));
+    };
+    update(CHECKED);
+    let builder = plaintext("manual:///greeter").resolver("manual", manual.clone());
+    let channel = connected(&greeters, builder.allow_injection()).await;
+    until("the server is asked", async || open_watches(&greeters) == 1).await;
+    // The config changes just when the Balancer fails: its next life begins with another policy.
+    let stall = Fault::stall(ActorKind::Balancer, Duration::from_millis(100));
+    channel.inject(stall).await.unwrap();
+    channel.inject(Fault::crash(ActorKind::Balancer)).await.unwrap();
+    update(&CHECKED.replace("round_robin", "pick_first"));
+    until("it is no longer asked", async || open_watches(&greeters) == 0).await;
+    until_health(&channel, &greeters[0], "off").await;
+    assert_eq!((peers(&channel).await, greeters[0].accepted()), (names(&greeters), 1));
+    close_without_leaks(channel, &greeters).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_of_any_actor_sends_no_call_to_a_server_that_does_not_serve() {
     let greeters = two();

@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use switchboard::{Address, BoxFuture, Channel, Code, Connect, Io};
+use switchboard::{
+    Address, AttemptKind, BoxFuture, CallEvent, CallInfo, CallObserver, Channel, ChannelBuilder,
+    Code, Connect, Io, Observer,
+};
 use tokio::time::Instant;
 
 use crate::support::greeter::{SAY_HELLO, ask};
@@ -18,10 +21,15 @@ enum Server {
     Takes(u64),
     /// Fails at once with this code.
     Fails(u32),
+    /// Fails at once, and says when another attempt may come.
+    PushesBack(&'static str),
+    /// Has not looked at the first, which it says after so many milliseconds; answers all others
+    /// after twice as many.
+    RefusesFirst(u64),
     IsSilent,
 }
 
-use Server::{Fails, IsSilent, Takes};
+use Server::{Fails, IsSilent, PushesBack, RefusesFirst, Takes};
 
 /// Servers at 10.0.0.1 and so on; each notes when it is asked, and when it is told to stop.
 #[derive(Clone)]
@@ -37,14 +45,19 @@ impl Servers {
 
     /// A channel to all of them in turn, that hedges up to so many times, 20 ms apart.
     fn channel(&self, attempts: u32) -> Channel {
+        self.builder(attempts).build().unwrap()
+    }
+
+    fn builder(&self, attempts: u32) -> ChannelBuilder {
         let addresses: Vec<_> = (1..=self.all.len()).map(|nth| format!("10.0.0.{nth}:1")).collect();
         let config = format!(
             r#"{{"loadBalancingConfig":[{{"round_robin":{{}}}}],"methodConfig":[{{"name":[{{}}],
             "hedgingPolicy":{{"maxAttempts":{attempts},"hedgingDelay":"0.02s",
-            "nonFatalStatusCodes":["UNAVAILABLE"]}}}}]}}"#
+            "nonFatalStatusCodes":["UNAVAILABLE"]}}}}],
+            "retryThrottling":{{"maxTokens":{TOKENS},"tokenRatio":0.1}}}}"#
         );
         let builder = plaintext(format!("ipv4:{}", addresses.join(","))).connector(self.clone());
-        builder.default_service_config(config).seed(3).build().unwrap()
+        builder.default_service_config(config).seed(3)
     }
 
     async fn until_connected(&self, channel: &Channel) {
@@ -77,8 +90,9 @@ impl Connect for Servers {
             while let Some(Ok((request, respond))) = connection.accept().await {
                 let before = request.headers().get("grpc-previous-rpc-attempts");
                 let before = before.map_or("-", |it| it.to_str().unwrap());
+                let is_first = servers.noted().is_empty();
                 servers.note(&format!("asked, {before} before"));
-                tokio::spawn(answer(server, servers.clone(), respond));
+                tokio::spawn(answer(server, is_first, servers.clone(), respond));
             }
         });
         Box::pin(std::future::ready(Ok(Io::new(near))))
@@ -87,6 +101,7 @@ impl Connect for Servers {
 
 async fn answer(
     server: Server,
+    is_first: bool,
     servers: Servers,
     mut respond: h2::server::SendResponse<Bytes>,
 ) -> Option<()> {
@@ -100,6 +115,19 @@ async fn answer(
             respond.send_response(response, true).ok()?;
             return Some(());
         }
+        PushesBack(millis) => {
+            response.headers_mut().insert("grpc-status", 14.into());
+            let pushback = http::HeaderValue::from_static(millis);
+            response.headers_mut().insert("grpc-retry-pushback-ms", pushback);
+            respond.send_response(response, true).ok()?;
+            return Some(());
+        }
+        RefusesFirst(millis) if is_first => {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+            return Some(());
+        }
+        RefusesFirst(millis) => Duration::from_millis(2 * millis),
         IsSilent => Duration::MAX,
     };
     tokio::select! {
@@ -189,3 +217,116 @@ async fn a_failure_ends_the_call_or_makes_room_for_the_next_as_the_policy_says()
     assert_eq!(servers.noted().len(), 2);
     channel.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_close_does_not_wait_for_the_hedge_that_a_server_has_put_off() {
+    let servers = Servers::new(&[PushesBack("60000")]);
+    let channel = servers.channel(2);
+    servers.until_connected(&channel).await;
+    let began = Instant::now();
+    let closing = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(servers.noted(), ["asked, - before"], "no attempt is under way");
+        channel.close().await;
+    };
+    let (answer, ()) = tokio::join!(channel.invoke(&SAY_HELLO, ask("Ada")), closing);
+    let status = answer.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::CANCELLED, "the channel is closed"));
+    assert_eq!(began.elapsed().as_secs(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_is_under_way_at_close_has_its_grace_although_no_hedge_can_follow() {
+    let servers = Servers::new(&[Takes(100)]);
+    let channel = servers.channel(3);
+    servers.until_connected(&channel).await;
+    let closing = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        channel.close_within(Duration::from_secs(1)).await;
+    };
+    let began = Instant::now();
+    let (answer, ()) = tokio::join!(channel.invoke(&SAY_HELLO, ask("Ada")), closing);
+    answer.unwrap();
+    assert_eq!(began.elapsed().as_millis(), 100);
+    assert_eq!(servers.noted(), ["asked, - before"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_rests_while_the_tokens_go_ends_with_its_last_failure() {
+    let servers = Servers::new(&[PushesBack("1000")]);
+    let channel = servers.channel(2);
+    servers.until_connected(&channel).await;
+    let began = Instant::now();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..TOKENS {
+        let channel = channel.clone();
+        let request = ask("Ada").timeout(Duration::from_secs(60));
+        calls.spawn(async move { channel.invoke(&SAY_HELLO, request).await.unwrap_err().code() });
+    }
+    assert_eq!(calls.join_all().await, [Code::UNAVAILABLE; TOKENS]);
+    assert_eq!((began.elapsed().as_secs(), servers.noted().len()), (1, TOKENS));
+    channel.close().await;
+}
+
+/// Notes why there are attempts.
+#[derive(Clone, Default)]
+struct Kinds(Arc<Mutex<Vec<AttemptKind>>>);
+
+impl Observer for Kinds {
+    fn call_began(&self, _: &CallInfo<'_>) -> Option<Arc<dyn CallObserver>> {
+        Some(Arc::new(self.clone()))
+    }
+}
+
+impl CallObserver for Kinds {
+    fn event(&self, event: &CallEvent<'_>) {
+        if let CallEvent::AttemptBegan { kind, .. } = event {
+            self.0.lock().unwrap().push(*kind);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_no_server_has_seen_is_sent_again_as_what_it_was() {
+    let servers = Servers::new(&[RefusesFirst(30)]);
+    let kinds = Kinds::default();
+    let channel = servers.builder(2).observer(kinds.clone()).build().unwrap();
+    servers.until_connected(&channel).await;
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    let asked = ["asked, - before", "asked, 1 before", "asked, - before"];
+    assert_eq!(servers.noted()[..3], asked);
+    let expected = [AttemptKind::First, AttemptKind::Hedge, AttemptKind::TransparentRetry];
+    assert_eq!(*kinds.0.lock().unwrap(), expected);
+    channel.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_deadline_passes_says_whom_or_what_it_waited_for() {
+    let ended = async |server: Server, attempts: u32, millis: u64| {
+        let servers = Servers::new(&[server]);
+        let channel = servers.channel(attempts);
+        servers.until_connected(&channel).await;
+        let began = Instant::now();
+        let request = ask("Ada").timeout(Duration::from_millis(millis));
+        let status = channel.invoke(&SAY_HELLO, request).await.unwrap_err();
+        assert_eq!(status.code(), Code::DEADLINE_EXCEEDED);
+        let late = began.elapsed().as_millis() - u128::from(millis);
+        assert!(late <= 10, "{late}");
+        channel.close().await;
+        status.message().to_owned()
+    };
+    // Before the first hedge, before the second, and when there is to be no other.
+    for millis in [10, 30, 90] {
+        let text = ended(IsSilent, 3, millis).await;
+        assert_eq!(text, "10.0.0.1:1: the deadline passed before it answered");
+    }
+    let text = ended(PushesBack("60000"), 3, 50).await;
+    let expected = "the deadline passed before the next attempt; the last ended with UNAVAILABLE";
+    assert_eq!(text, expected);
+    // What was sent again is no reason for anything.
+    let text = ended(RefusesFirst(5), 2, 12).await;
+    assert_eq!(text, "10.0.0.1:1: the deadline passed before it answered");
+}
+
+/// More than the failures of any other test take.
+const TOKENS: usize = 40;

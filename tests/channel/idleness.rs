@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use switchboard::ConnectivityState::{Connecting, Idle, Ready, TransientFailure};
 use switchboard::memory::{MemoryListener, pipe};
-use switchboard::{ActorKind, CallOptions, Channel, ChannelBuilder, Fault};
+use switchboard::{
+    ActorKind, ActorReport, Address, CallOptions, Channel, ChannelBuilder, Fault, ManualResolver,
+};
 use tokio::time::Instant;
 
 use crate::support::greeter::{BIDI_HELLO, Greeter, SAY_HELLO, ask, hello, target_of};
@@ -124,7 +126,7 @@ async fn an_open_stream_keeps_a_channel_up_until_it_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_waits_for_a_server_keeps_a_channel_up() {
-    let resolver = switchboard::ManualResolver::new();
+    let resolver = ManualResolver::new();
     let builder = plaintext("manual:greeter").resolver("manual", resolver.clone());
     let channel = builder.idle_timeout(Duration::from_secs(10)).build().unwrap();
     let request = ask("Ada").timeout(Duration::from_secs(95)).wait_for_ready(true);
@@ -184,6 +186,44 @@ async fn an_idle_channel_survives_the_crash_of_any_actor() {
     channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
     channel.inject(Fault::crash(ActorKind::ClientConn)).await.unwrap();
     until_idle(&channel).await;
+    end(channel).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_found_for_a_channel_that_has_gone_idle_is_not_taken_when_it_wakes() {
+    let (connector, listener) = pipe();
+    let server = Server::default();
+    tokio::spawn(server.clone().accept(listener));
+    let names = ManualResolver::new();
+    let channel = plaintext("names:///x")
+        .resolver("names", names.clone())
+        .connector(connector)
+        .idle_timeout(Duration::from_secs(10))
+        .allow_injection()
+        .build()
+        .unwrap();
+    channel.connect();
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    // So that the order to stop waits, and the answer to the look-up comes behind it.
+    let stall = Fault::stall(ActorKind::Resolver, Duration::from_secs(5));
+    channel.inject(stall).await.unwrap();
+    until_idle(&channel).await;
+    names.set([Address::Name("server".into()).into()]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // It wakes, and the look-up that it wakes for takes its time.
+    let hanging = channel.inject(Fault::resolution_hangs()).await.unwrap();
+    channel.connect();
+    let resolver = async || {
+        let reports = reports(&channel).await;
+        reports.into_iter().find(|it| it.actor == ActorKind::Resolver)
+    };
+    let is_looking = |it: &ActorReport| it.state == "looking up" && it.mailbox_depth == 0;
+    until("it looks up again", async || resolver().await.as_ref().is_some_and(is_looking)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(resolver().await.unwrap().counters.get("lookups"), None, "none was answered");
+    assert_eq!((channel.state(), server.accepted()), (Connecting, 0));
+    hanging.remove();
+    until_state(&channel, Ready).await;
     end(channel).await;
 }
 

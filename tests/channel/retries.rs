@@ -4,14 +4,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use switchboard::{CallOptions, Channel, ChannelBuilder, Code, Status};
+use switchboard::{
+    ActorKind, CallOptions, Channel, ChannelBuilder, Code, ManualResolver, Resolution,
+    ResolveError, Status,
+};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::support::greeter::{
     BIDI_HELLO, FLAKY, Greeter, HelloReply, SAY_HELLO, ask, hello, target_of,
 };
-use crate::support::{close_without_leaks, plaintext};
+use crate::support::{close_without_leaks, plaintext, reports, until};
 
 /// How a server answers an attempt.
 #[derive(Clone, Copy)]
@@ -319,6 +322,44 @@ async fn a_dead_method_is_tried_again_until_the_tokens_are_half_gone() {
     let before = greeter.received();
     dead().await;
     assert_eq!(greeter.received() - before, 2);
+    close_without_leaks(channel, &[greeter]).await;
+}
+
+#[tokio::test]
+async fn tokens_that_are_gone_do_not_come_back_when_resolution_fails() {
+    let greeter = Greeter::start();
+    let json = config(r#","retryThrottling":{"maxTokens":4,"tokenRatio":0.1}"#);
+    let json = json.replace("\"1s\"", "\"0.001s\"");
+    let found = Resolution::new([greeter.address().into()]).with_service_config(json);
+    let names = ManualResolver::new();
+    names.set_resolution(found.clone());
+    let channel = plaintext("names:///x").resolver("names", names.clone()).build().unwrap();
+    let dead = async || {
+        let before = greeter.received();
+        channel.invoke(&SAY_HELLO, ask("fail:14:dead")).await.unwrap_err();
+        greeter.received() - before
+    };
+    assert_eq!([dead().await, dead().await], [2, 1]);
+    // Found again, not found, found again: the rules are the same.
+    let counted = async |what: &str| {
+        let reports = reports(&channel).await;
+        let own = reports.into_iter().find(|it| it.actor == ActorKind::ClientConn);
+        own.and_then(|it| it.counters.get(what).copied()).unwrap_or_default()
+    };
+    let failed = async || {
+        let reports = reports(&channel).await;
+        let mut own = reports.into_iter().filter(|it| it.actor == ActorKind::ClientConn);
+        own.any(|it| it.last_error.is_some())
+    };
+    names.set_resolution(found.clone());
+    until("found again", async || counted("resolutions").await == 2).await;
+    names.fail(ResolveError::new("no such name"));
+    until("not found", failed).await;
+    let published = counted("published").await;
+    names.set_resolution(found);
+    until("found again", async || counted("resolutions").await == 3).await;
+    until("published", async || counted("published").await > published).await;
+    assert_eq!(dead().await, 1);
     close_without_leaks(channel, &[greeter]).await;
 }
 

@@ -13,6 +13,7 @@ use switchboard::{
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::attempts::{Allowed, Attempts, Policy, Rules};
 use crate::trace::Trace;
 
 /// A handle: clones share the calls.
@@ -22,6 +23,9 @@ pub(crate) struct Calls(Arc<Inner>);
 struct Inner {
     trace: Trace,
     calls: Mutex<BTreeMap<u64, Call>>,
+    rules: Mutex<Rules>,
+    /// Whether all service configs have the same policies.
+    are_policies_certain: bool,
 }
 
 /// What is asked for.
@@ -31,8 +35,7 @@ pub(crate) struct Wanted {
     pub(crate) stream_messages: Option<u64>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) wait_for_ready: bool,
-    /// Whether the service configs may have a retry policy for it.
-    pub(crate) is_retried: bool,
+    pub(crate) policy: Policy,
 }
 
 /// A call, as far as it has come.
@@ -45,6 +48,7 @@ pub(crate) struct Call {
     pub(crate) seen: Seen,
     /// How many attempts the service configs allowed at most.
     pub(crate) attempts_max: u32,
+    attempts: Attempts,
     abort: Option<AbortHandle>,
 }
 
@@ -61,7 +65,7 @@ pub(crate) enum End {
 /// What the observer saw of a call.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
-    /// First attempts and retries: those that a policy counts.
+    /// First attempts, retries and hedges: those that a policy counts.
     pub(crate) counted: u32,
     pub(crate) transparent: u32,
     /// Attempts that have begun and not ended.
@@ -80,26 +84,38 @@ impl fmt::Display for Call {
 }
 
 impl Call {
-    /// Whether its latest attempt has not found a connection.
+    /// Whether no server has it, and it does not rest.
+    pub(crate) fn only_waits(&self) -> bool {
+        self.waits_for_pick() && self.seen.open.is_disjoint(&self.seen.sent)
+    }
+
+    /// Whether an attempt of it has not found a connection.
     pub(crate) fn waits_for_pick(&self) -> bool {
         self.end.is_none() && self.seen.open.iter().any(|attempt| !self.seen.sent.contains(attempt))
     }
 }
 
 impl Calls {
-    pub(crate) fn new(trace: &Trace) -> Self {
-        Self(Arc::new(Inner { trace: trace.clone(), calls: Mutex::default() }))
+    pub(crate) fn new(trace: &Trace, rules: Rules, are_policies_certain: bool) -> Self {
+        let (calls, rules) = (Mutex::default(), Mutex::new(rules));
+        Self(Arc::new(Inner { trace: trace.clone(), calls, rules, are_policies_certain }))
+    }
+
+    /// The channel is closed from now on.
+    pub(crate) fn close(&self) {
+        self.0.rules.lock().unwrap().is_closing = true;
     }
 
     /// Makes a call, in a task of its own.
-    pub(crate) fn begin(&self, channel: &Channel, wanted: Wanted, attempts_max: u32) -> u64 {
+    pub(crate) fn begin(&self, channel: &Channel, wanted: Wanted, allowed: Allowed) -> u64 {
         let number = self.calls(|calls| calls.len() as u64);
         let call = Call {
             wanted,
             begun: Instant::now(),
             end: None,
             seen: Seen::default(),
-            attempts_max,
+            attempts_max: allowed.of(wanted.policy),
+            attempts: Attempts::default(),
             abort: None,
         };
         self.0.trace.tell(format_args!("call {number} begins: {wanted:?}"));
@@ -147,10 +163,10 @@ impl Calls {
     }
 
     /// Calls that have not ended may have so many attempts from now on.
-    pub(crate) fn allow(&self, attempts: u32) {
+    pub(crate) fn allow(&self, allowed: Allowed) {
         self.calls(|calls| {
             for call in calls.values_mut().filter(|call| call.end.is_none()) {
-                call.attempts_max = call.attempts_max.max(attempts);
+                call.attempts_max = call.attempts_max.max(allowed.of(call.wanted.policy));
             }
         });
     }
@@ -194,49 +210,97 @@ struct Watch {
 
 impl CallObserver for Watch {
     fn event(&self, event: &CallEvent<'_>) {
+        let inner = &self.calls.0;
+        let is_certain = inner.are_policies_certain;
+        let mut rules = inner.rules.lock().unwrap();
         let wrong = self.calls.change(self.number, |call| {
-            let seen = &mut call.seen;
-            if seen.ended.is_some() {
-                return Some("something happens after its end");
-            }
-            match *event {
-                CallEvent::AttemptBegan { attempt, kind } => {
-                    match kind {
-                        AttemptKind::TransparentRetry => seen.transparent += 1,
-                        _ => seen.counted += 1,
-                    }
-                    if !seen.open.is_empty() {
-                        return Some("an attempt begins before the last has ended");
-                    }
-                    seen.open.insert(attempt);
-                }
-                CallEvent::RequestHeaders { attempt, .. } if !seen.sent.insert(attempt) => {
-                    return Some("the headers of one attempt are sent twice");
-                }
-                CallEvent::AttemptEnded { attempt, .. } if !seen.open.remove(&attempt) => {
-                    return Some("an attempt ends that is not under way");
-                }
-                CallEvent::Ended { result } => {
-                    seen.ended = Some(result.map_err(Status::code));
-                    if !seen.open.is_empty() {
-                        return Some("it ends before its attempt");
-                    }
-                }
-                _ => {}
-            }
-            None
+            let out_of_turn = call.order(event).map(|wrong| ("events", wrong.to_owned()));
+            out_of_turn.or_else(|| call.attempt(event, is_certain, &mut rules))
         });
-        if let Some(Some(wrong)) = wrong {
+        if let Some(Some((checker, wrong))) = wrong {
             let text = format_args!("call {}: {wrong} ({event:?})", self.number);
-            self.calls.0.trace.violated("events", text);
+            inner.trace.violated(checker, text);
         }
+    }
+}
+
+impl Call {
+    /// Sees that events come in turn.
+    fn order(&mut self, event: &CallEvent<'_>) -> Option<&'static str> {
+        let seen = &mut self.seen;
+        if seen.ended.is_some() {
+            return Some("something happens after its end");
+        }
+        match *event {
+            CallEvent::AttemptBegan { attempt, kind } => {
+                match kind {
+                    AttemptKind::TransparentRetry => seen.transparent += 1,
+                    _ => seen.counted += 1,
+                }
+                let together =
+                    if self.wanted.policy == Policy::Hedged { self.attempts_max } else { 1 };
+                if seen.open.len() >= together as usize {
+                    return Some("too many attempts are under way together");
+                }
+                if seen.counted > self.attempts_max {
+                    return Some("there are more attempts than may be");
+                }
+                seen.open.insert(attempt);
+            }
+            CallEvent::RequestHeaders { attempt, .. } if !seen.sent.insert(attempt) => {
+                return Some("the headers of one attempt are sent twice");
+            }
+            CallEvent::AttemptEnded { attempt, .. } if !seen.open.remove(&attempt) => {
+                return Some("an attempt ends that is not under way");
+            }
+            CallEvent::Ended { result } => {
+                seen.ended = Some(result.map_err(Status::code));
+                if !seen.open.is_empty() {
+                    return Some("it ends before its attempt");
+                }
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// Sees that attempts are made when the policies and servers say.
+    fn attempt(
+        &mut self,
+        event: &CallEvent<'_>,
+        is_certain: bool,
+        rules: &mut Rules,
+    ) -> Option<(&'static str, String)> {
+        let policy = self.wanted.policy;
+        match *event {
+            CallEvent::AttemptBegan { kind, .. } => {
+                return self.attempts.began(kind, rules).map(|wrong| ("policies", wrong));
+            }
+            CallEvent::PickCompleted { attempt, .. } => self.attempts.picked(attempt, rules),
+            CallEvent::ResponseHeaders { attempt, .. } => self.attempts.headers(attempt),
+            CallEvent::ResponseTrailers { attempt, metadata } => {
+                self.attempts.trailers(attempt, metadata);
+            }
+            CallEvent::AttemptEnded { attempt, result } => {
+                let certain =
+                    if is_certain && self.attempts_max > 1 { policy } else { Policy::None };
+                let result = result.map_err(Status::code);
+                self.attempts.ended(attempt, result, certain, rules);
+            }
+            _ => {}
+        }
+        None
     }
 }
 
 /// Makes the call, and sees that each answer is of its own question. Gives who answered.
 async fn make(channel: &Channel, number: u64, wanted: Wanted) -> Result<String, Status> {
     let Some(messages) = wanted.stream_messages else {
-        let method = if wanted.is_retried { &RETRIED } else { &PLAIN };
+        let method = match wanted.policy {
+            Policy::None => &PLAIN,
+            Policy::Retried => &RETRIED,
+            Policy::Hedged => &HEDGED,
+        };
         let mut request = Request::new(question(number, 0)).wait_for_ready(wanted.wait_for_ready);
         if let Some(timeout) = wanted.timeout {
             request = request.timeout(timeout);
@@ -245,7 +309,8 @@ async fn make(channel: &Channel, number: u64, wanted: Wanted) -> Result<String, 
         let reply = channel.invoke(method, request).await?;
         return answerer(number, 0, reply.message());
     };
-    let method = if wanted.is_retried { &RETRIED_STREAM } else { &PLAIN_STREAM };
+    let is_retried = wanted.policy == Policy::Retried;
+    let method = if is_retried { &RETRIED_STREAM } else { &PLAIN_STREAM };
     let mut options = CallOptions::new().wait_for_ready(wanted.wait_for_ready);
     if let Some(timeout) = wanted.timeout {
         options = options.timeout(timeout);
@@ -296,6 +361,8 @@ pub(crate) const WRONG: &str = "wrong answer";
 const PLAIN: Method<Bytes, Bytes> = Method::with_codec::<Raw>("/sim.Sim/Plain", Cardinality::Unary);
 const RETRIED: Method<Bytes, Bytes> =
     Method::with_codec::<Raw>("/sim.Sim/Retried", Cardinality::Unary);
+const HEDGED: Method<Bytes, Bytes> =
+    Method::with_codec::<Raw>("/sim.Sim/Hedged", Cardinality::Unary);
 const PLAIN_STREAM: Method<Bytes, Bytes> =
     Method::with_codec::<Raw>("/sim.Sim/PlainStream", Cardinality::BidiStreaming);
 const RETRIED_STREAM: Method<Bytes, Bytes> =

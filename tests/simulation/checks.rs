@@ -10,6 +10,7 @@ use switchboard::{
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::attempts::Allowed;
 use crate::calls::{Call, Calls, End, WRONG, Wanted};
 use crate::network::Network;
 use crate::resolver::Names;
@@ -25,6 +26,17 @@ pub(crate) async fn step(world: &mut World) {
         if call.wanted.timeout.is_some_and(|timeout| call.begun + timeout + LATENESS < now) {
             let text = format_args!("call {number} outlives its deadline: {call}");
             world.trace.violated("deadlines", text);
+        }
+    }
+    if world.faults.hold_reads() {
+        world.reads_since = now;
+    }
+    for (host, since) in world.network.cut() {
+        let open = world.network.open_to(&host);
+        let since = since.max(world.reads_since);
+        if world.notices_silence && since + SILENCE_MAX < now && open > 0 {
+            let text = format_args!("{open} connections to {host} are kept, which is silent");
+            world.trace.violated("keepalive", text);
         }
     }
     let pending = world.calls.pending().len();
@@ -56,17 +68,35 @@ pub(crate) async fn rest(world: &mut World, hosts: &[&str]) {
         let text = format_args!("not connected to {expected:?} as it ought to be:\n{inspection}");
         world.trace.violated("rest", text);
     }
+    idle_servers(world);
     if world.names.alive() != 1 {
         let text = format_args!("{} resolvers are at work", world.names.alive());
         world.trace.violated("rest", text);
     }
+    let streams = subchannels.values().flat_map(|it| &it.connections).map(|it| it.open_streams);
+    let (streams, pending) = (streams.sum::<usize>(), world.calls.pending().len());
+    if streams != pending {
+        let text = format_args!("{streams} streams for {pending} calls:\n{inspection}");
+        world.trace.violated("losers", text);
+    }
     let timers = reports(&inspection).filter(|it| it.next_timer.is_some()).count();
-    // The root, a resolver's worker; each actor, its timer, and each connection's driver.
-    let expected = 2 + inspection.actors.len() + timers + inspection.connections;
+    let watches = subchannels.values().filter(|it| is_asked(it)).count();
+    // The root, a resolver's worker; each actor, its timer, its watch, and each connection's driver.
+    let expected = 2 + inspection.actors.len() + timers + watches + inspection.connections;
     let tasks = world.trace.foreign_tasks();
     if tasks != expected {
         let text = format_args!("{tasks} tasks where {expected} are due:\n{inspection}");
         world.trace.violated("tasks", text);
+    }
+}
+
+/// Servers have been told of every call that is over, whoever answered it.
+fn idle_servers(world: &World) {
+    for (server, call) in world.fleet.at_work() {
+        if world.calls.get(call).is_some_and(|call| call.end.is_some()) {
+            let text = format_args!("{server} is at work on call {call}, which is over");
+            world.trace.violated("losers", text);
+        }
     }
 }
 
@@ -82,7 +112,7 @@ pub(crate) async fn closed(world: &mut World, closed_at: Instant) {
         world.trace.violated("close", format_args!("call {number} goes on: {call}"));
     }
     let wanted = Wanted { wait_for_ready: true, ..Wanted::default() };
-    let late = world.calls.begin(&world.channel, wanted, 1);
+    let late = world.calls.begin(&world.channel, wanted, NO_POLICY);
     tokio::time::sleep(Duration::from_millis(10)).await;
     match world.calls.get(late).and_then(|call| call.end) {
         Some((_, End::Failed(status))) if status.code() == Code::CANCELLED => {}
@@ -170,6 +200,7 @@ async fn inspect(world: &World) -> Option<Inspection> {
     let first = world.channel.inspect().await;
     settle().await;
     let second = world.channel.inspect().await;
+    world.faults.judge(&second, &world.trace);
     let is_whole = second.actors.iter().all(|it| matches!(it, ActorAnswer::Answered(_)));
     let is_still = first.to_string() == second.to_string();
     (is_whole && is_still && !second.actors.is_empty()).then_some(second)
@@ -188,10 +219,12 @@ fn stands(world: &World, inspection: &Inspection) {
         if report.state != READY && !report.connections.is_empty() {
             wrong("a subchannel has a connection and is not READY");
         }
+        // One of them has the watch of the server's health.
+        let more = usize::from(is_asked(report));
         let has_room = report
             .connections
             .iter()
-            .any(|it| it.streams_allowed.is_none_or(|allowed| it.open_streams < allowed));
+            .any(|it| it.streams_allowed.is_none_or(|allowed| it.open_streams + more < allowed));
         if has_room && report.counters.get("queued streams").is_some_and(|queued| *queued > 0) {
             wrong("a call waits for a stream, and there is room for it");
         }
@@ -208,7 +241,8 @@ fn stands(world: &World, inspection: &Inspection) {
     let has_room = inspection.state == Ready && queued.sum::<u64>() == 0;
     for (number, call) in world.calls.pending() {
         let is_failing = inspection.state == TransientFailure && !call.wanted.wait_for_ready;
-        if call.waits_for_pick() && (has_room || is_failing) {
+        let waits = call.waits_for_pick() && !world.faults.fail_calls();
+        if waits && (has_room || is_failing) {
             wrong(&format!("call {number} waits for nothing: {call}"));
         }
     }
@@ -241,7 +275,7 @@ fn agree(policy: &PolicyReport, subchannels: &BTreeMap<u32, &ActorReport>, wrong
     }
     if policy.policy == "pick_first" {
         let own = policy.subchannels.iter().filter_map(|id| subchannels.get(id));
-        let ready = own.filter(|it| it.state == READY).count();
+        let ready = own.filter(|it| it.state == READY && is_healthy(it)).count();
         if (policy.connectivity == Ready) != (ready > 0) {
             wrong("pick_first is READY or not, and its subchannels are otherwise");
         }
@@ -303,7 +337,19 @@ fn judge(fleet: &Fleet, trace: &Trace, closed_at: Option<Instant>, number: u64, 
         }
         End::Dropped => {}
     }
-    let allowed = if call.wanted.is_retried { call.attempts_max } else { 1 };
+    for (reset_at, reason) in fleet.resets(number) {
+        if reason != h2::Reason::CANCEL {
+            wrong("losers", &format!("was reset with {reason}"));
+        }
+        if reset_at < *at {
+            wrong("losers", "had an attempt reset while it went on");
+        }
+        if reset_at > *at + RESET_LATENESS {
+            let late = reset_at - *at;
+            wrong("losers", &format!("had an attempt reset {late:?} after its end"));
+        }
+    }
+    let allowed = call.attempts_max;
     if call.seen.counted > allowed {
         wrong("attempts", &format!("had more attempts than {allowed}"));
     }
@@ -342,6 +388,17 @@ fn address(report: &ActorReport) -> &str {
     report.id.as_deref().and_then(|id| id.split_once(' ')).map_or("", |(_, address)| address)
 }
 
+/// Whether a server is asked for its health, as far as is known.
+fn is_asked(subchannel: &ActorReport) -> bool {
+    let health = subchannel.facts.get("health").map_or("off", String::as_str);
+    !(health == "off" || health.starts_with("unsupported"))
+}
+
+/// Whether a server serves, or is not asked.
+fn is_healthy(subchannel: &ActorReport) -> bool {
+    !is_asked(subchannel) || subchannel.facts["health"] == "serving"
+}
+
 /// The subchannels of a policy and of all below it.
 fn held(policy: &PolicyReport) -> Vec<u32> {
     let below = policy.children.iter().flat_map(held);
@@ -357,9 +414,18 @@ async fn settle() {
 
 const READY: &str = "READY";
 
+/// How long a connection may be silent: the keepalive's times, what the server had begun to say, and
+/// a bit.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+const NO_POLICY: Allowed = Allowed { retried: 1, hedged: 1 };
+
 /// How much later than its deadline a call may end: connections look for it this often, and timers
 /// go by milliseconds.
 const LATENESS: Duration = Duration::from_millis(10);
+
+/// How long after the end of a call its servers may hear of it: the slowest way, and a bit.
+const RESET_LATENESS: Duration = Duration::from_millis(650);
 
 /// Timers go by milliseconds.
 const EARLINESS: Duration = Duration::from_millis(2);

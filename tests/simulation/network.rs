@@ -42,11 +42,13 @@ struct Host {
     /// Who takes connections, if anybody does.
     accepting: Option<mpsc::UnboundedSender<Pipe>>,
     reach: Reach,
+    /// Since when something that is sent to it, or by it, vanishes.
+    cut_since: Option<Instant>,
     pace: Pace,
 }
 
 /// What becomes of what is sent to a host.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Reach {
     /// It arrives.
     #[default]
@@ -55,6 +57,22 @@ pub(crate) enum Reach {
     Refusing,
     /// It vanishes, and so does what the host sends.
     Cut,
+    /// It vanishes, and what the host sends arrives.
+    Deaf,
+    /// It arrives, and what the host sends vanishes.
+    Mute,
+}
+
+impl Reach {
+    /// To which sides nothing comes through.
+    fn cuts(self) -> [bool; 2] {
+        [matches!(self, Self::Cut | Self::Mute), matches!(self, Self::Cut | Self::Deaf)]
+    }
+
+    /// Whether a connection cannot come to be: both sides have to hear each other for that.
+    fn is_cut(self) -> bool {
+        self.cuts().contains(&true)
+    }
 }
 
 /// How long the way to a host takes, in milliseconds.
@@ -91,9 +109,15 @@ impl Network {
     /// Changes what becomes of what is sent. Connections that lost something while their host was
     /// cut off are reset when it no longer is.
     pub(crate) fn set_reach(&self, host: &str, reach: Reach) {
-        self.state().hosts.entry(host.to_owned()).or_default().reach = reach;
+        {
+            let mut state = self.state();
+            let host = state.hosts.entry(host.to_owned()).or_default();
+            host.reach = reach;
+            let since = host.cut_since.unwrap_or_else(Instant::now);
+            host.cut_since = reach.is_cut().then_some(since);
+        }
         for link in self.links_to(host) {
-            link.lock().unwrap().set_cut(reach == Reach::Cut);
+            link.lock().unwrap().set_cut(reach.cuts());
         }
         self.0.healed.notify_waiters();
     }
@@ -103,6 +127,13 @@ impl Network {
         for link in self.links_to(host) {
             link.lock().unwrap().reset();
         }
+    }
+
+    /// The hosts that do not hear or are not heard, and since when.
+    pub(crate) fn cut(&self) -> Vec<(String, Instant)> {
+        let state = self.state();
+        let hosts = state.hosts.iter();
+        hosts.filter_map(|(name, host)| Some((name.clone(), host.cut_since?))).collect()
     }
 
     /// How many connections to `host` the client holds open.
@@ -138,12 +169,12 @@ impl Network {
             healed.as_mut().enable();
             let (reach, pace) =
                 self.state().hosts.get(&host).map(|it| (it.reach, it.pace)).unwrap_or_default();
-            if reach == Reach::Cut {
+            if reach.is_cut() {
                 healed.await;
                 continue;
             }
             tokio::time::sleep(pace.draw(&mut chance)).await;
-            if self.state().hosts.get(&host).is_some_and(|it| it.reach == Reach::Cut) {
+            if self.state().hosts.get(&host).is_some_and(|it| it.reach.is_cut()) {
                 continue;
             }
             return self.arrive(&host, number);
@@ -200,9 +231,10 @@ struct Link {
     /// What is on its way to each side.
     wires: [Wire; 2],
     is_open: [bool; 2],
-    is_cut: bool,
-    /// Whether something was sent while it was cut, which the other side will never know.
-    has_lost: bool,
+    /// Whether what is sent to each side vanishes.
+    is_cut: [bool; 2],
+    /// Whether something has, which that side will never know.
+    has_lost: [bool; 2],
 }
 
 #[derive(Default)]
@@ -246,39 +278,41 @@ impl Link {
             chance: Chance::of(&[seed, number, 1]),
             wires: Default::default(),
             is_open: [true; 2],
-            is_cut: false,
-            has_lost: false,
+            is_cut: [false; 2],
+            has_lost: [false; 2],
         }
     }
 
-    fn set_cut(&mut self, is_cut: bool) {
-        if self.is_cut && !is_cut && self.has_lost {
-            self.is_cut = false;
-            self.reset();
-        }
-        if is_cut && !self.is_cut {
-            let now = Instant::now();
-            for wire in &mut self.wires {
-                let before = wire.queue.len();
+    fn set_cut(&mut self, is_cut: [bool; 2]) {
+        let now = Instant::now();
+        let mut is_broken = false;
+        for side in [Side::Client as usize, Side::Server as usize] {
+            let before = std::mem::replace(&mut self.is_cut[side], is_cut[side]);
+            if is_cut[side] && !before {
+                let wire = &mut self.wires[side];
+                let queued = wire.queue.len();
                 wire.queue.retain(|(at, _)| *at <= now);
                 wire.bytes = wire.queue.iter().map(|(_, bytes)| bytes.len()).sum();
-                self.has_lost |= wire.queue.len() < before;
+                self.has_lost[side] |= wire.queue.len() < queued;
                 if wire.end.is_some_and(|(at, _)| at > now) {
                     wire.end = None;
-                    self.has_lost = true;
+                    self.has_lost[side] = true;
                 }
             }
+            is_broken |= before && !is_cut[side] && self.has_lost[side];
         }
-        self.is_cut = is_cut;
+        if is_broken {
+            self.reset();
+        }
     }
 
-    /// Both sides are told that the connection is gone.
+    /// Both sides are told that the connection is gone, where they hear anything.
     fn reset(&mut self) {
-        if self.is_cut {
-            self.has_lost = true;
-            return;
-        }
-        for wire in &mut self.wires {
+        for (side, wire) in self.wires.iter_mut().enumerate() {
+            if self.is_cut[side] {
+                self.has_lost[side] = true;
+                continue;
+            }
             wire.queue.clear();
             wire.bytes = 0;
             wire.finish(Instant::now(), End::Reset);
@@ -286,8 +320,8 @@ impl Link {
     }
 
     fn send(&mut self, to: Side, bytes: &[u8]) {
-        if self.is_cut {
-            self.has_lost = true;
+        if self.is_cut[to as usize] {
+            self.has_lost[to as usize] = true;
             return;
         }
         let at = self.arrival(to);
@@ -299,8 +333,8 @@ impl Link {
 
     /// The sender will say no more.
     fn finish(&mut self, to: Side) {
-        if self.is_cut {
-            self.has_lost = true;
+        if self.is_cut[to as usize] {
+            self.has_lost[to as usize] = true;
             return;
         }
         let at = self.arrival(to);
@@ -405,7 +439,7 @@ impl AsyncWrite for Pipe {
         if own.end.is_some_and(|(_, end)| end == End::Reset) {
             return Poll::Ready(Err(reset()));
         }
-        if !link.is_open[to as usize] && !link.is_cut {
+        if !link.is_open[to as usize] && link.is_cut == [false; 2] {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let wire = &mut link.wires[to as usize];

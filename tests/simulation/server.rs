@@ -10,6 +10,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 use crate::chance::Chance;
 use crate::network::{Network, Pipe};
@@ -26,6 +27,7 @@ pub(crate) struct Fleet {
 
 struct Server {
     manner: Arc<Mutex<Manner>>,
+    health: Arc<Mutex<HealthBoard>>,
     lives: u64,
     running: Option<Running>,
 }
@@ -58,12 +60,45 @@ pub(crate) struct Manner {
     pub(crate) streams_max: Option<u32>,
 }
 
+/// What a server says to those who ask whether it serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// This number: 1 is SERVING.
+    Says(u8),
+    /// That it does not know the question.
+    Unimplemented,
+    /// That the watch is over, with this code.
+    Ends(u32),
+    /// Nothing.
+    #[default]
+    Silence,
+}
+
+impl Health {
+    pub(crate) const SERVING: Self = Self::Says(1);
+    pub(crate) const NOT_SERVING: Self = Self::Says(2);
+}
+
+/// The health of a server, and those who watch it, in a list: they are told in its order.
+#[derive(Default)]
+struct HealthBoard {
+    now: Health,
+    watching: Vec<mpsc::UnboundedSender<Health>>,
+    /// It has told somebody that it does not know the question: it is not asked again on that
+    /// connection.
+    has_declined: bool,
+}
+
 /// What all servers have seen, by call.
 #[derive(Default)]
 struct Book {
     /// All of them, those that were refused included.
     requests: BTreeMap<u64, u64>,
     processed: BTreeMap<u64, Vec<Processed>>,
+    /// When clients took requests back that nobody answers, and why.
+    resets: BTreeMap<u64, Vec<(Instant, Reason)>>,
+    /// Requests that are at work, by server, and how many of each call.
+    at_work: BTreeMap<(String, u64), usize>,
 }
 
 /// A request that a server has taken on: the application has seen it.
@@ -83,6 +118,8 @@ enum Plan {
     Refuse,
     /// Ends with this code, and nothing else.
     Fail(u32),
+    /// The same, and says this about another attempt.
+    PushBack(u32, &'static [&'static str]),
     /// Ends so, after the headers and for streams after some messages.
     FailLate(u32),
     Reset(Reason),
@@ -101,6 +138,7 @@ impl Fleet {
     pub(crate) fn start(&mut self, name: &str) {
         let server = self.servers.entry(name.to_owned()).or_insert_with(|| Server {
             manner: Arc::default(),
+            health: Arc::default(),
             lives: 0,
             running: None,
         });
@@ -113,6 +151,7 @@ impl Fleet {
             name: format!("{name}#{}", server.lives),
             seed: self.seed,
             manner: server.manner.clone(),
+            health: server.health.clone(),
             book: self.book.clone(),
             trace: self.trace.clone(),
         };
@@ -176,9 +215,42 @@ impl Fleet {
         }
     }
 
+    /// From now on this is said, also to those who have asked.
+    pub(crate) fn set_health(&self, name: &str, health: Health) {
+        if let Some(server) = self.servers.get(name) {
+            let mut board = server.health.lock().unwrap();
+            if board.now != health {
+                self.trace.tell(format_args!("{name} says of its health: {health:?}"));
+            }
+            board.now = health;
+            board.watching.retain(|watching| watching.send(health).is_ok());
+        }
+    }
+
+    /// Whether a connection to it may be one on which it is not asked again; from now on there is
+    /// none.
+    pub(crate) fn forget_declined(&self, name: &str) -> bool {
+        let board = self.servers.get(name).map(|server| server.health.lock().unwrap());
+        board.is_some_and(|mut board| std::mem::take(&mut board.has_declined))
+    }
+
+    pub(crate) fn health(&self, name: &str) -> Option<Health> {
+        self.servers.get(name).map(|server| server.health.lock().unwrap().now)
+    }
+
     /// How often a call has come to a server, be it to be refused.
     pub(crate) fn requests(&self, call: u64) -> u64 {
         self.book.lock().unwrap().requests.get(&call).copied().unwrap_or_default()
+    }
+
+    /// When a call was taken back that nobody answered, and why.
+    pub(crate) fn resets(&self, call: u64) -> Vec<(Instant, Reason)> {
+        self.book.lock().unwrap().resets.get(&call).cloned().unwrap_or_default()
+    }
+
+    /// Which servers are at work on which calls.
+    pub(crate) fn at_work(&self) -> Vec<(String, u64)> {
+        self.book.lock().unwrap().at_work.keys().cloned().collect()
     }
 
     /// Where a call was taken on, in order.
@@ -193,6 +265,7 @@ struct Shop {
     name: String,
     seed: u64,
     manner: Arc<Mutex<Manner>>,
+    health: Arc<Mutex<HealthBoard>>,
     book: Arc<Mutex<Book>>,
     trace: Trace,
 }
@@ -240,6 +313,9 @@ impl Shop {
         mut respond: SendResponse<Bytes>,
         leave: mpsc::UnboundedSender<()>,
     ) -> Result<(), h2::Error> {
+        if request.uri().path() == "/grpc.health.v1.Health/Watch" {
+            return self.watch(request.into_body(), respond).await;
+        }
         let number = |name| {
             let value = request.headers().get(name)?;
             value.to_str().ok()?.parse::<u64>().ok()
@@ -257,6 +333,7 @@ impl Shop {
         self.trace.tell(format_args!("{} takes call {call}, {before} before: {plan:?}", self.name));
         let processed = Processed { server: self.name.clone(), before };
         self.book.lock().unwrap().processed.entry(call).or_default().push(processed);
+        let _working = Working::on(&self, call);
         let most = self.manner.lock().unwrap().service_millis_max;
         let mut work = async || {
             tokio::time::sleep(Duration::from_millis(chance.below(most + 1))).await;
@@ -267,7 +344,10 @@ impl Shop {
         let answers_before = if is_stream { late } else { 0 };
         let mut answered = 0_u64;
         if plan == Plan::Silence {
-            let _ = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
+            let reason = std::future::poll_fn(|cx| respond.poll_reset(cx)).await?;
+            self.trace.tell(format_args!("{} hears no more of call {call}: {reason}", self.name));
+            let reset = (Instant::now(), reason);
+            self.book.lock().unwrap().resets.entry(call).or_default().push(reset);
             return Ok(());
         }
         while let Some(message) = messages.next().await? {
@@ -275,6 +355,15 @@ impl Shop {
             let body = match plan {
                 Plan::Fail(code) => {
                     respond.send_response(trailers_only(code), true)?;
+                    return Ok(());
+                }
+                Plan::PushBack(code, said) => {
+                    let mut response = trailers_only(code);
+                    for said in said {
+                        let said = http::HeaderValue::from_static(said);
+                        response.headers_mut().append("grpc-retry-pushback-ms", said);
+                    }
+                    respond.send_response(response, true)?;
                     return Ok(());
                 }
                 Plan::Reset(reason) => {
@@ -307,6 +396,60 @@ impl Shop {
         Ok(())
     }
 
+    /// Says how it stands, and whenever that changes.
+    async fn watch(
+        self,
+        body: RecvStream,
+        mut respond: SendResponse<Bytes>,
+    ) -> Result<(), h2::Error> {
+        let asked = Messages { body, read: BytesMut::new() }.next().await?.unwrap_or_default();
+        if asked != HEALTH_REQUEST {
+            self.trace.violated("health", format_args!("a server is asked {asked:?}"));
+        }
+        let (watching, mut said) = mpsc::unbounded_channel();
+        let mut health = {
+            let mut board = self.health.lock().unwrap();
+            board.watching.push(watching);
+            board.now
+        };
+        let mut body: Option<SendStream<Bytes>> = None;
+        loop {
+            let code = match health {
+                Health::Says(status) => {
+                    let body = body.insert_if_none(&mut respond)?;
+                    body.send_data(framed(&[8, status]), false)?;
+                    None
+                }
+                Health::Unimplemented => {
+                    self.health.lock().unwrap().has_declined = true;
+                    Some(12)
+                }
+                Health::Ends(code) => Some(code),
+                Health::Silence => None,
+            };
+            match (code, &mut body) {
+                (None, _) => {}
+                (Some(code), Some(body)) => return body.send_trailers(status(code)),
+                (Some(code), None) => {
+                    respond.send_response(trailers_only(code), true)?;
+                    return Ok(());
+                }
+            }
+            let gone = std::future::poll_fn(|cx| match &mut body {
+                Some(body) => body.poll_reset(cx),
+                None => respond.poll_reset(cx),
+            });
+            health = tokio::select! {
+                biased;
+                Some(health) = said.recv() => health,
+                _ = gone => return Ok(()),
+            };
+            while let Ok(newer) = said.try_recv() {
+                health = newer;
+            }
+        }
+    }
+
     /// What becomes of the next request of `call`; the same whoever gets it.
     fn plan(&self, call: u64) -> (Chance, Plan) {
         let nth = {
@@ -320,6 +463,7 @@ impl Shop {
         if !chance.percent(percent) {
             return (chance, Plan::Answer);
         }
+        let never = *chance.one_of(&NEVER);
         let plan = *chance.one_of(&[
             Plan::Refuse,
             Plan::Refuse,
@@ -327,13 +471,49 @@ impl Shop {
             Plan::Fail(14),
             Plan::Fail(14),
             Plan::Fail(5),
+            Plan::PushBack(14, &["0"]),
+            Plan::PushBack(14, &["35"]),
+            Plan::PushBack(14, &["700"]),
+            Plan::PushBack(14, &["9000"]),
+            Plan::PushBack(14, &["9000"]),
+            Plan::PushBack(5, &["35"]),
+            Plan::PushBack(14, never),
             Plan::FailLate(14),
             Plan::Reset(Reason::INTERNAL_ERROR),
             Plan::Reset(Reason::CANCEL),
             Plan::Silence,
+            Plan::Silence,
+            Plan::Silence,
             Plan::AnswerAndLeave,
         ]);
         (chance, plan)
+    }
+}
+
+/// A request that is at work, for as long as this is there.
+struct Working {
+    book: Arc<Mutex<Book>>,
+    what: (String, u64),
+}
+
+impl Working {
+    fn on(shop: &Shop, call: u64) -> Self {
+        let (book, what) = (shop.book.clone(), (shop.name.clone(), call));
+        *book.lock().unwrap().at_work.entry(what.clone()).or_default() += 1;
+        Self { book, what }
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        let mut book = self.book.lock().unwrap();
+        let left = book.at_work.get_mut(&self.what).map(|many| {
+            *many -= 1;
+            *many
+        });
+        if left == Some(0) {
+            book.at_work.remove(&self.what);
+        }
     }
 }
 
@@ -413,6 +593,13 @@ fn framed(payload: &[u8]) -> Bytes {
     framed.extend(payload);
     framed.into()
 }
+
+/// What servers say who want no other attempt, or cannot be understood.
+const NEVER: [&[&str]; 6] = [&["-1"], &["1.5"], &["soon"], &[""], &["+5"], &["5", "5"]];
+
+/// What servers are asked for, as service configs have it.
+pub(crate) const HEALTH_SERVICE: &str = "sim.Sim";
+const HEALTH_REQUEST: &[u8] = b"\x0a\x07sim.Sim";
 
 /// The flag and the length before each message.
 const PREFIX_BYTES: usize = 5;

@@ -9,12 +9,14 @@ use switchboard::{
 
 use tokio::time::Instant;
 
+use crate::attempts::{self, Allowed, Policy, Rules, Tokens};
 use crate::calls::{Calls, End, Wanted};
 use crate::chance::Chance;
 use crate::checks;
+use crate::faults::Faults;
 use crate::network::{Network, Pace, Reach};
 use crate::resolver::Names;
-use crate::server::{Fleet, Manner};
+use crate::server::{Fleet, HEALTH_SERVICE, Health, Manner};
 use crate::trace::Trace;
 
 /// What a run came to.
@@ -31,21 +33,32 @@ pub(crate) struct World {
     pub(crate) names: Names,
     pub(crate) calls: Calls,
     pub(crate) channel: Channel,
+    pub(crate) faults: Faults,
+    /// Since when no fault has kept back what servers send.
+    pub(crate) reads_since: Instant,
     chance: Chance,
     /// The service config that was given last.
     config: Config,
     /// How many attempts any config allows that may be in force.
-    attempts_max: u32,
-    /// Whether configs of this run differ in their retry policies.
-    retries_vary: bool,
+    allowed: Allowed,
+    /// Whether configs of this run differ in their policies for attempts.
+    policies_vary: bool,
+    /// Whether configs of this run may have servers asked for their health.
+    may_watch: bool,
+    /// Whether connections are asked whether they live, even if nobody uses them.
+    pub(crate) notices_silence: bool,
 }
 
 /// A service config, as far as the simulation goes by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Config {
     is_round_robin: bool,
-    /// How many attempts a call may have whose method may be retried; 1 means no policy.
-    attempts: u32,
+    /// How many attempts a call may have; 1 means no policy.
+    attempts: Allowed,
+    hedging_delay: Duration,
+    throttle: Option<Tokens>,
+    /// Whether servers are asked for their health.
+    is_watched: bool,
 }
 
 impl World {
@@ -54,15 +67,30 @@ impl World {
         let mut chance = Chance::of(&[seed]);
         let network = Network::new(seed, trace.clone());
         let names = Names::new(seed, &trace);
-        let calls = Calls::new(&trace);
+        let policies_vary = chance.percent(20);
+        let hedging_delay = Duration::from_millis(*chance.one_of(&[0, 20, 200, 2_000]));
+        // Else it is not known which failures take tokens.
+        let is_throttled = !policies_vary && chance.percent(80);
+        let throttle = is_throttled.then(|| Tokens {
+            max: *chance.one_of(&[1, 2, 5]),
+            ratio: *chance.one_of(&[20, 100, 1_000]),
+        });
+        let calls = Calls::new(&trace, Rules::new(hedging_delay, throttle), !policies_vary);
         let mut fleet = Fleet::new(&network, &trace, seed);
+        let may_watch = chance.percent(40);
         for host in HOSTS {
             fleet.start(host);
-            fleet.set_manner(host, any_manner(&mut chance));
+            fleet.set_manner(host, any_manner(&mut chance, may_watch));
+            fleet.set_health(host, any_health(&mut chance));
             network.set_pace(host, any_pace(&mut chance));
         }
-        let config =
-            Config { is_round_robin: chance.percent(50), attempts: *chance.one_of(&[1, 2, 3, 4]) };
+        let config = Config {
+            is_round_robin: chance.percent(50),
+            attempts: any_attempts(&mut chance),
+            hedging_delay,
+            throttle,
+            is_watched: may_watch && chance.percent(70),
+        };
         let idle_timeout = *chance.one_of(&[None, Some(3_000), Some(8_000), Some(20_000)]);
         let builder = Channel::builder("sim:///service")
             .credentials(Credentials::insecure())
@@ -78,20 +106,22 @@ impl World {
                 max_delay: BACKOFF_MAX,
             })
             .min_connect_timeout(CONNECT_TIMEOUT)
-            .keepalive(KeepaliveConfig {
-                time: Duration::from_secs(10),
-                timeout: Duration::from_secs(5),
-                permit_without_stream: chance.percent(50),
-            })
             .idle_timeout(idle_timeout.map(Duration::from_millis))
             .keep_connected(chance.percent(20))
             .max_connections_per_subchannel(chance.between(1, 2) as usize)
             .allow_injection()
             .seed(seed);
+        let keepalive = chance.percent(75).then(|| KeepaliveConfig {
+            time: Duration::from_secs(10),
+            timeout: Duration::from_secs(5),
+            permit_without_stream: chance.percent(50),
+        });
+        let builder = match keepalive {
+            Some(keepalive) => builder.keepalive(keepalive),
+            None => builder,
+        };
         let channel = builder.build().unwrap();
         trace.tell(format_args!("seed {seed}: {config:?}, idle after {idle_timeout:?} ms"));
-        let retries_vary = chance.percent(30);
-        let attempts_max = config.attempts;
         Self {
             trace,
             network,
@@ -99,10 +129,14 @@ impl World {
             names,
             calls,
             channel,
+            faults: Faults::default(),
+            reads_since: Instant::now(),
             chance,
             config,
-            attempts_max,
-            retries_vary,
+            allowed: config.attempts,
+            policies_vary,
+            may_watch,
+            notices_silence: keepalive.is_some_and(|it| it.permit_without_stream),
         }
     }
 
@@ -110,12 +144,11 @@ impl World {
     async fn act(&mut self) {
         let host = *self.chance.one_of(&HOSTS);
         match self.chance.below(100) {
-            0..42 => {
-                for _ in 0..*self.chance.one_of(&[1, 1, 1, 2, 5]) {
-                    let wanted = self.any_call();
-                    self.calls.begin(&self.channel, wanted, self.attempts_max);
-                }
+            0..34 => {
+                let many = *self.chance.one_of(&[1, 1, 2, 3, 8]);
+                self.call(many);
             }
+            34..42 => self.afflict().await,
             42..46 => {
                 let pending = self.calls.pending();
                 if !pending.is_empty() {
@@ -124,11 +157,14 @@ impl World {
             }
             46..56 => self.resolve(),
             56..60 => {
-                let reach = *self.chance.one_of(&[Reach::Cut, Reach::Cut, Reach::Refusing]);
-                self.trace.tell(match reach {
-                    Reach::Cut => format!("{host} is cut off"),
-                    _ => format!("{host} refuses connections"),
-                });
+                let reach = *self.chance.one_of(&[
+                    Reach::Cut,
+                    Reach::Cut,
+                    Reach::Deaf,
+                    Reach::Mute,
+                    Reach::Refusing,
+                ]);
+                self.trace.tell(format_args!("{host} is {reach:?}"));
                 self.network.set_reach(host, reach);
             }
             60..66 => {
@@ -147,12 +183,15 @@ impl World {
                 self.fleet.go_away(host, abrupt);
             }
             81..85 => {
-                self.fleet.set_manner(host, any_manner(&mut self.chance));
+                self.fleet.set_manner(host, any_manner(&mut self.chance, self.may_watch));
             }
             85..87 => {
                 self.network.set_pace(host, any_pace(&mut self.chance));
             }
             87..92 => self.harm().await,
+            92..94 if self.may_watch => {
+                self.fleet.set_health(host, any_health(&mut self.chance));
+            }
             92..94 => {
                 self.trace.tell("connect");
                 self.channel.connect();
@@ -169,6 +208,13 @@ impl World {
         }
     }
 
+    fn call(&mut self, many: u32) {
+        for _ in 0..many {
+            let wanted = self.any_call();
+            self.calls.begin(&self.channel, wanted, self.allowed);
+        }
+    }
+
     fn any_call(&mut self) -> Wanted {
         let is_stream = self.chance.percent(30);
         Wanted {
@@ -178,13 +224,17 @@ impl World {
                 Duration::from_millis(self.chance.between(1, most))
             }),
             wait_for_ready: self.chance.percent(50),
-            is_retried: self.chance.percent(60),
+            policy: match self.chance.below(10) {
+                0..3 => Policy::None,
+                3..6 if !is_stream => Policy::Hedged,
+                _ => Policy::Retried,
+            },
         }
     }
 
     /// Changes what the resolver finds.
     fn resolve(&mut self) {
-        if self.chance.percent(15) {
+        if self.chance.percent(20) {
             self.trace.tell("the resolver fails from now on");
             return self.names.set(Err(ResolveError::new("no such name")));
         }
@@ -196,15 +246,21 @@ impl World {
             found = found.with_service_config(r#"{"loadBalancingConfig":[{"unheard_of":{}}]}"#);
         } else if self.chance.percent(50) {
             self.config.is_round_robin = self.chance.percent(50);
-            if self.retries_vary {
-                self.config.attempts = *self.chance.one_of(&[1, 2, 3, 4]);
-            }
+            self.reconfigure();
             self.allow(self.config.attempts);
             told = format!("{told} and {:?}", self.config);
             found = found.with_service_config(self.config.json());
         }
         self.trace.tell(told);
         self.names.set(Ok(found));
+    }
+
+    /// Draws what may differ from config to config.
+    fn reconfigure(&mut self) {
+        if self.policies_vary {
+            self.config.attempts = any_attempts(&mut self.chance);
+        }
+        self.config.is_watched = self.may_watch && self.chance.percent(70);
     }
 
     /// Some of the hosts in any order, and at least so many.
@@ -217,12 +273,23 @@ impl World {
     }
 
     /// A config may be in force from now on that allows so many attempts.
-    fn allow(&mut self, attempts: u32) {
-        self.attempts_max = self.attempts_max.max(attempts);
-        self.calls.allow(self.attempts_max);
+    fn allow(&mut self, attempts: Allowed) {
+        self.allowed = self.allowed.or(attempts);
+        self.calls.allow(self.allowed);
     }
 
-    /// An actor crashes, or stalls.
+    /// A fault is injected, or taken back.
+    async fn afflict(&mut self) {
+        if self.chance.percent(40) {
+            return self.faults.remove_one(&mut self.chance, &self.trace);
+        }
+        let host = *self.chance.one_of(&HOSTS);
+        let endpoints = self.any_hosts(1).iter().map(|host| endpoint(host)).collect();
+        let Self { faults, channel, chance, trace, .. } = self;
+        faults.inject(channel, host, endpoints, chance, trace).await;
+    }
+
+    /// An actor or its policy crashes, or it stalls.
     async fn harm(&mut self) {
         let actor = *self.chance.one_of(&[
             ActorKind::Supervisor,
@@ -231,14 +298,24 @@ impl World {
             ActorKind::Balancer,
             ActorKind::AddrConn,
         ]);
-        let fault = if self.chance.percent(70) {
-            self.trace.tell(format_args!("{actor} crashes"));
-            Fault::crash(actor)
-        } else {
-            let millis = self.chance.below(STALL_MILLIS_MAX);
-            let time = Duration::from_millis(millis);
-            self.trace.tell(format_args!("{actor} stalls for {time:?}"));
-            Fault::stall(actor, time)
+        let fault = match self.chance.below(10) {
+            0 => {
+                self.trace.tell("the policy panics");
+                Fault::policy_panic()
+            }
+            1 => {
+                self.trace.tell("backoff is skipped");
+                Fault::backoff_skipped()
+            }
+            2..8 => {
+                self.trace.tell(format_args!("{actor} crashes"));
+                Fault::crash(actor)
+            }
+            _ => {
+                let time = Duration::from_millis(self.chance.below(STALL_MILLIS_MAX));
+                self.trace.tell(format_args!("{actor} stalls for {time:?}"));
+                Fault::stall(actor, time)
+            }
         };
         // There may be no such actor at the moment.
         let _ = self.channel.inject(fault).await;
@@ -248,13 +325,16 @@ impl World {
     async fn calm(&mut self) {
         let hosts = self.any_hosts(1);
         self.config.is_round_robin = self.chance.percent(50);
-        if self.retries_vary {
-            self.config.attempts = *self.chance.one_of(&[1, 2, 3, 4]);
-        }
+        self.reconfigure();
         self.allow(self.config.attempts);
         self.trace.tell(format_args!("calm: {hosts:?} and {:?}", self.config));
+        self.faults.remove_all(&self.trace);
         let pace = Pace { delay: self.chance.below(20), jitter: self.chance.below(10) };
         let is_lost = self.chance.percent(50);
+        let mut serving = hosts.clone();
+        if self.goes_by_health() {
+            serving.truncate(self.chance.between(1, hosts.len() as u64) as usize);
+        }
         for host in HOSTS {
             self.network.set_pace(host, pace);
             self.network.set_reach(host, Reach::Open);
@@ -262,8 +342,15 @@ impl World {
             let service_millis_max = self.chance.below(20);
             let manner = Manner { service_millis_max, ..Manner::default() };
             self.fleet.set_manner(host, manner);
+            let is_sick = hosts.contains(&host) && !serving.contains(&host);
+            let health = match self.chance.below(3) {
+                _ if is_sick => Health::NOT_SERVING,
+                0 => Health::Unimplemented,
+                _ => Health::SERVING,
+            };
+            self.fleet.set_health(host, health);
             // Those that were cut off are lost in any case.
-            if is_lost {
+            if self.fleet.forget_declined(host) || is_lost {
                 self.network.lose(host);
             }
         }
@@ -271,7 +358,7 @@ impl World {
         self.names.set(Ok(Resolution::new(endpoints).with_service_config(self.config.json())));
         // What a silent server has taken on may go on for ever.
         for (number, call) in self.calls.pending() {
-            if call.wanted.timeout.is_none() && !call.waits_for_pick() {
+            if call.wanted.timeout.is_none() && !call.only_waits() {
                 self.calls.drop_call(number);
             }
         }
@@ -295,12 +382,15 @@ impl World {
         }
         checks::rest(self, &hosts).await;
         if self.config.is_round_robin {
-            self.sees_turns(&hosts).await;
+            self.sees_turns("round_robin", &serving).await;
+            if self.goes_by_health() {
+                self.sees_health(&hosts, serving).await;
+            }
         } else {
             self.sees_first(hosts[0]).await;
         }
         // The config in force is known now.
-        self.attempts_max = self.config.attempts;
+        self.allowed = self.config.attempts;
     }
 
     /// The server that answers a call which waits for ready, if any does in good time.
@@ -310,7 +400,7 @@ impl World {
             wait_for_ready: true,
             ..Wanted::default()
         };
-        let number = self.calls.begin(&self.channel, wanted, 1);
+        let number = self.calls.begin(&self.channel, wanted, self.allowed);
         loop {
             match self.calls.get(number)?.end {
                 Some((_, End::Answered(server))) => return Some(server),
@@ -320,11 +410,38 @@ impl World {
         }
     }
 
-    /// While nothing happens, `round_robin` goes to each in turn.
-    async fn sees_turns(&mut self, hosts: &[&str]) {
+    /// Whether calls go by what servers say of themselves.
+    fn goes_by_health(&self) -> bool {
+        self.config.is_watched && self.config.is_round_robin
+    }
+
+    /// Servers that change their minds are followed.
+    async fn sees_health(&mut self, hosts: &[&'static str], mut serving: Vec<&'static str>) {
+        if let Some(recovered) = hosts.iter().find(|host| !serving.contains(host)) {
+            self.fleet.set_health(recovered, Health::SERVING);
+            serving.push(recovered);
+            tokio::time::sleep(NEWS_MAX).await;
+            self.sees_turns("health", &serving).await;
+        }
+        let of = |host: &&str| self.fleet.health(host) == Some(Health::SERVING);
+        let failing = serving.iter().position(of).filter(|_| serving.len() > 1);
+        if let Some(failing) = failing {
+            self.fleet.set_health(serving.remove(failing), Health::NOT_SERVING);
+            tokio::time::sleep(NEWS_MAX).await;
+            self.sees_turns("health", &serving).await;
+        }
+    }
+
+    /// While nothing happens, `round_robin` goes to each in turn, and to no other.
+    async fn sees_turns(&mut self, checker: &str, hosts: &[&str]) {
         let mut answered = Vec::new();
         for _ in 0..2 * hosts.len() {
-            answered.push(self.call_patiently().await.unwrap_or_default());
+            let server = self.call_patiently().await.unwrap_or_default();
+            answered.push(server.split('#').next().unwrap_or_default().to_owned());
+        }
+        if let Some(other) = answered.iter().find(|it| !hosts.contains(&it.as_str())) {
+            let text = format_args!("{other:?} answers, which is none of {hosts:?}");
+            return self.trace.violated(checker, text);
         }
         for (nth, turns) in answered.windows(hosts.len()).enumerate() {
             let mut turns: Vec<_> = turns.iter().collect();
@@ -332,7 +449,7 @@ impl World {
             turns.dedup();
             if turns.len() < hosts.len() {
                 let text = format_args!("not in turn from the {nth}th on: {answered:?}");
-                return self.trace.violated("round_robin", text);
+                return self.trace.violated(checker, text);
             }
         }
     }
@@ -374,9 +491,18 @@ impl World {
             return self.abandon().await;
         }
 
+        // Close finds calls in all stages, after a calm too.
+        for host in HOSTS {
+            self.fleet.set_manner(host, any_manner(&mut self.chance, self.may_watch));
+        }
+        for _ in 0..4 {
+            self.call(4);
+            tokio::time::sleep(Duration::from_millis(self.chance.below(200))).await;
+        }
         let grace = Duration::from_millis(self.chance.below(2_000));
         self.trace.tell(format_args!("close within {grace:?}"));
         let closed_at = Instant::now();
+        self.calls.close();
         let closing = self.channel.close_within(grace);
         if tokio::time::timeout(grace + CLOSE_MAX, closing).await.is_err() {
             self.trace.violated("close", "it does not return");
@@ -389,18 +515,39 @@ impl World {
 impl Config {
     fn json(self) -> String {
         let policy = if self.is_round_robin { "round_robin" } else { "pick_first" };
-        let retries = if self.attempts < 2 {
-            String::new()
+        let mut methods = Vec::new();
+        let Allowed { retried, hedged } = self.attempts;
+        if retried > 1 {
+            let [first, most] =
+                [attempts::BACKOFF, attempts::BACKOFF_MAX].map(|it| it.as_secs_f64());
+            methods.push(format!(
+                r#"{{"name":[{{"service":"sim.Sim","method":"Retried"}},
+                {{"service":"sim.Sim","method":"RetriedStream"}}],"retryPolicy":{{
+                "maxAttempts":{retried},"initialBackoff":"{first}s","maxBackoff":"{most}s",
+                "backoffMultiplier":2,"retryableStatusCodes":["UNAVAILABLE"]}}}}"#
+            ));
+        }
+        if hedged > 1 {
+            let delay = self.hedging_delay.as_secs_f64();
+            methods.push(format!(
+                r#"{{"name":[{{"service":"sim.Sim","method":"Hedged"}}],"hedgingPolicy":{{
+                "maxAttempts":{hedged},"hedgingDelay":"{delay}s",
+                "nonFatalStatusCodes":["UNAVAILABLE"]}}}}"#
+            ));
+        }
+        let methods = methods.join(",");
+        let throttle = self.throttle.map_or_else(String::new, |Tokens { max, ratio }| {
+            let ratio = f64::from(ratio) / 1_000.0;
+            format!(r#""retryThrottling":{{"maxTokens":{max},"tokenRatio":{ratio}}},"#)
+        });
+        let health = if self.is_watched {
+            format!(r#""healthCheckConfig":{{"serviceName":"{HEALTH_SERVICE}"}},"#)
         } else {
-            format!(
-                r#""methodConfig":[{{"name":[{{"service":"sim.Sim","method":"Retried"}},
-                {{"service":"sim.Sim","method":"RetriedStream"}}],"retryPolicy":{{"maxAttempts":{},
-                "initialBackoff":"0.05s","maxBackoff":"0.4s","backoffMultiplier":2,
-                "retryableStatusCodes":["UNAVAILABLE"]}}}}],"#,
-                self.attempts
-            )
+            String::new()
         };
-        format!(r#"{{{retries}"loadBalancingConfig":[{{"{policy}":{{}}}}]}}"#)
+        format!(
+            r#"{{"methodConfig":[{methods}],{throttle}{health}"loadBalancingConfig":[{{"{policy}":{{}}}}]}}"#
+        )
     }
 }
 
@@ -438,11 +585,32 @@ pub(crate) async fn run(seed: u64, steps: u64) -> Outcome {
     Outcome { trace, violations }
 }
 
-fn any_manner(chance: &mut Chance) -> Manner {
+fn any_attempts(chance: &mut Chance) -> Allowed {
+    Allowed { retried: *chance.one_of(&ATTEMPTS), hedged: *chance.one_of(&ATTEMPTS) }
+}
+
+fn any_health(chance: &mut Chance) -> Health {
+    *chance.one_of(&[
+        Health::SERVING,
+        Health::SERVING,
+        Health::SERVING,
+        Health::NOT_SERVING,
+        Health::Says(0),
+        Health::Says(3),
+        Health::Unimplemented,
+        Health::Ends(0),
+        Health::Ends(14),
+        Health::Silence,
+    ])
+}
+
+/// A server that is asked for its health has room for more than that.
+fn any_manner(chance: &mut Chance, is_watched: bool) -> Manner {
+    let least = if is_watched { 2 } else { 1 };
     Manner {
-        faults_percent: *chance.one_of(&[0, 20, 50]),
+        faults_percent: *chance.one_of(&[0, 30, 60]),
         service_millis_max: *chance.one_of(&[0, 20, 500, 3_000]),
-        streams_max: *chance.one_of(&[None, None, Some(1), Some(3)]),
+        streams_max: *chance.one_of(&[None, None, Some(least), Some(3)]),
     }
 }
 
@@ -457,6 +625,9 @@ fn endpoint(host: &str) -> Endpoint {
 
 pub(crate) const HOSTS: [&str; 5] = ["a:1", "b:1", "c:1", "d:1", "e:1"];
 
+/// One attempt is no policy.
+const ATTEMPTS: [u32; 6] = [1, 2, 3, 3, 4, 4];
+
 /// No run is as long as this; one that is waits for something that does not come.
 const RUN_MAX: Duration = Duration::from_secs(24 * 3_600);
 
@@ -468,6 +639,9 @@ const CALM: Duration = Duration::from_secs(12);
 
 /// Shorter than the shortest idle timeout.
 const CALM_PAUSE: Duration = Duration::from_secs(2);
+
+/// Longer than it takes until a server's news is known, at calm.
+const NEWS_MAX: Duration = Duration::from_millis(500);
 
 const DEADLINE_MILLIS_MAX: u64 = 8_000;
 

@@ -15,8 +15,8 @@ use crate::types::Seen;
 ///   └──────┘ ── Failed fatally, or no attempt is left ──►  the end
 /// ```
 ///
-/// A server that wants no more, a throttle, or the number of attempts close it for further ones;
-/// those that are under way go on.
+/// A server that wants no more, a throttle, the number of attempts, or the end of the channel close
+/// it for further ones; those that are under way go on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     sent: u32,
@@ -36,6 +36,11 @@ pub(crate) enum Event {
     Wake,
     /// An attempt has failed.
     Failed(Failure),
+    /// The channel is closed, with so many attempts under way.
+    Closed {
+        /// How many.
+        live: u32,
+    },
 }
 
 /// What is to be done.
@@ -43,6 +48,8 @@ pub(crate) enum Event {
 pub(crate) enum Action {
     /// Send an attempt, beside those that are under way.
     Send,
+    /// Send the one that has failed again: no server has seen it.
+    SendAgain,
     /// Wait for these.
     Wait,
     /// End the call with the failure.
@@ -66,9 +73,10 @@ impl State {
             Event::Wake => match self.next_at {
                 Some(at) if now < at => (self, Action::Wait),
                 Some(_) if rules.throttle.is_none_or(Throttle::is_open) => self.send(now, rules),
-                Some(_) | None => (Self { next_at: None, ..self }, Action::Wait),
+                Some(_) | None => Self { next_at: None, ..self }.wait(),
             },
             Event::Failed(failure) => self.failed(now, failure, rules),
+            Event::Closed { live } => (Self { live, next_at: None, ..self }, Action::Wait),
         }
     }
 
@@ -92,9 +100,9 @@ impl State {
     fn failed(self, now: Instant, failure: Failure, rules: Rules<'_>) -> (Self, Action) {
         // What no server has seen is made up for, and does not count.
         match failure.seen {
-            Seen::Never => return (self, Action::Send),
+            Seen::Never => return (self, Action::SendAgain),
             Seen::Refused if !self.refused => {
-                return (Self { refused: true, ..self }, Action::Send);
+                return (Self { refused: true, ..self }, Action::SendAgain);
             }
             Seen::Refused | Seen::Maybe => {}
         }
@@ -110,9 +118,13 @@ impl State {
             (Some(_), Pushback::After(rest)) => Some(later(now, rest)),
             (Some(_), Pushback::None) => Some(now),
         };
-        let state = Self { live: self.live.saturating_sub(1), next_at, ..self };
-        let is_over = state.live == 0 && next_at.is_none();
-        (state, if is_over { Action::End } else { Action::Wait })
+        Self { live: self.live.saturating_sub(1), next_at, ..self }.wait()
+    }
+
+    /// Waits for those that are under way and the next, if there is anything to wait for.
+    fn wait(self) -> (Self, Action) {
+        let is_over = self.live == 0 && self.next_at.is_none();
+        (self, if is_over { Action::End } else { Action::Wait })
     }
 }
 

@@ -10,9 +10,13 @@ enum Then {
     Wake,
     Failed(Code, Pushback),
     Unseen(Seen),
+    /// With so many attempts under way.
+    Closed(u32),
+    /// An attempt of another call fails.
+    OtherFailed,
 }
 
-use Then::{Begin, Failed, Unseen, Wake};
+use Then::{Begin, Closed, Failed, OtherFailed, Unseen, Wake};
 
 const UNAVAILABLE: Then = Failed(Code::UNAVAILABLE, Pushback::None);
 
@@ -33,6 +37,11 @@ fn run(throttle: Option<&Throttle>, script: &[(u64, Then, &str)]) {
             Wake => Event::Wake,
             Failed(code, pushback) => failure(Seen::Maybe, *code, *pushback),
             Unseen(seen) => failure(*seen, Code::UNAVAILABLE, Pushback::None),
+            Closed(live) => Event::Closed { live: *live },
+            OtherFailed => {
+                let _ = throttle.map(Throttle::failed);
+                continue;
+            }
         };
         let (next, action) = state.step(began + Duration::from_millis(*millis), event, rules);
         state = next;
@@ -41,6 +50,8 @@ fn run(throttle: Option<&Throttle>, script: &[(u64, Then, &str)]) {
             (Action::End, _) => "end".to_owned(),
             (Action::Send, Some(due)) => format!("send, {due}"),
             (Action::Send, None) => "send".to_owned(),
+            (Action::SendAgain, Some(due)) => format!("again, {due}"),
+            (Action::SendAgain, None) => "again".to_owned(),
             (Action::Wait, Some(due)) => format!("wait, {due}"),
             (Action::Wait, None) => "wait".to_owned(),
         };
@@ -110,11 +121,26 @@ fn what_no_server_has_seen_is_made_up_for_and_does_not_count() {
         None,
         &[
             (0, Begin, "send, 20"),
-            (1, Unseen(Seen::Never), "send, 20"),
-            (2, Unseen(Seen::Refused), "send, 20"),
+            (1, Unseen(Seen::Never), "again, 20"),
+            (2, Unseen(Seen::Refused), "again, 20"),
             (3, Unseen(Seen::Refused), "wait, 3"),
             (3, Wake, "send, 23"),
             (23, Wake, "send"),
+        ],
+    );
+}
+
+#[test]
+fn once_the_channel_is_closed_no_attempt_joins_the_others() {
+    run(
+        None,
+        &[
+            (0, Begin, "send, 20"),
+            (20, Wake, "send, 40"),
+            // One of them had no connection.
+            (30, Closed(1), "wait"),
+            (40, Wake, "wait"),
+            (50, UNAVAILABLE, "end"),
         ],
     );
 }
@@ -124,4 +150,16 @@ fn without_tokens_no_attempt_joins_the_others() {
     let throttle = Throttle::new(2, 1.0);
     run(Some(&throttle), &[(0, Begin, "send, 20"), (5, UNAVAILABLE, "end")]);
     run(Some(&throttle), &[(0, Begin, "send, 20"), (20, Wake, "wait"), (30, UNAVAILABLE, "end")]);
+    // They go while it rests, and there is nothing else to wait for.
+    let throttle = Throttle::new(3, 1.0);
+    let after = Pushback::After(Duration::from_millis(300));
+    run(
+        Some(&throttle),
+        &[
+            (0, Begin, "send, 20"),
+            (5, Failed(Code::UNAVAILABLE, after), "wait, 305"),
+            (99, OtherFailed, ""),
+            (305, Wake, "end"),
+        ],
+    );
 }
