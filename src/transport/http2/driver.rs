@@ -97,7 +97,7 @@ impl Driver {
         let stopped = shared.stopped().map(|stopped| stopped.cause());
         let is_over = shared.watch.ended().is_some();
         let is_early = shared.table().calls > 0 && is_over;
-        let is_cut_short = shared.table().has_live_streams() && is_over;
+        let is_cut_short = shared.table().has_live_streams() && (is_over || error.is_some());
         shared.end(|| match (error, stopped) {
             // What this side wanted is not the peer's doing, however it went; what it waits for is.
             (_, Some(DisconnectCause::Local)) if !is_cut_short => DisconnectCause::Local,

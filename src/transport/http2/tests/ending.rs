@@ -100,6 +100,29 @@ async fn a_server_that_breaks_the_protocol_loses_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_server_breaks_of_a_drained_connection_is_not_this_sides_doing() {
+    // A frame of a stream that is not open; a goodbye that takes back an earlier one.
+    for takes_back in [false, true] {
+        let (client, mut peer) = connected(&[]).await;
+        let mut stream = client.call(b"x").await.unwrap();
+        let id = peer.request().await;
+        client.connection.drain();
+        if takes_back {
+            peer.goaway(id, NO_ERROR, b"").await;
+            settle().await;
+            peer.goaway(id + 2, NO_ERROR, b"").await;
+        } else {
+            peer.data(id + 2, 0, b"x").await;
+        }
+        let error = stream.recv.headers().await.unwrap_err();
+        assert_eq!(error.seen(), Seen::Maybe, "{error}");
+        assert!(error.to_string().contains("broke the HTTP/2 protocol"), "{error}");
+        let (ended, _) = client.ended().await;
+        assert!(ended.to_string().contains("broke the HTTP/2 protocol"), "{ended}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drained_connection_closes_when_its_streams_have_ended() {
     let (client, mut peer) = connected(&[]).await;
     let mut stream = client.call(b"x").await.unwrap();
