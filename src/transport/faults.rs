@@ -221,6 +221,7 @@ impl Faults {
             is_over: false,
             changed: self.changed(),
             frames: Frames::default(),
+            is_leaving: false,
             held: VecDeque::new(),
             inserted: VecDeque::new(),
             timer: None,
@@ -314,6 +315,9 @@ struct Faulty {
     is_over: bool,
     changed: Pin<Box<dyn Future<Output = ()> + Send>>,
     frames: Frames,
+    /// Whether the server itself goes away: another goodbye could only take that back, which it must
+    /// not.
+    is_leaving: bool,
     /// What has arrived and is not to be seen yet.
     held: VecDeque<(Instant, Bytes)>,
     /// Frames that go in where the next of the server's would begin.
@@ -350,7 +354,7 @@ impl Faulty {
                 Trouble::Loss(_) => weather.loss = true,
                 Trouble::Cut if fault.id > self.seen => self.is_over |= fault.befalls(),
                 Trouble::Goaway(code) if fault.id > self.seen => {
-                    if fault.befalls() {
+                    if !self.is_leaving && fault.befalls() {
                         self.inserted.push_back(goaway(code));
                     }
                 }
@@ -373,6 +377,15 @@ impl Faulty {
         active.faults.retain(|fault| !used_up.contains(&fault.id));
         self.seen = injected;
         weather
+    }
+
+    /// Follows what is given of the server's frames.
+    fn follow(&mut self, bytes: &[u8]) {
+        let Self { frames, is_leaving, inserted, .. } = self;
+        frames.follow(bytes, |frame, _| *is_leaving |= frame.is_goaway());
+        if *is_leaving {
+            inserted.clear();
+        }
     }
 
     /// Takes in what has arrived, to be seen later.
@@ -432,7 +445,7 @@ impl AsyncRead for Faulty {
         if this.held.is_empty() && weather.latency.is_zero() && !weather.loss {
             let before = buf.filled().len();
             let polled = Pin::new(&mut this.io).poll_read(cx, buf);
-            this.frames.follow(&buf.filled()[before..], |_, _| ());
+            this.follow(&buf.filled()[before..]);
             return polled;
         }
         this.take_in(cx, weather)?;
@@ -454,7 +467,7 @@ impl AsyncRead for Faulty {
             this.held.pop_front();
         }
         buf.put_slice(&given);
-        this.frames.follow(&given, |_, _| ());
+        this.follow(&given);
         Poll::Ready(Ok(()))
     }
 }

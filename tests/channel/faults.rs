@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use switchboard::{
-    ActorKind, CallOptions, Channel, ChannelBuilder, Code, ConnectivityState, Endpoint, Fault,
-    InjectError, Injected, Status,
+    ActorKind, CallOptions, Cardinality, Channel, ChannelBuilder, Code, ConnectivityState,
+    Endpoint, Fault, InjectError, Injected, Method, Raw, Status, memory,
 };
 use tokio::time::Instant;
 
@@ -138,7 +139,7 @@ async fn a_policy_that_panics_is_built_again_and_fails_no_call() {
 
 /// A channel to servers in memory, on a paused clock.
 fn in_memory(change: impl FnOnce(ChannelBuilder) -> ChannelBuilder) -> Channel {
-    let (connector, mut listener) = switchboard::memory::pipe();
+    let (connector, mut listener) = memory::pipe();
     tokio::spawn(async move {
         while let Some(stream) = listener.accept().await {
             tokio::spawn(answer_all(stream, |_| ()));
@@ -388,4 +389,43 @@ async fn a_fault_that_is_scoped_by_what_means_nothing_to_it_is_refused() {
     assert_eq!(shown(&channel).await, "");
     call(&channel).await.unwrap();
     close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn a_server_that_goes_away_by_itself_is_not_made_to_take_that_back() {
+    const MANY: Method<Bytes, Bytes> =
+        Method::with_codec::<Raw>("/test.Echo/Many", Cardinality::ServerStreaming);
+    let (connector, mut listener) = memory::pipe();
+    let (answer, answered) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(async move {
+        let stream = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+        connection.graceful_shutdown();
+        let mut response = http::Response::new(());
+        let grpc = http::HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert("content-type", grpc);
+        let mut body = respond.send_response(response, false).unwrap();
+        let ended = async { while connection.accept().await.is_some() {} };
+        let answering = async {
+            answered.await.unwrap();
+            body.send_data(Bytes::from_static(&[0; 5]), false).unwrap();
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", 0.into());
+            body.send_trailers(trailers).unwrap();
+        };
+        tokio::join!(ended, answering);
+    });
+    let builder = plaintext("passthrough:server").connector(connector).allow_injection();
+    let channel = builder.build().unwrap();
+    let mut stream = channel.new_stream(&MANY, CallOptions::new()).await.unwrap();
+    stream.header().await.unwrap();
+    until("its goodbye is heard", async || channel.state() == ConnectivityState::Idle).await;
+    let injected = channel.inject(Fault::goaway(0)).await.unwrap();
+    answer.send(()).unwrap();
+    assert_eq!(stream.recv().await.unwrap().unwrap(), "");
+    assert!(stream.recv().await.unwrap().is_none());
+    assert!(injected.remove());
+    channel.close().await;
+    server.await.unwrap();
 }

@@ -456,6 +456,12 @@ pub(in crate::transport) struct FrameHeader {
 }
 
 impl FrameHeader {
+    /// Whether its sender says that it goes away.
+    #[cfg(feature = "test-util")]
+    pub(in crate::transport) fn is_goaway(&self) -> bool {
+        self.kind == GOAWAY
+    }
+
     fn parse(bytes: &[u8; FRAME_HEADER_LEN]) -> Self {
         let [l2, l1, l0, kind, flags, s3, s2, s1, s0] = *bytes;
         Self {
@@ -507,6 +513,8 @@ const FRAME_LEN_MAX: usize = 16_384;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+#[cfg(feature = "test-util")]
+const GOAWAY: u8 = 7;
 /// More than any server has to say before it answers.
 const HEADS_MAX: u8 = 100;
 /// Consecutive streams whose headers are counted exactly.
