@@ -16,7 +16,7 @@ use http::header;
 use super::super::error::{NotGrpc, StreamError};
 use super::super::message::{Deframer, FramingError, Message, Received, Run};
 use super::super::response::{self, Headers, Trailers};
-use super::connection::{Reset, Shared, Table, check_len};
+use super::connection::{Entry, Reset, Shared, Table, check_len};
 use super::fault;
 use super::times::Times;
 use super::unread::Discard;
@@ -88,15 +88,7 @@ impl StreamHandle {
     /// peer has room for. Wakes the last task that polled it.
     pub(crate) fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         let mut table = self.place.shared.table();
-        let Some(entry) = table.stream(self.place.key, self.place.id) else {
-            return Poll::Ready(Err(StreamError::Ended));
-        };
-        if let Some(ended) = &entry.ended {
-            return Poll::Ready(Err(ended.clone()));
-        }
-        if entry.is_send_closed {
-            return Poll::Ready(Err(StreamError::Ended));
-        }
+        let entry = self.open_entry(&mut table)?;
         if entry.send.capacity() > 0 {
             return Poll::Ready(Ok(()));
         }
@@ -129,15 +121,11 @@ impl StreamHandle {
     ) -> Result<bool, StreamError> {
         check_len(message)?;
         let mut table = self.place.shared.table();
-        if let Some(entry) = table.stream(self.place.key, self.place.id)
-            && entry.ended.is_none()
-            && !entry.is_send_closed
-        {
-            // One byte, as above. It is mostly there at once.
-            entry.send.reserve_capacity(1);
-            if entry.send.capacity() == 0 {
-                return Ok(false);
-            }
+        let entry = self.open_entry(&mut table)?;
+        // One byte, as above. It is mostly there at once.
+        entry.send.reserve_capacity(1);
+        if entry.send.capacity() == 0 {
+            return Ok(false);
         }
         self.send_frame(&mut table, message.clone().into_frame(), is_last)?;
         Ok(true)
@@ -145,7 +133,12 @@ impl StreamHandle {
 
     /// Says that no further message follows. Does not wait for flow control. Idempotent.
     pub(crate) fn finish(&self) -> Result<(), StreamError> {
-        self.send_frame(&mut self.place.shared.table(), Bytes::new(), true)
+        let mut table = self.place.shared.table();
+        let entry = table.stream(self.place.key, self.place.id);
+        if entry.is_some_and(|entry| entry.ended.is_none() && entry.is_send_closed) {
+            return Ok(());
+        }
+        self.send_frame(&mut table, Bytes::new(), true)
     }
 
     /// Has `reader` give up what the stream has received, should it be ended for what nobody reads.
@@ -172,16 +165,7 @@ impl StreamHandle {
         frame: Bytes,
         is_last: bool,
     ) -> Result<(), StreamError> {
-        let Some(entry) = table.stream(self.place.key, self.place.id) else {
-            return Err(StreamError::Ended);
-        };
-        if let Some(ended) = &entry.ended {
-            return Err(ended.clone());
-        }
-        if entry.is_send_closed {
-            let is_repeated = frame.is_empty();
-            return if is_repeated { Ok(()) } else { Err(StreamError::Ended) };
-        }
+        let entry = self.open_entry(table)?;
         entry.is_send_closed = is_last;
         let is_message = !frame.is_empty();
         entry.send.send_data(frame, is_last).map_err(|_| StreamError::Ended)?;
@@ -190,6 +174,16 @@ impl StreamHandle {
             self.place.shared.note(Times::sent);
         }
         Ok(())
+    }
+
+    /// The stream, if something can be sent on it yet.
+    fn open_entry<'t>(&self, table: &'t mut Table) -> Result<&'t mut Entry, StreamError> {
+        let entry = table.stream(self.place.key, self.place.id).ok_or(StreamError::Ended)?;
+        match &entry.ended {
+            Some(ended) => Err(ended.clone()),
+            None if entry.is_send_closed => Err(StreamError::Ended),
+            None => Ok(entry),
+        }
     }
 }
 
