@@ -181,18 +181,16 @@ impl Entities {
         }
     }
 
-    /// The channels at the top from number `start` on.
-    pub(super) fn top_channels(&self, start: u64) -> impl Iterator<Item = ChannelzChannel> {
+    /// The numbers of the channels at the top, from `start` on.
+    pub(super) fn top_channels(&self, start: u64) -> impl Iterator<Item = u64> {
+        let is_one =
+            |entity: &Entity| entity.place == Place::Top && matches!(entity.kind, Kind::Channel(_));
         let from = self.by_id.range(start..);
-        let top = from.filter(|(_, entity)| entity.place == Place::Top);
-        top.filter_map(|(id, entity)| self.channel_of(*id, entity))
+        from.filter(move |(_, entity)| is_one(entity)).map(|(id, _)| *id)
     }
 
     pub(super) fn channel(&self, id: u64) -> Option<ChannelzChannel> {
-        self.channel_of(id, self.by_id.get(&id)?)
-    }
-
-    fn channel_of(&self, id: u64, entity: &Entity) -> Option<ChannelzChannel> {
+        let entity = self.by_id.get(&id)?;
         let Kind::Channel(node) = &entity.kind else { return None };
         let (channels, subchannels) =
             self.below(entity).partition(|below| below.kind == ChannelzKind::Channel);

@@ -64,9 +64,9 @@ impl Channelz {
     /// The channels that have no parent, by ascending number from `start` on, `max` at most.
     pub fn top_channels(&self, start: u64, max: usize) -> ChannelzPage<ChannelzChannel> {
         let entities = self.lock();
-        let mut channels = entities.top_channels(start);
-        let items = channels.by_ref().take(max).collect();
-        ChannelzPage { items, is_last: channels.next().is_none() }
+        let mut ids = entities.top_channels(start);
+        let items = ids.by_ref().take(max).filter_map(|id| entities.channel(id)).collect();
+        ChannelzPage { items, is_last: ids.next().is_none() }
     }
 
     /// A channel, nested ones included.
