@@ -11,8 +11,22 @@ use switchboard::{
 };
 use tokio::time::Instant;
 
-use crate::support::greeter::{SAY_HELLO, ask};
+use crate::support::greeter::{Greeter, SAY_HELLO, ask};
 use crate::support::{no_leaks, plaintext, until};
+
+/// A service config by which every call has two attempts, 20 ms apart.
+pub(crate) const TWO_ATTEMPTS: &str = r#"{"methodConfig":[{"name":[{}],
+    "hedgingPolicy":{"maxAttempts":2,"hedgingDelay":"0.02s"}}]}"#;
+
+/// A call that the greeter answers once it has both attempts of it.
+pub(crate) async fn answered_twice(channel: &Channel, greeter: &Greeter) {
+    greeter.hold();
+    let caller = channel.clone();
+    let call = tokio::spawn(async move { caller.invoke(&SAY_HELLO, ask("Ada")).await });
+    until("two attempts", async || greeter.open_calls() == 2).await;
+    greeter.release();
+    call.await.unwrap().unwrap();
+}
 
 /// What a server does with every call.
 #[derive(Clone, Copy)]

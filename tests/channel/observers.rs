@@ -10,6 +10,7 @@ use switchboard::{
     Status,
 };
 
+use crate::hedging::{TWO_ATTEMPTS, answered_twice};
 use crate::support::greeter::{
     BIDI_HELLO, FLAKY, Greeter, HelloReply, HelloRequest, SAY_HELLO, ask, hello, target_of,
 };
@@ -229,15 +230,8 @@ async fn what_is_given_up_has_an_end_as_well() {
 
 #[tokio::test]
 async fn hedges_are_seen_side_by_side_and_the_loser_as_given_up() {
-    let json = r#"{"methodConfig":[{"name":[{}],"hedgingPolicy":{"maxAttempts":2,
-        "hedgingDelay":"0.02s"}}]}"#;
-    let (channel, notes, greeter) = observed(|it| it.default_service_config(json)).await;
-    greeter[0].hold();
-    let caller = channel.clone();
-    let call = tokio::spawn(async move { caller.invoke(&SAY_HELLO, ask("Ada")).await });
-    until("two attempts", async || greeter[0].open_calls() == 2).await;
-    greeter[0].release();
-    call.await.unwrap().unwrap();
+    let (channel, notes, greeter) = observed(|it| it.default_service_config(TWO_ATTEMPTS)).await;
+    answered_twice(&channel, &greeter[0]).await;
     let seen = notes.take();
     let count = |what: &str| seen.iter().filter(|it| *it == what).count();
     assert_eq!(count(&format!("1 began: {:?}", AttemptKind::Hedge)), 1, "{seen:?}");

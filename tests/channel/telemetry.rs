@@ -20,6 +20,7 @@ use switchboard::{
     Observer, OpenTelemetry, OpenTelemetryBuilder, memory,
 };
 
+use crate::hedging::{TWO_ATTEMPTS, answered_twice};
 use crate::support::greeter::{
     BIDI_HELLO, FLAKY, Greeter, HelloReply, HelloRequest, SAY_HELLO, ask, hello, target_of,
 };
@@ -278,17 +279,10 @@ async fn a_retried_call_counts_its_retries_and_the_time_between_and_others_no_ze
 // spec: A96/hedges
 #[tokio::test]
 async fn a_hedged_call_counts_its_hedges_and_the_loser_as_cancelled() {
-    let json = r#"{"methodConfig":[{"name":[{}],"hedgingPolicy":{"maxAttempts":2,
-        "hedgingDelay":"0.02s"}}]}"#;
     let collector = Collector::new();
     let (channel, greeter) =
-        observed(collector.metrics(), |it| it.default_service_config(json)).await;
-    greeter[0].hold();
-    let caller = channel.clone();
-    let call = tokio::spawn(async move { caller.invoke(&SAY_HELLO, ask("Ada")).await });
-    until("two attempts", async || greeter[0].open_calls() == 2).await;
-    greeter[0].release();
-    call.await.unwrap().unwrap();
+        observed(collector.metrics(), |it| it.default_service_config(TWO_ATTEMPTS)).await;
+    answered_twice(&channel, &greeter[0]).await;
     let method = "grpc.method=helloworld.Greeter/SayHello";
     assert_eq!(
         collector.series_of("grpc.client.call."),
