@@ -67,15 +67,12 @@ impl Core {
 
     /// Strikes one actor; says whether it is there.
     pub(crate) fn strike_part(&self, part: &Part, blow: Blow) -> bool {
-        match (part.kind(), part.subchannel()) {
-            (ActorKind::Supervisor, _) => self.supervisor.tell(supervisor::Msg::Inject(blow)),
-            (ActorKind::ClientConn, _) => self.client_conn.tell(client_conn::Msg::Inject(blow)),
-            (ActorKind::Resolver, _) => self.resolver.tell(resolver::Msg::Inject(blow)),
-            (ActorKind::Balancer, _) => self.balancer.tell(balancer::Msg::Inject(blow)),
-            (ActorKind::AddrConn, Some(subchannel)) => {
-                subchannel.mailbox.tell(addr_conn::Msg::Inject(blow))
-            }
-            (ActorKind::AddrConn, None) => false,
+        match part {
+            Part::Supervisor => self.supervisor.tell(supervisor::Msg::Inject(blow)),
+            Part::ClientConn => self.client_conn.tell(client_conn::Msg::Inject(blow)),
+            Part::Resolver => self.resolver.tell(resolver::Msg::Inject(blow)),
+            Part::Balancer => self.balancer.tell(balancer::Msg::Inject(blow)),
+            Part::AddrConn(subchannel) => subchannel.mailbox.tell(addr_conn::Msg::Inject(blow)),
         }
     }
 

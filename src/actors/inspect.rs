@@ -12,10 +12,13 @@ use crate::observe::{ActorAnswer, ActorKind, ActorReport, ErrorReport, Inspectio
 
 /// One actor of a channel, whichever life of it is at work.
 #[derive(Clone)]
-pub(crate) struct Part {
-    kind: ActorKind,
-    /// Whose `AddrConn` it is.
-    subchannel: Option<Arc<Subchannel>>,
+pub(crate) enum Part {
+    Supervisor,
+    ClientConn,
+    Resolver,
+    Balancer,
+    /// That of this subchannel.
+    AddrConn(Arc<Subchannel>),
 }
 
 /// An answer that is on its way.
@@ -26,17 +29,21 @@ enum Asked {
 
 impl Part {
     pub(crate) fn kind(&self) -> ActorKind {
-        self.kind
+        match self {
+            Self::Supervisor => ActorKind::Supervisor,
+            Self::ClientConn => ActorKind::ClientConn,
+            Self::Resolver => ActorKind::Resolver,
+            Self::Balancer => ActorKind::Balancer,
+            Self::AddrConn(_) => ActorKind::AddrConn,
+        }
     }
 
     /// Which of its kind.
     pub(crate) fn id(&self) -> Option<String> {
-        self.subchannel.as_ref().map(|subchannel| subchannel.name())
-    }
-
-    #[cfg(feature = "test-util")]
-    pub(super) fn subchannel(&self) -> Option<&Subchannel> {
-        self.subchannel.as_deref()
+        match self {
+            Self::AddrConn(subchannel) => Some(subchannel.name()),
+            Self::Supervisor | Self::ClientConn | Self::Resolver | Self::Balancer => None,
+        }
     }
 }
 
@@ -47,16 +54,9 @@ impl Core {
         if self.shared.runtime.get().is_none() || self.is_ending() {
             return Vec::new();
         }
-        let alone = [
-            ActorKind::Supervisor,
-            ActorKind::ClientConn,
-            ActorKind::Resolver,
-            ActorKind::Balancer,
-        ];
-        let alone = alone.into_iter().map(|kind| Part { kind, subchannel: None });
-        let addr_conns = self.registry.all().into_iter();
-        let kind = ActorKind::AddrConn;
-        alone.chain(addr_conns.map(|it| Part { kind, subchannel: Some(it) })).collect()
+        let alone = [Part::Supervisor, Part::ClientConn, Part::Resolver, Part::Balancer];
+        let addr_conns = self.registry.all().into_iter().map(Part::AddrConn);
+        alone.into_iter().chain(addr_conns).collect()
     }
 
     /// Asks all actors at once and waits for the answers, but not long: who does not answer is
@@ -99,17 +99,14 @@ impl Core {
     }
 
     fn ask(&self, part: &Part) -> Asked {
-        Asked::Report(match (part.kind, &part.subchannel) {
-            (ActorKind::Supervisor, _) => self.supervisor.ask(supervisor::Msg::Inspect),
-            (ActorKind::ClientConn, _) => self.client_conn.ask(client_conn::Msg::Inspect),
-            (ActorKind::Resolver, _) => self.resolver.ask(resolver::Msg::Inspect),
-            (ActorKind::Balancer, _) => {
+        Asked::Report(match part {
+            Part::Supervisor => self.supervisor.ask(supervisor::Msg::Inspect),
+            Part::ClientConn => self.client_conn.ask(client_conn::Msg::Inspect),
+            Part::Resolver => self.resolver.ask(resolver::Msg::Inspect),
+            Part::Balancer => {
                 return Asked::WithTree(self.balancer.ask(balancer::Msg::Inspect));
             }
-            (ActorKind::AddrConn, Some(subchannel)) => {
-                subchannel.mailbox.ask(addr_conn::Msg::Inspect)
-            }
-            (ActorKind::AddrConn, None) => None,
+            Part::AddrConn(subchannel) => subchannel.mailbox.ask(addr_conn::Msg::Inspect),
         })
     }
 
@@ -126,7 +123,7 @@ impl Core {
         if let Some((report, tree)) = answer {
             (ActorAnswer::Answered(report), tree)
         } else {
-            let (actor, id) = (part.kind, part.id());
+            let (actor, id) = (part.kind(), part.id());
             (ActorAnswer::Silent { actor, id, waited: PATIENCE }, None)
         }
     }

@@ -32,7 +32,7 @@ struct Table {
 }
 
 /// One subchannel: what outlives its `AddrConn`.
-pub(super) struct Subchannel {
+pub(crate) struct Subchannel {
     pub(super) id: SubchannelId,
     pub(super) address: Address,
     /// Where calls find its connection.
