@@ -41,8 +41,7 @@ pub(super) fn of_stream_error(
         | StreamError::NotGrpc(_)
         | StreamError::NoTrailers
         | StreamError::BadFlag(_)
-        | StreamError::Truncated
-        | StreamError::BadMetadata { .. } => format!("{peer}: {text}"),
+        | StreamError::Truncated => format!("{peer}: {text}"),
     };
     Status::new(code, message).with_source(error.clone())
 }
@@ -183,8 +182,7 @@ fn code_of(error: &StreamError) -> Code {
         | StreamError::FieldsTooLarge { .. }
         | StreamError::NoTrailers
         | StreamError::BadFlag(_)
-        | StreamError::Truncated
-        | StreamError::BadMetadata { .. } => Code::INTERNAL,
+        | StreamError::Truncated => Code::INTERNAL,
     }
 }
 

@@ -341,11 +341,6 @@ pub(crate) enum StreamError {
     BadFlag(u8),
     /// The response ended in the middle of a message.
     Truncated,
-    /// The value of a received `-bin` field is no base64.
-    BadMetadata {
-        /// The field.
-        key: Box<str>,
-    },
 }
 
 /// What answered instead of a gRPC server.
@@ -380,8 +375,7 @@ impl StreamError {
             | Self::NoTrailers
             | Self::TooLarge { .. }
             | Self::BadFlag(_)
-            | Self::Truncated
-            | Self::BadMetadata { .. } => Seen::Maybe,
+            | Self::Truncated => Seen::Maybe,
         }
     }
 }
@@ -431,9 +425,6 @@ impl fmt::Display for StreamError {
             ),
             Self::Truncated => {
                 f.write_str("the server ended the stream in the middle of a message")
-            }
-            Self::BadMetadata { key } => {
-                write!(f, "the server sent a `{key}` whose value is no base64")
             }
         }
     }

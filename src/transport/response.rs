@@ -6,8 +6,6 @@ use percent_encoding::percent_decode;
 
 use crate::types::{Code, Compression, Metadata};
 
-use super::error::StreamError;
-
 /// The headers of a response.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Headers {
@@ -46,9 +44,9 @@ impl Encoding {
 
 impl Headers {
     /// Reads the fields of a gRPC response that goes on.
-    pub(crate) fn parse(fields: HeaderMap) -> Result<Self, StreamError> {
+    pub(crate) fn parse(fields: HeaderMap) -> Self {
         let encoding = Encoding::of(&fields);
-        Ok(Self { metadata: metadata(fields)?, trailers_only: false, encoding })
+        Self { metadata: Metadata::from_received(fields), trailers_only: false, encoding }
     }
 }
 
@@ -73,7 +71,7 @@ impl Trailers {
     }
 
     /// Reads the fields that end a gRPC response.
-    pub(crate) fn parse(fields: HeaderMap) -> Result<Self, StreamError> {
+    pub(crate) fn parse(fields: HeaderMap) -> Self {
         let (mut status, mut message, mut has_details) = (None, None, false);
         // One pass over the few fields that trailers have is cheaper than looking each one up.
         for (name, value) in &fields {
@@ -85,7 +83,7 @@ impl Trailers {
             }
         }
         let is_number = matches!(status, Some(Ok(_)));
-        let metadata = metadata(fields)?;
+        let metadata = Metadata::from_received(fields);
         let (mut code, mut message) = match status {
             Some(Ok(code)) => (code, message.unwrap_or_default()),
             Some(Err(text)) => (
@@ -97,7 +95,9 @@ impl Trailers {
         let mut details = Bytes::new();
         if has_details && is_number {
             let mut values = metadata.get_all_bin(DETAILS);
-            if let (Some(value), None) = (values.next(), values.next()) {
+            if let (Some(value), None) = (values.next(), values.next())
+                && !value.is_empty()
+            {
                 match details_code(&value) {
                     Some(inner) if inner == code.number() => details = value,
                     Some(inner) => {
@@ -111,7 +111,7 @@ impl Trailers {
                 }
             }
         }
-        Ok(Self { code, message, details, metadata })
+        Self { code, message, details, metadata }
     }
 }
 
@@ -135,10 +135,6 @@ pub(crate) fn is_grpc(fields: &HeaderMap) -> bool {
     };
     start.eq_ignore_ascii_case(CONTENT_TYPE.as_bytes())
         && matches!(rest.first(), None | Some(b'+' | b';'))
-}
-
-fn metadata(fields: HeaderMap) -> Result<Metadata, StreamError> {
-    Metadata::from_received(fields).map_err(|key| StreamError::BadMetadata { key: key.into() })
 }
 
 fn parse_code(value: &HeaderValue) -> Result<Code, String> {
@@ -259,7 +255,7 @@ mod tests {
             ),
         ];
         for (rows, code, message) in rows {
-            let trailers = Trailers::parse(fields(rows)).unwrap();
+            let trailers = Trailers::parse(fields(rows));
             assert_eq!((trailers.code, &*trailers.message), (*code, *message), "{rows:?}");
             assert!(trailers.metadata.is_empty());
             assert_eq!(trailers.is_ok(), *code == Code::OK);
@@ -271,18 +267,23 @@ mod tests {
     fn details_count_only_where_they_agree_with_the_status() {
         // code: 5, message: "no"
         let five = "CAUSAm5v";
-        let good = Trailers::parse(fields(&[("grpc-status", "5"), (DETAILS, five)])).unwrap();
+        let good = Trailers::parse(fields(&[("grpc-status", "5"), (DETAILS, five)]));
         assert_eq!(good.details.as_ref(), [8, 5, 18, 2, b'n', b'o']);
         assert!(good.metadata.contains_key(DETAILS));
-        let other = Trailers::parse(fields(&[("grpc-status", "6"), (DETAILS, five)])).unwrap();
+        let other = Trailers::parse(fields(&[("grpc-status", "6"), (DETAILS, five)]));
         assert_eq!(other.code, Code::INTERNAL);
         assert!(other.message.contains("NOT_FOUND"), "{}", other.message);
         for rows in [
-            &[("grpc-status", "6"), (DETAILS, five), (DETAILS, five)][..],
-            &[("grpc-status", "6"), (DETAILS, "/////w")],
+            &[(DETAILS, five), (DETAILS, five)][..],
+            &[(DETAILS, "CAUSAm5v,CAUSAm5v")],
+            &[(DETAILS, "/////w")],
+            &[(DETAILS, "*")],
+            &[(DETAILS, "")],
         ] {
-            let ignored = Trailers::parse(fields(rows)).unwrap();
+            let said = [&[("grpc-status", "6"), ("grpc-message", "there")], rows].concat();
+            let ignored = Trailers::parse(fields(&said));
             assert_eq!(ignored.code, Code::ALREADY_EXISTS, "{rows:?}");
+            assert_eq!(ignored.message, "there", "{rows:?}");
             assert!(ignored.details.is_empty());
         }
     }
@@ -307,17 +308,20 @@ mod tests {
         assert_eq!(details_code(&[0xff; 12]), None);
     }
 
+    // spec: grpc/unreadable-metadata
     #[test]
-    fn a_binary_value_that_is_none_is_an_error_that_names_its_key() {
-        let bad = fields(&[("grpc-status", "0"), ("trace-bin", "*")]);
-        let error = StreamError::BadMetadata { key: "trace-bin".into() };
-        assert_eq!(Trailers::parse(bad.clone()).unwrap_err(), error);
-        assert_eq!(Headers::parse(bad).unwrap_err(), error);
+    fn a_binary_value_that_is_not_base64_is_left_out_of_headers_and_trailers() {
+        let bad = fields(&[("grpc-status", "0"), ("trace-bin", "*"), ("k", "v")]);
+        let trailers = Trailers::parse(bad.clone());
+        assert!(trailers.is_ok());
+        for metadata in [trailers.metadata, Headers::parse(bad).metadata] {
+            assert_eq!(metadata.keys().collect::<Vec<_>>(), ["k"]);
+        }
     }
 
     #[test]
     fn the_encoding_is_no_metadata() {
-        let headers = Headers::parse(fields(&[("grpc-encoding", "gzip"), ("k", "v")])).unwrap();
+        let headers = Headers::parse(fields(&[("grpc-encoding", "gzip"), ("k", "v")]));
         assert_eq!(headers.metadata.keys().collect::<Vec<_>>(), ["k"]);
     }
 }

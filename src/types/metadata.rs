@@ -15,6 +15,13 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 /// values, which keep their order. Keys that the protocol itself uses (`:`-prefixed,
 /// `content-type`, `te`, `user-agent` and those of `grpc-` that it defines) are refused, and left
 /// out of what is received.
+///
+/// Received metadata never fails a call: a value that cannot be read (base64 that is not valid, or
+/// text that is not ASCII) is left out. A received `-bin` field whose value is several base64 texts
+/// joined by commas has several values, as [gRPC over HTTP/2] has it; those of them that are not
+/// valid base64 are left out.
+///
+/// [gRPC over HTTP/2]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#requests
 // Most calls carry none, and then it is one word that is moved about and nothing is allocated.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Metadata(Option<Box<HeaderMap>>);
@@ -109,7 +116,7 @@ impl Metadata {
     pub fn get_all_bin(&self, key: &str) -> impl Iterator<Item = Bytes> {
         let fields = self.as_fields().filter(|_| is_binary(key));
         let values = fields.map(|fields| fields.get_all(key).into_iter());
-        values.into_iter().flatten().filter_map(|value| decode_bin(value.as_bytes()))
+        values.into_iter().flatten().flat_map(decode_bin)
     }
 
     /// Removes all values of `key`; says whether there were any.
@@ -124,12 +131,15 @@ impl Metadata {
 
     /// How many values there are, over all keys.
     pub fn len(&self) -> usize {
-        self.as_fields().map_or(0, HeaderMap::len)
+        let values = |(name, value): (&HeaderName, &HeaderValue)| {
+            if is_binary(name.as_str()) { decode_bin(value).count() } else { 1 }
+        };
+        self.as_fields().map_or(0, |fields| fields.iter().map(values).sum())
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.as_fields().is_none_or(HeaderMap::is_empty)
     }
 
     /// The keys, each once.
@@ -137,30 +147,38 @@ impl Metadata {
         self.as_fields().into_iter().flat_map(HeaderMap::keys).map(HeaderName::as_str)
     }
 
-    /// The metadata among received header fields: those of the protocol are taken out. The key of
-    /// a `-bin` value that is no base64 is the error.
-    pub(crate) fn from_received(mut fields: HeaderMap) -> Result<Self, String> {
-        let mut own = 0;
+    /// The metadata among received header fields: those of the protocol are taken out, and values
+    /// that cannot be read.
+    ///
+    /// Joined binary values stay joined, since apart they would take many times the memory; they
+    /// are split when they are asked for.
+    pub(crate) fn from_received(mut fields: HeaderMap) -> Self {
+        let (mut own, mut unreadable) = (0, 0);
         for (name, value) in &fields {
-            let name = name.as_str();
-            if is_reserved_received(name) {
+            if is_reserved_received(name.as_str()) {
                 continue;
             }
             own += 1;
-            if is_binary(name) && decode_bin(value.as_bytes()).is_none() {
-                return Err(name.to_owned());
-            }
+            unreadable += usize::from(!is_readable(name, value));
         }
         // On the path of every call: nothing is looked up where nothing has to be.
-        if own == 0 {
-            return Ok(Self::default());
+        if own == unreadable {
+            return Self::default();
+        }
+        if unreadable > 0 {
+            return Self(Some(Box::new(readable(fields))));
         }
         if own < fields.len() {
             for reserved in RESERVED_RECEIVED {
                 fields.remove(reserved);
             }
         }
-        Ok(Self(Some(Box::new(fields))))
+        Self(Some(Box::new(fields)))
+    }
+
+    /// Whether a field of a request belongs to the protocol, which writes it itself.
+    pub(crate) fn is_reserved(name: &HeaderName) -> bool {
+        RESERVED_SENT.contains(&name.as_str())
     }
 
     /// The fields, if there have been any.
@@ -191,9 +209,37 @@ impl fmt::Debug for Metadata {
     }
 }
 
-/// Decodes the value of a `-bin` field: base64, with or without padding. `None` if it is none.
-pub(crate) fn decode_bin(value: &[u8]) -> Option<Bytes> {
-    BASE64.decode(value).ok().map(Bytes::from)
+/// The values of a `-bin` field, decoded: base64 with or without padding, joined by commas. Those
+/// that are not valid base64 are left out.
+fn decode_bin(value: &HeaderValue) -> impl Iterator<Item = Bytes> {
+    let values = value.as_bytes().split(|byte| *byte == b',');
+    values.filter_map(|value| BASE64.decode(value.trim_ascii()).ok().map(Bytes::from))
+}
+
+/// Whether the application can read anything of a received value.
+fn is_readable(name: &HeaderName, value: &HeaderValue) -> bool {
+    if is_binary(name.as_str()) {
+        decode_bin(value).next().is_some()
+    } else {
+        value.to_str().is_ok()
+    }
+}
+
+/// The received fields that are the application's and can be read.
+fn readable(fields: HeaderMap) -> HeaderMap {
+    let mut readable = HeaderMap::new();
+    let mut name = None;
+    for (next, value) in fields {
+        name = next.or(name);
+        if let Some(name) = &name
+            && !is_reserved_received(name.as_str())
+            && is_readable(name, &value)
+        {
+            // There are no more of them than there were.
+            let _ = readable.try_append(name.clone(), value);
+        }
+    }
+    readable
 }
 
 fn ascii(key: &str, value: &str) -> Result<(HeaderName, HeaderValue), InvalidMetadata> {
@@ -357,14 +403,71 @@ mod tests {
         assert_eq!(metadata.get("TRACE-BIN"), None);
     }
 
+    // spec: grpc/binary-metadata
     #[test]
-    fn padded_base64_is_read_too_and_what_is_none_is_refused_with_its_key() {
+    fn binary_values_are_read_padded_or_not_and_joined_or_not() {
+        let rows: [(&[&str], &[&[u8]]); 12] = [
+            (&["AP8HCQ"], &[&[0, 255, 7, 9]]),
+            (&["AP8HCQ=="], &[&[0, 255, 7, 9]]),
+            (&["AP8HCQ", "AQ"], &[&[0, 255, 7, 9], &[1]]),
+            (&["AP8HCQ,AQ"], &[&[0, 255, 7, 9], &[1]]),
+            (&["AP8HCQ==,AQ=="], &[&[0, 255, 7, 9], &[1]]),
+            (&["AP8HCQ==, AQ"], &[&[0, 255, 7, 9], &[1]]),
+            (&["AQ,Ag", "Aw"], &[&[1], &[2], &[3]]),
+            // An empty value is one.
+            (&[""], &[&[]]),
+            (&["AQ,,Ag,"], &[&[1], &[], &[2], &[]]),
+            // What is not base64 is left out.
+            (&["*"], &[]),
+            (&["AQ,*,Ag"], &[&[1], &[2]]),
+            (&["*", "AQ"], &[&[1]]),
+        ];
+        for (values, expected) in rows {
+            let mut fields = HeaderMap::new();
+            for value in values {
+                fields.append("a-bin", HeaderValue::from_static(value));
+            }
+            let metadata = Metadata::from_received(fields);
+            let read: Vec<_> = metadata.get_all_bin("A-bin").collect();
+            assert_eq!(read, expected, "{values:?}");
+            assert_eq!(metadata.get_bin("a-bin").as_deref(), expected.first().copied());
+            assert_eq!(metadata.len(), expected.len(), "{values:?}");
+            assert_eq!(metadata.contains_key("a-bin"), !expected.is_empty(), "{values:?}");
+            assert_eq!(metadata.is_empty(), expected.is_empty(), "{values:?}");
+        }
+    }
+
+    // spec: grpc/unreadable-metadata
+    #[test]
+    fn a_received_value_that_cannot_be_read_is_left_out_and_the_others_stay() {
         let mut fields = HeaderMap::new();
-        fields.insert("a-bin", HeaderValue::from_static("AP8HCQ=="));
-        let metadata = Metadata::from_received(fields.clone()).unwrap();
-        assert_eq!(metadata.get_bin("a-bin").unwrap().as_ref(), [0, 255, 7, 9]);
-        fields.insert("b-bin", HeaderValue::from_static("*"));
-        assert_eq!(Metadata::from_received(fields), Err("b-bin".to_owned()));
+        fields.insert("grpc-status", HeaderValue::from_static("0"));
+        for (name, value) in [
+            ("b-bin", &b"*"[..]),
+            ("text", b"\xc3\xa4"),
+            ("text", b"two"),
+            ("tags-bin", b"AQ"),
+            ("tags-bin", b"="),
+            ("one", b"1"),
+        ] {
+            fields.append(name, HeaderValue::from_bytes(value).unwrap());
+        }
+        let metadata = Metadata::from_received(fields);
+        let mut keys: Vec<_> = metadata.keys().collect();
+        keys.sort_unstable();
+        assert_eq!(keys, ["one", "tags-bin", "text"]);
+        assert_eq!(metadata.get_all("text").collect::<Vec<_>>(), ["two"]);
+        assert_eq!(metadata.get_all_bin("tags-bin").collect::<Vec<_>>(), [&[1][..]]);
+        assert_eq!(metadata.len(), 3);
+    }
+
+    #[test]
+    fn joined_values_take_no_more_memory_than_they_took_on_the_wire() {
+        let mut fields = HeaderMap::new();
+        fields.insert("a-bin", HeaderValue::from_bytes(&vec![b','; 1 << 16]).unwrap());
+        let metadata = Metadata::from_received(fields);
+        assert_eq!(metadata.as_fields().unwrap().len(), 1);
+        assert_eq!(metadata.len(), (1 << 16) + 1);
     }
 
     #[test]
@@ -372,9 +475,9 @@ mod tests {
         let mut fields = HeaderMap::new();
         fields.insert("grpc-status", HeaderValue::from_static("0"));
         fields.insert("content-type", HeaderValue::from_static("application/grpc"));
-        assert!(Metadata::from_received(fields.clone()).unwrap().is_empty());
+        assert!(Metadata::from_received(fields.clone()).is_empty());
         fields.insert("own", HeaderValue::from_static("v"));
-        let metadata = Metadata::from_received(fields).unwrap();
+        let metadata = Metadata::from_received(fields);
         assert_eq!(metadata.keys().collect::<Vec<_>>(), ["own"]);
     }
 

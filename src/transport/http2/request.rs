@@ -8,7 +8,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Version};
 
-use crate::types::{Authority, Compression, Timeout};
+use crate::types::{Authority, Compression, Metadata, Timeout};
 
 use super::super::error::StreamError;
 use super::super::response;
@@ -29,7 +29,8 @@ pub(crate) struct RequestHead<'a> {
     pub(crate) encoding: Option<Compression>,
     /// What the server may compress its messages with, where it is not the connection's.
     pub(crate) accepted: Option<&'a [Compression]>,
-    /// Everything else: the field of retries, and the application's.
+    /// Everything else: the field of retries, and the application's. What belongs to the protocol
+    /// is not sent: received metadata that an application passes on may have a `host`.
     pub(crate) metadata: Option<&'a HeaderMap>,
 }
 
@@ -69,7 +70,8 @@ impl RequestHead<'_> {
         }
         if let Some(metadata) = self.metadata {
             fields.try_reserve(metadata.len()).map_err(too_many)?;
-            for (name, value) in metadata {
+            let own = |(name, _): &(&HeaderName, _)| !Metadata::is_reserved(name);
+            for (name, value) in metadata.iter().filter(own) {
                 fields.try_append(name.clone(), value.clone()).map_err(too_many)?;
             }
         }

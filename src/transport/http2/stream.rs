@@ -403,15 +403,10 @@ impl RecvHalf {
             }
         } else if is_whole {
             self.headers = Some(Headers { trailers_only: true, ..Headers::default() });
-            self.end(Trailers::parse(head.headers), Reset::SendHalf);
+            self.end(Ok(Trailers::parse(head.headers)), Reset::SendHalf);
         } else {
-            match Headers::parse(head.headers) {
-                Ok(headers) => {
-                    self.headers = Some(headers);
-                    self.state = State::Body(body);
-                }
-                Err(error) => self.end(Err(error), Reset::Whole(Reason::CANCEL)),
-            }
+            self.headers = Some(Headers::parse(head.headers));
+            self.state = State::Body(body);
         }
     }
 
@@ -446,13 +441,10 @@ impl RecvHalf {
         };
         match ready!(body.poll_trailers(cx)) {
             Ok(Some(fields)) => {
-                let outcome = match Trailers::parse(fields) {
-                    // The server's own word on a failure says more than the cut message.
-                    Ok(trailers) if trailers.is_ok() && self.deframer.is_in_message() => {
-                        Err(StreamError::Truncated)
-                    }
-                    outcome => outcome,
-                };
+                let trailers = Trailers::parse(fields);
+                // The server's own word on a failure says more than the cut message.
+                let is_cut = trailers.is_ok() && self.deframer.is_in_message();
+                let outcome = if is_cut { Err(StreamError::Truncated) } else { Ok(trailers) };
                 self.end(outcome, Reset::SendHalf);
             }
             Ok(None) => {
