@@ -95,7 +95,12 @@ pub(super) async fn begin(
     if wants_proof(shared, head) {
         match prove(shared, head, terms, &connection).await {
             Ok(metadata) => proof = Some(metadata),
-            Err(status) => return Begun::Ended(status),
+            Err(error) => {
+                return match error.into_attempt_error() {
+                    Ok(error) => Begun::Failed(error),
+                    Err(status) => Begun::Ended(status),
+                };
+            }
         }
     }
     let metadata = head.metadata_of_attempt(terms, number, failed, proof);

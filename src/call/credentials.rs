@@ -1,5 +1,6 @@
 //! The credentials of a call, which are made anew for each attempt.
 
+use super::retry::AttemptError;
 use super::shared::Elapsed;
 use super::{CallHead, NoRuntime, Shared, Terms, status};
 use crate::transport::{AllCallCredentials, BoxFuture, CallContext, Connection};
@@ -11,6 +12,30 @@ pub(super) fn wants_proof(shared: &Shared, call: &CallHead) -> bool {
     !shared.credentials.is_empty() || !call.credentials.is_empty()
 }
 
+/// An attempt has no credentials.
+pub(super) enum ProofError {
+    /// They failed: another attempt may have some.
+    Failed(Status),
+    /// There is to be no other attempt.
+    Ended(Status),
+}
+
+impl ProofError {
+    pub(super) fn into_status(self) -> Status {
+        match self {
+            Self::Failed(status) | Self::Ended(status) => status,
+        }
+    }
+
+    /// How the attempt failed, or else the status of the call.
+    pub(super) fn into_attempt_error(self) -> Result<AttemptError, Status> {
+        match self {
+            Self::Failed(status) => Ok(AttemptError::Credentials(status)),
+            Self::Ended(status) => Err(status),
+        }
+    }
+}
+
 /// What an attempt of `call` on `connection` sends: its metadata, after what its credentials add.
 /// In a box, so that the futures of most calls need no room for it.
 pub(super) fn prove<'a>(
@@ -18,9 +43,10 @@ pub(super) fn prove<'a>(
     call: &'a CallHead,
     terms: &'a Terms,
     connection: &'a Connection,
-) -> BoxFuture<'a, Result<Metadata, Status>> {
+) -> BoxFuture<'a, Result<Metadata, ProofError>> {
     Box::pin(async move {
-        let _waiting = shared.activity.wait().map_err(status::too_many_waiting)?;
+        let waiting = shared.activity.wait().map_err(status::too_many_waiting);
+        let _waiting = waiting.map_err(ProofError::Ended)?;
         let authority = call.authority.as_ref().unwrap_or_else(|| connection.authority());
         let gathering = gather(shared, &call.path, authority, &call.credentials, connection);
         match shared.before(terms.deadline, gathering).await {
@@ -29,7 +55,7 @@ pub(super) fn prove<'a>(
                 all.append_all(terms.metadata(call).clone());
                 Ok(all)
             }
-            Err(Elapsed) => Err(status::deadline_while_proving()),
+            Err(Elapsed) => Err(ProofError::Ended(status::deadline_while_proving())),
         }
     })
 }
@@ -41,18 +67,22 @@ pub(super) async fn gather(
     authority: &Authority,
     own: &AllCallCredentials,
     connection: &Connection,
-) -> Result<Metadata, Status> {
+) -> Result<Metadata, ProofError> {
     let level = connection.security_level();
-    let runtime = shared.runtime.get().ok_or_else(|| status::no_runtime(NoRuntime))?;
+    let no_runtime = || ProofError::Ended(status::no_runtime(NoRuntime));
+    let runtime = shared.runtime.get().ok_or_else(no_runtime)?;
     let context = CallContext::new(path, authority, level, runtime);
     let mut all = Metadata::new();
     for credentials in shared.credentials.iter().chain(own.iter()) {
         let wanted = credentials.min_security_level();
         if wanted > level {
-            return Err(status::too_little_security(connection.address(), level, wanted));
+            let status = status::too_little_security(connection.address(), level, wanted);
+            return Err(ProofError::Failed(status));
         }
-        let metadata = credentials.metadata(&context).await.map_err(Status::from_control_plane)?;
-        all.append_all(metadata);
+        let made = credentials.metadata(&context).await;
+        all.append_all(made.map_err(|failure| {
+            ProofError::Failed(status::credentials_failed(connection.address(), failure))
+        })?);
     }
     Ok(all)
 }

@@ -78,6 +78,14 @@ impl Events {
         }
     }
 
+    /// Tells that the call has no more use for its attempts but this one.
+    #[inline]
+    pub(super) fn committed_to(&self, attempt: u32) {
+        if let Some(observed) = &self.0 {
+            observed.committed_to(attempt);
+        }
+    }
+
     /// Tells how the call ended, and first of its attempts that nobody waits for any more.
     #[inline]
     pub(crate) fn ended(&self, result: Result<(), &Status>) {
@@ -127,13 +135,29 @@ impl Observed {
     }
 
     #[cold]
+    fn committed_to(&self, attempt: u32) {
+        let others = match &mut *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) {
+            UnderWay::Call(attempts) => {
+                let others = attempts.iter().copied().filter(|it| *it != attempt).collect();
+                attempts.retain(|it| *it == attempt);
+                others
+            }
+            UnderWay::Nothing => Vec::new(),
+        };
+        let given_up = given_up();
+        for attempt in others {
+            self.tell(&CallEvent::AttemptEnded { attempt, result: Err(&given_up) });
+        }
+    }
+
+    #[cold]
     fn ended(&self, result: Result<(), &Status>) {
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         let UnderWay::Call(attempts) = mem::replace(&mut *under_way, UnderWay::Nothing) else {
             return;
         };
         drop(under_way);
-        let given_up = Status::cancelled("the call has no more use for this attempt");
+        let given_up = given_up();
         for attempt in attempts {
             let result = Err(result.err().unwrap_or(&given_up));
             self.tell(&CallEvent::AttemptEnded { attempt, result });
@@ -146,4 +170,9 @@ impl Drop for Observed {
     fn drop(&mut self) {
         self.ended(Err(&Status::cancelled("the application dropped the call")));
     }
+}
+
+/// How an attempt ends that the call does not wait for.
+fn given_up() -> Status {
+    Status::cancelled("the call has no more use for this attempt")
 }

@@ -43,7 +43,7 @@ impl HealthWatch {
         let path = MethodPath::of_valid(WATCH).unwrap_or_else(|_| MethodPath::unnamed());
         let own = AllCallCredentials::default();
         let proof = gather(shared, &path, connection.authority(), &own, connection);
-        let proof = proof.await.map_err(WatchEnd::Failed)?;
+        let proof = proof.await.map_err(|error| WatchEnd::Failed(error.into_status()))?;
         let head = RequestHead {
             path: path.as_http(),
             authority: None,

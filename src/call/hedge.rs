@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::task::Poll;
 
 use tokio::time::Instant;
@@ -21,8 +21,8 @@ use crate::types::{Address, Code, Status};
 /// Goes on with a call that is hedged by `policy`, whose first pick was `first`, for the attempt
 /// of that number.
 ///
-/// All attempts run on the caller's task. The first that the server answers, be it with what ends
-/// the call, is the call's; the others are dropped, which resets them.
+/// All attempts run on the caller's task. The first whose server begins to answer is the call's, and
+/// so is one that fails for good; the others are dropped at once, which resets them.
 pub(super) async fn hedged(
     shared: &Shared,
     call: &CallHead,
@@ -33,7 +33,7 @@ pub(super) async fn hedged(
 ) -> Result<Reply, Status> {
     let attempts_cap = shared.retrying.limits.attempts_cap;
     let rules = Rules { policy, attempts_cap, throttle: terms.throttle.as_deref() };
-    let asked = Asked::default();
+    let joint = Joint::default();
     let mut first = Some(first);
     let mut live = Vec::new();
     let mut last = None;
@@ -51,14 +51,18 @@ pub(super) async fn hedged(
                     None => (AttemptKind::Hedge, state.sent() - 1),
                 };
                 let first = first.take();
-                let one = one(shared, call, terms, &asked, kind, before, first, message.clone());
+                let one = one(shared, call, terms, &joint, kind, before, first, message.clone());
                 live.push(Box::pin(one));
             }
             Action::Wait => {}
         }
         let mut failed = None;
-        let event = match next(shared, terms, &mut live, state.wake_at()).await {
+        let event = match next(shared, terms, &joint, &mut live, state.wake_at()).await {
             Next::Due => Event::Wake,
+            Next::Committed(number) => {
+                call.events.committed_to(number);
+                Event::Committed
+            }
             Next::DeadlinePassed => {
                 let ended = || status::deadline_while_waiting(None);
                 return Err(last.as_ref().map_or_else(ended, status::deadline_while_resting));
@@ -103,14 +107,19 @@ pub(super) async fn hedged(
     }
 }
 
-/// The servers that are asked.
+/// What the attempts of a call know of one another.
 #[derive(Default)]
-struct Asked(Mutex<Vec<Address>>);
+struct Joint {
+    /// The servers that are asked.
+    asked: Mutex<Vec<Address>>,
+    /// The attempt that the call is committed to, as observers number it.
+    committed: OnceLock<u32>,
+}
 
-impl Asked {
+impl Joint {
     /// Adds a server; says whether it is asked for the first time.
-    fn add(&self, address: &Address) -> bool {
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn ask(&self, address: &Address) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = !asked.contains(address);
         if is_new {
             asked.push(address.clone());
@@ -125,7 +134,7 @@ async fn one(
     shared: &Shared,
     call: &CallHead,
     terms: &Terms,
-    asked: &Asked,
+    joint: &Joint,
     kind: AttemptKind,
     before: u32,
     first: Option<(Connection, u32)>,
@@ -151,13 +160,27 @@ async fn one(
             },
         };
         tries += 1;
-        if asked.add(connection.address()) || tries == PICKS_MAX {
+        if joint.ask(connection.address()) || tries == PICKS_MAX {
             break connection;
         }
     };
     let mut answer = Answer::default();
-    let ended =
-        attempt(shared, call, terms, &connection, number, before, None, message, &mut answer);
+    let begun = || {
+        joint.committed.get_or_init(|| number);
+        terms.committed();
+    };
+    let ended = attempt(
+        shared,
+        call,
+        terms,
+        &connection,
+        number,
+        before,
+        None,
+        message,
+        &begun,
+        &mut answer,
+    );
     let ended = ended.await?;
     Ok(match answer.end(ended, shared, call, terms, &connection, number) {
         Ok(reply) => Outcome::Done(reply),
@@ -175,6 +198,8 @@ enum Outcome {
 enum Next {
     /// One has ended.
     Ended(Result<Outcome, Status>),
+    /// The server of this attempt has begun to answer; the others are dropped.
+    Committed(u32),
     /// It is time for another.
     Due,
     DeadlinePassed,
@@ -186,12 +211,14 @@ enum Next {
 async fn next<F: Future<Output = Result<Outcome, Status>>>(
     shared: &Shared,
     terms: &Terms,
+    joint: &Joint,
     live: &mut Vec<Pin<Box<F>>>,
     due: Option<std::time::Instant>,
 ) -> Next {
     // Without one that waits for the server, nobody else says that the call is under way.
     let _busy = live.is_empty().then(|| shared.activity.stay());
     let has_live = !live.is_empty();
+    let was_committed = joint.committed.get().is_some();
     let mut timer = pin!(async {
         match due.map(Instant::from_std) {
             // Those that are under way meet the deadline too, and can say of whom they waited for it.
@@ -214,6 +241,12 @@ async fn next<F: Future<Output = Result<Outcome, Status>>>(
             if let Poll::Ready(outcome) = live[place].as_mut().poll(cx) {
                 drop(live.swap_remove(place));
                 return Poll::Ready(Next::Ended(outcome));
+            }
+            // Whoever was polled last has begun to be answered.
+            if !was_committed && let Some(number) = joint.committed.get() {
+                let committed = live.swap_remove(place);
+                *live = vec![committed];
+                return Poll::Ready(Next::Committed(*number));
             }
         }
         timer.as_mut().poll(cx)

@@ -61,6 +61,8 @@ impl Retrying {
 pub(super) enum AttemptError {
     /// There was no connection for it.
     Pick(Status),
+    /// Its credentials failed, and nothing was sent.
+    Credentials(Status),
     /// Its stream failed.
     Stream(StreamError, Address),
     /// The server has answered, with no more than this.
@@ -70,17 +72,22 @@ pub(super) enum AttemptError {
 impl AttemptError {
     /// What policies go by, and what the call would end with.
     pub(super) fn told(self, terms: &Terms) -> (Failure, Status) {
-        let seen = match &self {
-            Self::Stream(error, _) => error.seen(),
-            Self::Pick(_) | Self::Answered(_) => Seen::Maybe,
+        let (seen, is_of_server) = match &self {
+            Self::Stream(error, _) => (error.seen(), true),
+            Self::Answered(_) => (Seen::Maybe, true),
+            // No server has seen it either, but the same would happen again at once.
+            Self::Pick(_) | Self::Credentials(_) => (Seen::Maybe, false),
         };
         let status = self.into_status(terms);
-        (Failure { seen, code: status.code(), pushback: pushback(status.metadata()) }, status)
+        // Only a server says when to come back.
+        let said = is_of_server.then(|| pushback(status.metadata()));
+        let pushback = said.unwrap_or_default();
+        (Failure { seen, code: status.code(), pushback }, status)
     }
 
     fn into_status(self, terms: &Terms) -> Status {
         match self {
-            Self::Pick(status) | Self::Answered(status) => status,
+            Self::Pick(status) | Self::Credentials(status) | Self::Answered(status) => status,
             Self::Stream(error, peer) => status::of_stream_error(&error, terms.deadline, &peer),
         }
     }

@@ -104,6 +104,11 @@ pub(super) fn deadline_while_waiting(last_error: Option<Status>) -> Status {
     }
 }
 
+/// The credentials of a call failed. They are a part of the control plane (A54).
+pub(super) fn credentials_failed(peer: &Address, failure: Status) -> Status {
+    Status::from_control_plane(failure).with_prefix(&format!("{peer}: the call's credentials: "))
+}
+
 /// The deadline passed while the credentials of the call were made.
 pub(super) fn deadline_while_proving() -> Status {
     Status::deadline_exceeded("the deadline passed while the call's credentials were made")

@@ -55,6 +55,7 @@ pub(crate) async fn unary(
                 let (sent, before) = (message.clone(), attempts.failed());
                 let now = now.take().filter(|_| !waited);
                 let mut answer = Answer::default();
+                let begun = || terms.committed();
                 let attempt = attempt(
                     shared,
                     call,
@@ -64,6 +65,7 @@ pub(crate) async fn unary(
                     before,
                     now,
                     sent,
+                    &begun,
                     &mut answer,
                 );
                 let ended = attempt.await?;
@@ -86,7 +88,8 @@ pub(crate) async fn unary(
     }
 }
 
-/// Makes an attempt, and fills `answer`. Fails with a status where there is to be no other.
+/// Makes an attempt, and fills `answer`; calls `begun` once the server has begun to answer. Fails
+/// with a status where there is to be no other.
 #[expect(clippy::too_many_arguments, reason = "all of it differs from attempt to attempt")]
 pub(super) async fn attempt(
     shared: &Shared,
@@ -97,23 +100,26 @@ pub(super) async fn attempt(
     failed_before: u32,
     now: Option<Instant>,
     message: Message,
+    begun: &(dyn Fn() + Sync),
     answer: &mut Answer,
-) -> Result<Result<(), StreamError>, Status> {
+) -> Result<Result<(), AttemptError>, Status> {
     let (length, wire_bytes) = (message.payload_len(), message.frame_len());
     if length > terms.send_bytes_max {
         return Err(status::too_large_to_send(length, terms.send_bytes_max));
     }
-    let proof = if wants_proof(shared, call) {
-        Some(prove(shared, call, terms, connection).await?)
-    } else {
-        None
-    };
+    let mut proof = None;
+    if wants_proof(shared, call) {
+        match prove(shared, call, terms, connection).await {
+            Ok(metadata) => proof = Some(metadata),
+            Err(error) => return error.into_attempt_error().map(Err),
+        }
+    }
     let now = now.filter(|_| proof.is_none()).unwrap_or_else(Instant::now);
     let metadata = call.metadata_of_attempt(terms, number, failed_before, proof);
     let head = call.request(now, terms, metadata.as_ref());
     let mut stream = match connection.open(&head, Some((message, true)), terms.deadline).await {
         Ok(stream) => stream,
-        Err(error) => return Ok(Err(error)),
+        Err(error) => return Ok(Err(AttemptError::Stream(error, connection.address().clone()))),
     };
     call.tell_of_request(terms, number, connection, &head, metadata.as_ref());
     call.events.tell(|| CallEvent::MessageSent { attempt: number, wire_bytes });
@@ -121,11 +127,12 @@ pub(super) async fn attempt(
         let limit = terms.receive_bytes_max;
         let read = answer.poll_read(&mut stream.recv, limit, &call.events, number, cx);
         if answer.has_begun() {
-            terms.committed();
+            begun();
         }
         read
     };
-    Ok(poll_fn(read).await)
+    let read = poll_fn(read).await;
+    Ok(read.map_err(|error| AttemptError::Stream(error, connection.address().clone())))
 }
 
 /// All that a server sent, up to the second message. It is filled where it lies: moving it about
@@ -186,7 +193,7 @@ impl Answer {
     /// What an attempt comes to that `ended` so.
     pub(super) fn end(
         self,
-        ended: Result<(), StreamError>,
+        ended: Result<(), AttemptError>,
         shared: &Shared,
         call: &CallHead,
         terms: &Terms,
@@ -202,7 +209,7 @@ impl Answer {
                 }
                 Err(status) => AttemptError::Answered(status),
             },
-            Err(error) => AttemptError::Stream(error, connection.address().clone()),
+            Err(error) => error,
         };
         Err(FailedAttempt { number, error, committed })
     }

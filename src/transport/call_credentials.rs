@@ -41,7 +41,8 @@ pub trait CallCredentials: Send + Sync + 'static {
     /// The metadata for one attempt.
     ///
     /// It lies under the call's deadline, at which the future is dropped. A status that it fails
-    /// with becomes the call's; one of a code that would blame the application (`OK`,
+    /// with ends the attempt: the retry or hedging policy of the method judges its code, and it
+    /// becomes the call's where no other attempt follows. One of a code that would blame the application (`OK`,
     /// `INVALID_ARGUMENT`, `NOT_FOUND`, `ALREADY_EXISTS`, `FAILED_PRECONDITION`, ABORTED,
     /// `OUT_OF_RANGE`, `DATA_LOSS`) becomes INTERNAL (A54).
     fn metadata<'a>(&'a self, call: &'a CallContext<'_>)

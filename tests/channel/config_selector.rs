@@ -430,6 +430,54 @@ async fn the_hook_of_a_call_with_several_attempts_is_called_once() {
     close_without_leaks(channel, &greeters).await;
 }
 
+// spec: A31/commit
+// spec: A6/hedging-commit
+#[tokio::test]
+async fn no_pick_follows_the_hook_of_a_hedged_call() {
+    let (connector, mut listener) = switchboard::memory::pipe();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (go_on, told) = tokio::sync::watch::channel(false);
+    let count = asked.clone();
+    tokio::spawn(async move {
+        let stream = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let mut told = told.clone();
+            tokio::spawn(async move {
+                let mut response = http::Response::new(());
+                let grpc = http::HeaderValue::from_static("application/grpc");
+                response.headers_mut().insert("content-type", grpc);
+                let mut body = respond.send_response(response, false).unwrap();
+                told.wait_for(|is_told| *is_told).await.unwrap();
+                body.send_data(Bytes::from_static(&[0; 5]), false).unwrap();
+                let ok = (http::HeaderName::from_static("grpc-status"), http::HeaderValue::from(0));
+                body.send_trailers(http::HeaderMap::from_iter([ok])).unwrap();
+            });
+        }
+    });
+    let commits = Commits::default();
+    let hedges = config(r#"{"hedgingPolicy": {"maxAttempts": 5, "hedgingDelay": "0.02s"}}"#);
+    let manual = ManualResolver::new();
+    let anywhere = Endpoint::from(switchboard::Address::Name("server".into()));
+    let selector = commits.selector(hedges);
+    manual.set_resolution(Resolution::new([anywhere]).with_config_selector(selector));
+    let channel = builder(&manual).connector(connector).build().unwrap();
+    let call = tokio::spawn({
+        let channel = channel.clone();
+        async move { channel.invoke(&SAY_HELLO, ask("Ada")).await }
+    });
+    until("committed", async || commits.0.load(Ordering::SeqCst) == 1).await;
+    let attempts = asked.load(Ordering::SeqCst);
+    // Several hedges would be due by then.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(asked.load(Ordering::SeqCst), attempts);
+    go_on.send(true).unwrap();
+    call.await.unwrap().unwrap();
+    assert_eq!(commits.take(), 1);
+    channel.close().await;
+}
+
 // spec: A31/once
 #[tokio::test]
 async fn a_call_that_was_chosen_for_stays_with_that_and_a_new_selector_serves_new_calls() {

@@ -1,8 +1,8 @@
 //! Who calls, and how a server is told.
 
 use std::future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -174,6 +174,137 @@ async fn credentials_that_fail_do_not_blame_the_application() {
     let status = channel.invoke(&SAY_HELLO, request).await.unwrap_err();
     assert_eq!(status.code(), Code::DEADLINE_EXCEEDED);
     assert!(status.message().contains("credentials"), "{status}");
+    assert_eq!(greeter.received(), 0);
+    channel.close().await;
+}
+
+/// Fails with one code after the other, then gives nothing to send.
+struct FailsFirst {
+    codes: Mutex<Vec<Code>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl FailsFirst {
+    fn new(codes: &[Code]) -> (Self, Arc<AtomicUsize>) {
+        let asked: Arc<AtomicUsize> = Arc::default();
+        let codes = Mutex::new(codes.iter().rev().copied().collect());
+        (Self { codes, asked: asked.clone() }, asked)
+    }
+}
+
+impl CallCredentials for FailsFirst {
+    fn metadata<'a>(&'a self, _: &'a CallContext<'_>) -> BoxFuture<'a, Result<Metadata, Status>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let failed = self.codes.lock().unwrap().pop();
+        // What only a server may say of another attempt is not heard from them.
+        let mut metadata = Metadata::new();
+        metadata.insert("grpc-retry-pushback-ms", "-1").unwrap();
+        let fail = |code| Err(Status::new(code, "no token for you").with_metadata(metadata));
+        Box::pin(future::ready(failed.map_or_else(|| Ok(Metadata::new()), fail)))
+    }
+}
+
+/// How a unary call and a stream end whose credentials fail so, and how often those were asked.
+async fn asked_under(config: &str, codes: &[Code]) -> [(Result<(), Status>, usize); 2] {
+    let (_greeter, _server, builder) = secured(|tls| tls).await;
+    let channel = builder.default_service_config(config).build().unwrap();
+    let timeout = Duration::from_secs(20);
+    let (credentials, unary_asked) = FailsFirst::new(codes);
+    let request = ask("Ada").credentials(credentials).timeout(timeout);
+    let unary = channel.invoke(&SAY_HELLO, request).await.map(drop);
+    let (credentials, stream_asked) = FailsFirst::new(codes);
+    let options = CallOptions::new().credentials(credentials).timeout(timeout);
+    let stream = channel.new_stream(&BIDI_HELLO, options).await.map(drop);
+    assert_eq!(unary.is_ok(), stream.is_ok());
+    channel.close().await;
+    let asked = |count: Arc<AtomicUsize>| count.load(Ordering::SeqCst);
+    [(unary, asked(unary_asked)), (stream, asked(stream_asked))]
+}
+
+/// A service config that makes calls again after these codes.
+fn retried(codes: &str) -> String {
+    format!(
+        r#"{{"methodConfig":[{{"name":[{{}}],"retryPolicy":{{"maxAttempts":3,
+        "initialBackoff":"0.001s","maxBackoff":"0.001s","backoffMultiplier":1,
+        "retryableStatusCodes":[{codes}]}}}}]}}"#
+    )
+}
+
+// spec: A6/call-credentials
+#[tokio::test]
+async fn credentials_that_fail_with_a_retryable_code_are_asked_again_by_the_policy() {
+    const AGAIN: Code = Code::UNAVAILABLE;
+    let unavailable = retried(r#""UNAVAILABLE""#);
+    let rows: [(&str, &[Code], Option<Code>, usize); 8] = [
+        (&unavailable, &[AGAIN], None, 2),
+        (&unavailable, &[AGAIN, AGAIN], None, 3),
+        (&unavailable, &[AGAIN, AGAIN, AGAIN], Some(AGAIN), 3),
+        (&unavailable, &[Code::UNAUTHENTICATED], Some(Code::UNAUTHENTICATED), 1),
+        (&unavailable, &[AGAIN, Code::UNAUTHENTICATED], Some(Code::UNAUTHENTICATED), 2),
+        // Without a policy nothing is.
+        ("{}", &[AGAIN], Some(AGAIN), 1),
+        // The policy is asked for the code that is left of one that only a server may use (A54).
+        (&retried(r#""ABORTED""#), &[Code::ABORTED], Some(Code::INTERNAL), 1),
+        (&retried(r#""INTERNAL""#), &[Code::ABORTED], None, 2),
+    ];
+    for (config, codes, expected, times) in rows {
+        for (ended, asked) in asked_under(config, codes).await {
+            assert_eq!(asked, times, "{codes:?}");
+            assert_eq!(ended.as_ref().err().map(Status::code), expected, "{codes:?}");
+            let Err(status) = ended else { continue };
+            assert!(status.message().contains("the call's credentials: "), "{status}");
+            assert!(status.message().contains("no token for you"), "{status}");
+            let is_exhausted =
+                status.message().starts_with("max retries exhausted: failed after 3");
+            assert_eq!(is_exhausted, codes.len() == 3, "{status}");
+        }
+    }
+}
+
+// spec: A6/call-credentials
+#[tokio::test]
+async fn a_hedged_call_goes_on_without_the_attempt_whose_credentials_fail() {
+    let hedged = r#"{"methodConfig":[{"name":[{}],"hedgingPolicy":{"maxAttempts":3,
+        "hedgingDelay":"600s","nonFatalStatusCodes":["UNAVAILABLE"]}}]}"#;
+    let rows: [(&[Code], Option<Code>, usize); 4] = [
+        (&[Code::UNAVAILABLE], None, 2),
+        (&[Code::UNAVAILABLE; 2], None, 3),
+        (&[Code::UNAVAILABLE; 3], Some(Code::UNAVAILABLE), 3),
+        (&[Code::UNAUTHENTICATED], Some(Code::UNAUTHENTICATED), 1),
+    ];
+    for (codes, expected, times) in rows {
+        let (_greeter, _server, builder) = secured(|tls| tls).await;
+        let channel = builder.default_service_config(hedged).build().unwrap();
+        let (credentials, asked) = FailsFirst::new(codes);
+        let request = ask("Ada").credentials(credentials).timeout(Duration::from_secs(20));
+        let ended = channel.invoke(&SAY_HELLO, request).await;
+        assert_eq!(ended.as_ref().err().map(Status::code), expected, "{codes:?}");
+        assert_eq!(asked.load(Ordering::SeqCst), times, "{codes:?}");
+        if let Err(status) = ended {
+            assert!(status.message().contains("the call's credentials: "), "{status}");
+        }
+        channel.close().await;
+    }
+}
+
+// spec: A6/call-credentials
+#[tokio::test]
+async fn the_deadline_ends_a_call_whose_credentials_are_to_be_asked_again() {
+    let (greeter, _server, builder) = secured(|tls| tls).await;
+    let patient = r#"{"methodConfig":[{"name":[{}],"retryPolicy":{"maxAttempts":3,
+        "initialBackoff":"600s","maxBackoff":"600s","backoffMultiplier":1,
+        "retryableStatusCodes":["UNAVAILABLE"]}}]}"#;
+    let channel = builder.default_service_config(patient).build().unwrap();
+    let fails = || Fails(Some(Code::UNAVAILABLE));
+    let timeout = Duration::from_millis(50);
+    let request = ask("Ada").credentials(fails()).timeout(timeout);
+    let unary = channel.invoke(&SAY_HELLO, request).await.unwrap_err();
+    let options = CallOptions::new().credentials(fails()).timeout(timeout);
+    let stream = channel.new_stream(&BIDI_HELLO, options).await.unwrap_err();
+    for status in [unary, stream] {
+        assert_eq!(status.code(), Code::DEADLINE_EXCEEDED);
+        assert!(status.message().contains("the call's credentials: "), "{status}");
+    }
     assert_eq!(greeter.received(), 0);
     channel.close().await;
 }

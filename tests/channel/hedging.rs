@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use switchboard::{
-    Address, AttemptKind, BoxFuture, CallEvent, CallInfo, CallObserver, Channel, ChannelBuilder,
-    Code, Connect, Io, Observer,
+    Address, AttemptKind, BoxFuture, CallEvent, CallInfo, CallObserver, CallOptions, Channel,
+    ChannelBuilder, Code, Connect, Io, Observer,
 };
 use tokio::time::Instant;
 
-use crate::support::greeter::{Greeter, SAY_HELLO, ask};
+use crate::support::greeter::{Greeter, LOTS_OF_REPLIES, SAY_HELLO, ask, hello};
 use crate::support::{no_leaks, plaintext, until};
 
 /// A service config by which every call has two attempts, 20 ms apart.
@@ -40,10 +40,12 @@ enum Server {
     /// Has not looked at the first, which it says after so many milliseconds; answers all others
     /// after twice as many.
     RefusesFirst(u64),
+    /// Sends headers at once, and after so many milliseconds the end: an answer, or this code.
+    Begins(u64, u32),
     IsSilent,
 }
 
-use Server::{Fails, IsSilent, PushesBack, RefusesFirst, Takes};
+use Server::{Begins, Fails, IsSilent, PushesBack, RefusesFirst, Takes};
 
 /// Servers at 10.0.0.1 and so on; each notes when it is asked, and when it is told to stop.
 #[derive(Clone)]
@@ -142,6 +144,16 @@ async fn answer(
             return Some(());
         }
         RefusesFirst(millis) => Duration::from_millis(2 * millis),
+        Begins(millis, code) => {
+            let mut body = respond.send_response(response, false).ok()?;
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+            if code == 0 {
+                body.send_data(Bytes::from_static(&[0; 5]), false).ok()?;
+            }
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", code.into());
+            return body.send_trailers(trailers).ok();
+        }
         IsSilent => Duration::MAX,
     };
     tokio::select! {
@@ -280,6 +292,108 @@ async fn a_call_that_rests_while_the_tokens_go_ends_with_its_last_failure() {
     assert_eq!(calls.join_all().await, [Code::UNAVAILABLE; TOKENS]);
     assert_eq!((began.elapsed().as_secs(), servers.noted().len()), (1, TOKENS));
     channel.close().await;
+}
+
+// spec: A6/hedging-commit
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_begun_to_answer_has_the_call_and_no_other_is_asked() {
+    let servers = Servers::new(&[Begins(100, 0), Takes(1)]);
+    let channel = servers.channel(3);
+    servers.until_connected(&channel).await;
+    let mut took = Vec::new();
+    for _ in 0..2 {
+        let began = Instant::now();
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        took.push(began.elapsed().as_millis());
+    }
+    took.sort_unstable();
+    assert_eq!(took, [1, 100]);
+    assert_eq!(servers.noted(), ["asked, - before"; 2]);
+    channel.close().await;
+    // A failure that would make room for another does not, nor does the deadline's.
+    for (server, timeout, code) in
+        [(Begins(100, 14), 1_000, Code::UNAVAILABLE), (Begins(100, 0), 50, Code::DEADLINE_EXCEEDED)]
+    {
+        let servers = Servers::new(&[server]);
+        let channel = servers.channel(3);
+        servers.until_connected(&channel).await;
+        let request = ask("Ada").timeout(Duration::from_millis(timeout));
+        let status = channel.invoke(&SAY_HELLO, request).await.unwrap_err();
+        assert_eq!(status.code(), code);
+        assert_eq!(servers.noted(), ["asked, - before"]);
+        channel.close().await;
+    }
+}
+
+// spec: A6/hedging-commit
+#[tokio::test(start_paused = true)]
+async fn the_attempts_that_are_under_way_are_cancelled_as_soon_as_another_server_begins() {
+    let servers = Servers::new(&[IsSilent, Begins(60_000, 0)]);
+    let ends = Ends::default();
+    let channel = servers.builder(3).observer(ends.clone()).build().unwrap();
+    servers.until_connected(&channel).await;
+    let mut losers = 0;
+    // They are asked in turn: in one call of two the silent one is the first.
+    for _ in 0..2 {
+        servers.noted.lock().unwrap().clear();
+        let began = Instant::now();
+        let request = ask("Ada").timeout(Duration::from_secs(1));
+        let watching = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let noted = servers.noted();
+            losers += noted.iter().filter(|it| *it == "told 8").count();
+            assert!(noted.len() < 4 && noted.len() != 2, "{noted:?}");
+            // The loser's end does not wait for that of the call.
+            assert_eq!(ends.take(), vec![Code::CANCELLED; noted.len() / 3]);
+        };
+        let (answer, ()) = tokio::join!(channel.invoke(&SAY_HELLO, request), watching);
+        assert_eq!(answer.unwrap_err().code(), Code::DEADLINE_EXCEEDED);
+        assert_eq!(began.elapsed().as_secs(), 1);
+        assert_eq!(ends.take(), [Code::DEADLINE_EXCEEDED]);
+    }
+    assert_eq!(losers, 1);
+    channel.close().await;
+}
+
+// spec: A6/hedging-commit
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_too_large_to_be_kept_is_not_hedged_and_neither_is_a_stream() {
+    let servers = Servers::new(&[Takes(100)]);
+    let channel = servers.channel(3);
+    servers.until_connected(&channel).await;
+    let request = ask("Ada").max_retry_buffer_bytes(1);
+    channel.invoke(&SAY_HELLO, request).await.unwrap();
+    assert_eq!(servers.noted(), ["asked, - before"]);
+    let mut stream = channel.new_stream(&LOTS_OF_REPLIES, CallOptions::new()).await.unwrap();
+    stream.send(hello("Ada")).await.unwrap();
+    stream.recv().await.unwrap();
+    assert_eq!(servers.noted(), ["asked, - before"; 2]);
+    drop(stream);
+    channel.close().await;
+}
+
+/// Notes how attempts end.
+#[derive(Clone, Default)]
+struct Ends(Arc<Mutex<Vec<Code>>>);
+
+impl Ends {
+    fn take(&self) -> Vec<Code> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+impl Observer for Ends {
+    fn call_began(&self, _: &CallInfo<'_>) -> Option<Arc<dyn CallObserver>> {
+        Some(Arc::new(self.clone()))
+    }
+}
+
+impl CallObserver for Ends {
+    fn event(&self, event: &CallEvent<'_>) {
+        if let CallEvent::AttemptEnded { result: Err(status), .. } = event {
+            self.0.lock().unwrap().push(status.code());
+        }
+    }
 }
 
 /// Notes why there are attempts.

@@ -10,13 +10,15 @@ enum Then {
     Wake,
     Failed(Code, Pushback),
     Unseen(Seen),
+    /// A server has begun to answer.
+    Commits,
     /// With so many attempts under way.
     Closed(u32),
     /// An attempt of another call fails.
     OtherFailed,
 }
 
-use Then::{Begin, Closed, Failed, OtherFailed, Unseen, Wake};
+use Then::{Begin, Closed, Commits, Failed, OtherFailed, Unseen, Wake};
 
 const UNAVAILABLE: Then = Failed(Code::UNAVAILABLE, Pushback::None);
 
@@ -37,6 +39,7 @@ fn run(throttle: Option<&Throttle>, script: &[(u64, Then, &str)]) {
             Wake => Event::Wake,
             Failed(code, pushback) => failure(Seen::Maybe, *code, *pushback),
             Unseen(seen) => failure(*seen, Code::UNAVAILABLE, Pushback::None),
+            Commits => Event::Committed,
             Closed(live) => Event::Closed { live: *live },
             OtherFailed => {
                 let _ = throttle.map(Throttle::failed);
@@ -126,6 +129,42 @@ fn what_no_server_has_seen_is_made_up_for_and_does_not_count() {
             (3, Unseen(Seen::Refused), "wait, 3"),
             (3, Wake, "send, 23"),
             (23, Wake, "send"),
+        ],
+    );
+}
+
+// spec: A6/hedging-commit
+#[test]
+fn once_a_server_has_begun_to_answer_no_attempt_follows_and_a_failure_ends_the_call() {
+    let script = |then: Then, expected| {
+        run(
+            None,
+            &[
+                (0, Begin, "send, 20"),
+                (5, Commits, "wait"),
+                // It was due.
+                (20, Wake, "wait"),
+                (25, then, expected),
+            ],
+        );
+    };
+    script(UNAVAILABLE, "end");
+    script(Failed(Code::UNAVAILABLE, Pushback::After(Duration::ZERO)), "end");
+    script(Failed(Code::INTERNAL, Pushback::None), "end");
+    script(Unseen(Seen::Never), "end");
+    script(Unseen(Seen::Refused), "end");
+    script(Closed(1), "wait");
+    script(Begin, "wait");
+    script(Commits, "wait");
+    // The others have no say any more.
+    run(
+        None,
+        &[
+            (0, Begin, "send, 20"),
+            (20, Wake, "send, 40"),
+            (25, UNAVAILABLE, "wait, 25"),
+            (25, Commits, "wait"),
+            (40, Wake, "wait"),
         ],
     );
 }
