@@ -28,7 +28,9 @@ use crate::call::WatchEnd;
 use crate::observe::{ActorKind, ActorReport};
 use crate::policy::connection::{Effect, Event, State, Timing};
 use crate::policy::{health, scaling};
-use crate::transport::{self, ConnectError, Connection, ConnectionOptions, Disconnect, Driver};
+use crate::transport::{
+    self, ConnectError, Connection, ConnectionOptions, Disconnect, Driver, News,
+};
 use crate::types::Dice;
 use crate::types::{ConnectivityState, Status};
 
@@ -647,14 +649,18 @@ async fn drive(
     let mut open = Open::new(&core.settings.observers, subchannel.id, &connection);
     let key = core.connections().insert(connection.clone());
     driver
-        .run(|cause| {
-            open.disconnected(cause);
-            if let (true, Some(time)) = (cause.is_too_many_pings(), keepalive_time) {
-                core.ask_less_often(time);
+        .run(|news| match news {
+            News::TooManyPings => {
+                if let Some(time) = keepalive_time {
+                    core.ask_less_often(time);
+                }
             }
-            // Calls stop picking it at once; the actors hear of it when they come to it.
-            subchannel.slot.empty_if_unusable();
-            subchannel.mailbox.tell(Msg::Lost(cause.clone()));
+            News::Draining(cause) => {
+                open.disconnected(cause);
+                // Calls stop picking it at once; the actors hear of it when they come to it.
+                subchannel.slot.empty_if_unusable();
+                subchannel.mailbox.tell(Msg::Lost(cause.clone()));
+            }
         })
         .await;
     if connection.has_had_calls() {

@@ -124,23 +124,10 @@ impl Disconnect {
         Self { address, cause, prior: None }
     }
 
-    /// The same after `prior`, unless it is that GOAWAY itself.
-    pub(crate) fn after(mut self, prior: &Self) -> Self {
-        if let DisconnectCause::Goaway(goaway) = &prior.cause
-            && !matches!(self.cause, DisconnectCause::Goaway(_))
-        {
-            self.prior = Some(goaway.clone());
-        }
-        self
-    }
-
-    /// Whether the server says that it is asked too often whether it lives (A8).
-    pub(crate) fn is_too_many_pings(&self) -> bool {
-        matches!(
-            &self.cause,
-            DisconnectCause::Goaway(Goaway { code: ErrorCode::ENHANCE_YOUR_CALM, debug_data })
-                if debug_data == "too_many_pings"
-        )
+    /// The same after a GOAWAY, if there was one and it is not the cause itself.
+    pub(crate) fn after(self, goaway: Option<Goaway>) -> Self {
+        let prior = goaway.filter(|_| !matches!(self.cause, DisconnectCause::Goaway(_)));
+        Self { prior, ..self }
     }
 
     /// The cause in short, as those are told who observe the channel (A94).
@@ -238,6 +225,18 @@ pub(crate) struct Goaway {
     pub(crate) code: ErrorCode,
     /// What the server added, escaped where it is not printable ASCII and cut where it is long.
     pub(crate) debug_data: String,
+}
+
+impl Goaway {
+    /// One with this code and debug data, which the caller has bounded.
+    pub(crate) fn new(code: u32, debug_data: &[u8]) -> Self {
+        Self { code: ErrorCode(code), debug_data: debug_data.escape_ascii().to_string() }
+    }
+
+    /// Whether the server says that it is sent too many PINGs (A8).
+    pub(crate) fn is_too_many_pings(&self) -> bool {
+        self.code == ErrorCode::ENHANCE_YOUR_CALM && self.debug_data == "too_many_pings"
+    }
 }
 
 impl fmt::Display for Goaway {
@@ -514,7 +513,8 @@ mod tests {
     fn a_disconnect_tells_of_the_goaway_before() {
         let goaway =
             Goaway { code: ErrorCode::ENHANCE_YOUR_CALM, debug_data: "too_many_pings".into() };
-        let told = Disconnect::new(address(), DisconnectCause::Goaway(goaway));
+        let cause = DisconnectCause::Goaway(goaway.clone());
+        let told = Disconnect::new(address(), cause).after(Some(goaway.clone()));
         assert_eq!(
             told.to_string(),
             "10.0.0.7:443: GOAWAY ENHANCE_YOUR_CALM, debug data \"too_many_pings\""
@@ -523,7 +523,7 @@ mod tests {
             address(),
             DisconnectCause::Lost(Loss { how: "it broke".into(), kind: None }),
         );
-        let lost = lost.after(&told);
+        let lost = lost.after(Some(goaway));
         assert_eq!(
             lost.to_string(),
             "10.0.0.7:443: it broke; received before: GOAWAY ENHANCE_YOUR_CALM, debug data \

@@ -243,6 +243,7 @@ pub(super) fn new(
         streams_succeeded: 0,
         messages_sent: 0,
         unused_since: None,
+        is_write_over: false,
         wake_at: None,
         quota: Quota::default(),
     };
@@ -317,7 +318,7 @@ pub(super) struct Table {
     /// Opens streams; `None` once no more can be opened.
     send_request: Option<SendRequest<Bytes>>,
     /// Sends nothing, so that asking it for the state of the connection takes no stream's place
-    /// as the one to be woken.
+    /// as the one to be woken. While it is there, the engine does not close by itself.
     probe: Option<SendRequest<Bytes>>,
     pub(super) streams: Slab<Entry>,
     /// How many of them are calls.
@@ -330,6 +331,8 @@ pub(super) struct Table {
     pub(super) messages_sent: u64,
     /// Since when no call is open; `None` while one is, or before the first.
     unused_since: Option<Instant>,
+    /// Whether the streams that have not left were ended because nothing leaves any more.
+    is_write_over: bool,
     /// When the driver looks for expired streams next; no later than the earliest deadline.
     pub(super) wake_at: Option<Instant>,
     quota: Quota,
@@ -384,6 +387,11 @@ impl Table {
     /// The stream at `key`, if it is still the one with `id`.
     pub(super) fn stream(&mut self, key: usize, id: u32) -> Option<&mut Entry> {
         self.streams.get_mut(key).filter(|entry| entry.id == id)
+    }
+
+    /// Whether the connection may close once its streams have ended.
+    pub(super) fn may_close(&self) -> bool {
+        self.probe.is_none()
     }
 
     /// Whether there are streams that this side has not ended.
@@ -453,6 +461,7 @@ fn start(
     let (response, mut send) = opened.map_err(|_| StreamError::TooManyFields)?;
 
     let id = send.stream_id().as_u32();
+    shared.watch.opened(id);
     let mut is_send_closed = false;
     if purpose == Purpose::Call {
         table.streams_started += 1;
@@ -515,7 +524,7 @@ impl Shared {
     ) -> Arc<Disconnect> {
         match self.stopped.get() {
             Some(cause) => Arc::clone(cause),
-            None => Arc::new(Disconnect::new(self.identity.address.clone(), otherwise())),
+            None => Arc::new(self.disconnect(otherwise())),
         }
     }
 
@@ -524,16 +533,25 @@ impl Shared {
         &self,
         otherwise: impl FnOnce() -> DisconnectCause,
     ) -> Arc<Disconnect> {
-        match (self.ended.get(), self.stopped.get()) {
-            (Some(cause), _) => Arc::clone(cause),
-            (None, stopped) => {
-                let ended = Disconnect::new(self.identity.address.clone(), otherwise());
-                Arc::new(match stopped {
-                    Some(prior) => ended.after(prior),
-                    None => ended,
-                })
-            }
+        match self.ended.get() {
+            Some(cause) => Arc::clone(cause),
+            None => Arc::new(self.disconnect(otherwise())),
         }
+    }
+
+    /// Why the server does not look at a stream that it disowns.
+    pub(super) fn disowned(&self, goaway: impl FnOnce() -> DisconnectCause) -> Arc<Disconnect> {
+        match self.stopped.get() {
+            Some(stopped) if matches!(stopped.cause(), DisconnectCause::Goaway(_)) => {
+                Arc::clone(stopped)
+            }
+            // It was stopped before, as by a write that failed.
+            Some(_) | None => Arc::new(self.disconnect(goaway())),
+        }
+    }
+
+    fn disconnect(&self, cause: DisconnectCause) -> Disconnect {
+        Disconnect::new(self.identity.address.clone(), cause).after(self.watch.goaway())
     }
 
     /// Notes that `what` was now, where anybody wants to know.
@@ -555,12 +573,34 @@ impl Shared {
 
     /// Takes no more streams, for `cause` if it is the first, and wakes who waits for admission.
     pub(super) fn stop(&self, table: &mut Table, cause: impl FnOnce() -> DisconnectCause) {
-        self.stopped
-            .get_or_init(|| Arc::new(Disconnect::new(self.identity.address.clone(), cause())));
+        self.stopped.get_or_init(|| Arc::new(self.disconnect(cause())));
         table.send_request = None;
         table.probe = None;
         self.admission.leave(&self.places, &mut table.quota);
         self.driver.wake();
+    }
+
+    /// Where writing has failed: takes no more streams, and ends those whose HEADERS had not left.
+    /// What becomes of the others, the server may still say.
+    pub(super) fn look_at_writing(&self) {
+        let Some(failure) = self.watch.write_failure() else {
+            return;
+        };
+        let mut table = self.table();
+        if table.is_write_over {
+            return;
+        }
+        table.is_write_over = true;
+        // The engine would close without a handle, and not read on.
+        let probe = table.probe.take();
+        self.stop(&mut table, || DisconnectCause::Lost(failure.clone()));
+        table.probe = probe;
+        let cause = self.why_stopped(|| DisconnectCause::Lost(failure.clone()));
+        for (_, entry) in &mut table.streams {
+            if !self.watch.has_sent(entry.id) {
+                entry.end(StreamError::Unsent(Arc::clone(&cause)));
+            }
+        }
     }
 
     /// Records how the connection ended.

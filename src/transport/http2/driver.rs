@@ -17,6 +17,17 @@ use super::observed::Observed;
 use super::pings::Pings;
 use super::unread::Window;
 
+/// What a driver tells of its connection, each once at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum News<'a> {
+    /// It takes no more streams, for this reason: a GOAWAY, the loss of the connection, a write
+    /// that failed, or this side's wish. Streams that are open may still go on.
+    Draining(&'a Disconnect),
+    /// The server says that it is sent too many PINGs, in whichever of its GOAWAYs (A8). Told
+    /// before the end of the connection that it is the cause of.
+    TooManyPings,
+}
+
 /// Drives one connection. Spawn [`Driver::run`]: without it nothing moves.
 ///
 /// Dropped before its end, it ends the connection and all that waits on it.
@@ -41,22 +52,22 @@ impl Driver {
         Self { engine, shared, deadlines: Deadlines::default(), pings, window, farewell: None }
     }
 
-    /// Drives the connection to its end, and says what that was.
-    ///
-    /// As soon as it takes no more streams, `on_draining` is called, once, with the reason: a
-    /// GOAWAY, the loss of the connection, or this side's wish. Streams that are open then may
-    /// still go on. Must run on a tokio runtime with timers and I/O.
-    pub(crate) async fn run(
-        mut self,
-        on_draining: impl FnOnce(&Disconnect) + Send,
-    ) -> Arc<Disconnect> {
-        let mut on_draining = Some(on_draining);
+    /// Drives the connection to its end, and says what that was; `tell` hears what there is to
+    /// know before. Must run on a tokio runtime with timers and I/O.
+    pub(crate) async fn run(mut self, mut tell: impl FnMut(News<'_>) + Send) -> Arc<Disconnect> {
+        let mut told_of_pings = false;
+        let mut told_of_draining = false;
         poll_fn(|cx| {
             let polled = self.poll(cx);
+            if !told_of_pings && self.shared.watch.is_sent_too_many_pings() {
+                told_of_pings = true;
+                tell(News::TooManyPings);
+            }
             if let Some(why) = self.shared.stopped()
-                && let Some(on_draining) = on_draining.take()
+                && !told_of_draining
             {
-                on_draining(why);
+                told_of_draining = true;
+                tell(News::Draining(why));
             }
             polled
         })
@@ -77,6 +88,7 @@ impl Driver {
             }
             Poll::Pending => {
                 self.shared.look_at_peer();
+                self.shared.look_at_writing();
                 self.shared.look_at_unread();
                 if let Some(window) = self.window.make_up_for(self.shared.watch.unread.total()) {
                     self.engine.set_target_window_size(window);
@@ -94,15 +106,16 @@ impl Driver {
 
     fn end(&self, error: Option<&h2::Error>) -> Arc<Disconnect> {
         let shared = &self.shared;
-        let stopped = shared.stopped().map(|stopped| stopped.cause());
-        let is_over = shared.watch.ended().is_some();
+        let is_local =
+            shared.stopped().is_some_and(|stopped| *stopped.cause() == DisconnectCause::Local);
+        let is_over = shared.watch.has_ended();
         let is_early = shared.table().calls > 0 && is_over;
         let is_cut_short = shared.table().has_live_streams() && (is_over || error.is_some());
-        shared.end(|| match (error, stopped) {
+        shared.end(|| match (error, shared.watch.goaway()) {
             // What this side wanted is not the peer's doing, however it went; what it waits for is.
-            (_, Some(DisconnectCause::Local)) if !is_cut_short => DisconnectCause::Local,
+            (_, _) if is_local && !is_cut_short => DisconnectCause::Local,
             // A server that says goodbye and goes once all is done has kept its word.
-            (None, Some(cause @ DisconnectCause::Goaway(_))) if !is_early => cause.clone(),
+            (None, Some(goaway)) if !is_early => DisconnectCause::Goaway(goaway),
             (Some(error), _) => fault::of_connection(shared, error),
             (None, _) => DisconnectCause::Lost(shared.watch.loss()),
         })
@@ -114,7 +127,8 @@ impl Driver {
     fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let is_local =
             self.shared.stopped().is_some_and(|stopped| *stopped.cause() == DisconnectCause::Local);
-        if !is_local {
+        let can_write = self.shared.watch.write_failure().is_none();
+        if !is_local && (can_write || !self.shared.table().may_close()) {
             return Poll::Pending;
         }
         if self.shared.table().has_live_streams() {

@@ -28,7 +28,7 @@ pub(super) fn of_stream(
     if unsent {
         StreamError::Unsent(shared.how_it_ended(|| of_connection(shared, error)))
     } else if goaway_from_server {
-        StreamError::Unprocessed(shared.why_stopped(|| of_connection(shared, error)))
+        StreamError::Unprocessed(shared.disowned(|| of_connection(shared, error)))
     } else {
         StreamError::Lost(shared.how_it_ended(|| of_connection(shared, error)))
     }
@@ -38,42 +38,15 @@ pub(super) fn of_stream(
 pub(super) fn of_connection(shared: &Shared, error: &h2::Error) -> DisconnectCause {
     if error.is_io() {
         DisconnectCause::Lost(shared.watch.loss())
-    } else if let Some(goaway) = goaway_of(error) {
+    } else if error.is_go_away() && error.is_remote() {
+        let code = error.reason().map_or(0, u32::from);
+        // Each has gone by; without its own words its code would do.
+        let goaway = shared.watch.goaway().unwrap_or_else(|| Goaway::new(code, b""));
         DisconnectCause::Goaway(goaway)
     } else if error.is_go_away() {
         DisconnectCause::Protocol(error.to_string())
     } else {
         // The one complaint the engine has of a handle that sends nothing malformed.
         DisconnectCause::StreamIdsUsedUp
-    }
-}
-
-/// The server's GOAWAY, if that is what `error` is.
-pub(super) fn goaway_of(error: &h2::Error) -> Option<Goaway> {
-    (error.is_go_away() && error.is_remote()).then(|| Goaway {
-        code: ErrorCode(error.reason().map_or(0, u32::from)),
-        debug_data: debug_data(&error.to_string()),
-    })
-}
-
-/// The debug data of a GOAWAY. The engine shows it only at the end of its text, as `(b"..")`.
-fn debug_data(text: &str) -> String {
-    let data =
-        text.split_once("(b\"").and_then(|(_, rest)| rest.strip_suffix("\")")).unwrap_or_default();
-    data.chars().take(DEBUG_DATA_CHARS_MAX).collect()
-}
-
-/// Debug data is for people; a frame of it is not.
-const DEBUG_DATA_CHARS_MAX: usize = 256;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn debug_data_is_cut_out_of_the_text() {
-        assert_eq!(debug_data("connection error received: x (b\"too_many\")"), "too_many");
-        assert_eq!(debug_data("connection error received: not a result (of) x"), "");
-        assert_eq!(debug_data(&format!("x (b\"{}\")", "y".repeat(999))).len(), 256);
     }
 }

@@ -30,11 +30,11 @@ use crate::types::{Address, Authority, SecurityLevel};
 
 use super::ConnectionOptions;
 use super::connect::{Io, SocketEnds};
-use super::error::{ConnectFault, ErrorCode, Goaway};
+use super::error::{ConnectFault, Goaway};
 use observed::{FirstFrame, Observed, Watch};
 
 pub(crate) use connection::Connection;
-pub(crate) use driver::Driver;
+pub(crate) use driver::{Driver, News};
 pub use keepalive::KeepaliveConfig;
 #[cfg(feature = "test-util")]
 pub(super) use observed::Frames;
@@ -87,14 +87,18 @@ pub(super) async fn establish(
                 Poll::Ready(Err(ConnectFault::NotHttp2(what.clone())))
             }
             (_, Poll::Ready(Err(error))) => Poll::Ready(Err(fault_before_settings(&watch, &error))),
-            (_, Poll::Ready(Ok(()))) => Poll::Ready(Err(match watch.ended() {
-                Some(how) => ConnectFault::Closed(how.to_owned()),
-                // The engine is content with a server that leaves while there is nothing to do.
-                None => ConnectFault::Goaway(Goaway {
-                    code: ErrorCode::NO_ERROR,
-                    debug_data: String::new(),
-                }),
-            })),
+            (_, Poll::Ready(Ok(()))) if watch.has_ended() => {
+                Poll::Ready(Err(ConnectFault::Closed(watch.loss().how)))
+            }
+            // The engine is content with a server that leaves while there is nothing to do.
+            (_, Poll::Ready(Ok(()))) => {
+                let goaway = watch.goaway().unwrap_or_else(|| Goaway::new(0, b""));
+                Poll::Ready(Err(ConnectFault::Goaway(goaway)))
+            }
+            // Nothing can be sent on it; what the server still says tells why.
+            (Some(FirstFrame::Settings), Poll::Pending) if watch.write_failure().is_some() => {
+                Poll::Pending
+            }
             (Some(FirstFrame::Settings), Poll::Pending) => Poll::Ready(Ok(())),
             (None, Poll::Pending) => Poll::Pending,
         }
@@ -105,10 +109,12 @@ pub(super) async fn establish(
 }
 
 fn fault_before_settings(watch: &Watch, error: &h2::Error) -> ConnectFault {
-    match (watch.first_frame(), fault::goaway_of(error)) {
+    match (watch.first_frame(), watch.goaway()) {
         (Some(FirstFrame::Foreign(what)), _) => ConnectFault::NotHttp2(what.clone()),
-        (_, Some(goaway)) => ConnectFault::Goaway(goaway),
-        _ if error.is_io() => ConnectFault::Closed(watch.how_it_ended()),
+        (_, Some(goaway)) if error.is_go_away() && error.is_remote() => {
+            ConnectFault::Goaway(goaway)
+        }
+        _ if error.is_io() => ConnectFault::Closed(watch.loss().how),
         _ => ConnectFault::Protocol(error.to_string()),
     }
 }

@@ -1,34 +1,49 @@
 //! Watches the bytes of a connection go by.
 //!
-//! The engine does not tell two things that matter here. Inbound: whether the server's first frame
-//! is SETTINGS, and if not, what speaks there instead. Outbound: which streams' HEADERS have begun
-//! to leave, so that of a lost connection it is known which requests the server cannot have seen.
+//! The engine does not tell what matters here. Inbound: whether the server's first frame is
+//! SETTINGS, and if not, what speaks there instead; and what a GOAWAY says. Outbound: which streams'
+//! HEADERS have begun to leave, so that of a lost connection it is known which requests the server
+//! cannot have seen.
+//!
+//! Two habits of the engine are also mended here. A write that fails would end the reading, although
+//! a GOAWAY and whole answers may lie unread in the socket. And a PONG would overtake the HEADERS
+//! that are queued, although servers say which streams they take once they have the PONG.
 
 use std::fmt::Write as _;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::super::connect::Io;
-use super::super::error::{Loss, in_words};
+use super::super::error::{Goaway, Loss, in_words};
 use super::unread::{ReceiveBuffer, Unread};
 
 /// What was seen of a connection. Written by its driver, read by anyone.
 #[derive(Debug)]
 pub(super) struct Watch {
     first_frame: OnceLock<FirstFrame>,
+    /// The highest stream that was opened.
+    highest_opened: AtomicU32,
     /// The highest stream whose HEADERS have begun to leave.
     highest_sent: AtomicU32,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
     /// Whether the last write had to wait: then the engine still holds output.
     write_blocked: AtomicBool,
-    /// How the stream of bytes ended.
+    /// How writing failed. Nothing has left since.
+    write_failure: OnceLock<Loss>,
+    /// How reading ended, and with it the stream of bytes.
     ended: OnceLock<Loss>,
+    /// The last GOAWAY of the server.
+    goaway: Mutex<Option<Goaway>>,
+    /// Whether any GOAWAY complained of too many PINGs.
+    too_many_pings: AtomicBool,
     pub(super) unread: Unread,
     /// Bytes of header fields that the server takes in one request.
     peer_max_fields: AtomicU32,
@@ -47,11 +62,15 @@ impl Watch {
     pub(super) fn new(receive_buffer: Arc<ReceiveBuffer>) -> Self {
         Self {
             first_frame: OnceLock::new(),
+            highest_opened: AtomicU32::new(0),
             highest_sent: AtomicU32::new(0),
             bytes_read: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             write_blocked: AtomicBool::new(false),
+            write_failure: OnceLock::new(),
             ended: OnceLock::new(),
+            goaway: Mutex::default(),
+            too_many_pings: AtomicBool::new(false),
             unread: Unread::new(receive_buffer),
             peer_max_fields: AtomicU32::new(u32::MAX),
         }
@@ -62,8 +81,13 @@ impl Watch {
         self.first_frame.get()
     }
 
-    /// Whether HEADERS of `stream` have begun to leave. What this denies after the connection has
-    /// ended never left.
+    /// Notes that `stream` is handed to the engine. Ids only grow.
+    pub(super) fn opened(&self, stream: u32) {
+        self.highest_opened.store(stream, Ordering::Relaxed);
+    }
+
+    /// Whether HEADERS of `stream` have begun to leave. What this denies after writing has failed
+    /// or the connection has ended never left.
     pub(super) fn has_sent(&self, stream: u32) -> bool {
         self.highest_sent.load(Ordering::Acquire) >= stream
     }
@@ -85,20 +109,45 @@ impl Watch {
         self.peer_max_fields.load(Ordering::Relaxed) as usize
     }
 
-    /// How the stream of bytes ended, if it has.
-    pub(super) fn ended(&self) -> Option<&str> {
-        self.ended.get().map(|loss| loss.how.as_str())
+    /// How writing failed, if it has. Reading goes on for a while after that.
+    pub(super) fn write_failure(&self) -> Option<&Loss> {
+        self.write_failure.get()
     }
 
-    /// As [`Watch::ended`], for when it has.
-    pub(super) fn how_it_ended(&self) -> String {
-        self.ended().unwrap_or(CLOSED_BY_SERVER).to_owned()
+    /// Whether the stream of bytes has ended: nothing more is read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get().is_some()
     }
 
-    /// The same, as what ended the connection.
+    /// What ended the connection. An error in reading says most; a mere end says less than a write
+    /// that failed before it.
     pub(super) fn loss(&self) -> Loss {
-        let closed = || Loss { how: CLOSED_BY_SERVER.to_owned(), kind: None };
-        self.ended.get().cloned().unwrap_or_else(closed)
+        let ended = self.ended.get();
+        let failed_reading = ended.filter(|loss| loss.kind.is_some());
+        let known = failed_reading.or(self.write_failure.get()).or(ended);
+        known.cloned().unwrap_or_else(|| Loss { how: CLOSED_BY_SERVER.to_owned(), kind: None })
+    }
+
+    /// The last GOAWAY of the server.
+    pub(super) fn goaway(&self) -> Option<Goaway> {
+        self.goaway_mut().clone()
+    }
+
+    /// Whether the server has said, in whichever of its GOAWAYs, that it is sent too many PINGs
+    /// (A8).
+    pub(super) fn is_sent_too_many_pings(&self) -> bool {
+        self.too_many_pings.load(Ordering::Relaxed)
+    }
+
+    fn goaway_mut(&self) -> MutexGuard<'_, Option<Goaway>> {
+        self.goaway.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard_goaway(&self, goaway: Goaway) {
+        if goaway.is_too_many_pings() {
+            self.too_many_pings.store(true, Ordering::Relaxed);
+        }
+        *self.goaway_mut() = Some(goaway);
     }
 
     fn record_end(&self, kind: Option<io::ErrorKind>, how: impl FnOnce() -> String) {
@@ -107,29 +156,36 @@ impl Watch {
     }
 
     fn record_error(&self, error: &io::Error) {
-        self.record_end(Some(error.kind()), || {
-            let error_text = in_words(error);
-            if error.kind() == io::ErrorKind::BrokenPipe {
-                // What writing to a connection gives that the other side has closed.
-                format!("{CLOSED_BY_SERVER} ({error_text})")
-            } else {
-                error_text
-            }
-        });
+        self.record_end(Some(error.kind()), || how_it_failed(error));
+    }
+}
+
+fn how_it_failed(error: &io::Error) -> String {
+    let error_text = in_words(error);
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        // What writing to a connection gives that the other side has closed.
+        format!("{CLOSED_BY_SERVER} ({error_text})")
+    } else {
+        error_text
     }
 }
 
 /// A stream of bytes with a [`Watch`] on it.
 ///
-/// Once it has ended for reading, or failed, nothing more is written: streams that had not left by
-/// then are reported as unsent, and must stay so.
+/// To the engine no write fails. From the first one that does, and from the end of reading on, what
+/// it writes is dropped: so it reads to the end, and what had not left by then never leaves.
 pub(super) struct Observed {
     io: Io,
     watch: Arc<Watch>,
     inbound: Inbound,
     frames_in: Frames,
     heads: Heads,
+    /// A GOAWAY that is not here as a whole.
+    goodbye: Option<Goodbye>,
     frames_out: Frames,
+    pongs: Pongs,
+    /// How long reading may go on after a write has failed.
+    last_words: Option<LastWords>,
 }
 
 impl Observed {
@@ -140,42 +196,123 @@ impl Observed {
             inbound: Inbound::default(),
             frames_in: Frames::default(),
             heads: Heads::default(),
+            goodbye: None,
             frames_out: Frames::after(PREFACE_LEN),
+            pongs: Pongs::default(),
+            last_words: None,
         }
     }
 
-    fn wrote(
+    /// Whether what is written is dropped.
+    fn is_mute(&self) -> bool {
+        self.last_words.is_some() || self.watch.has_ended()
+    }
+
+    /// Writes `bufs`, or what of them is to leave now.
+    fn poll_output(
         &mut self,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
-        outcome: &Poll<io::Result<usize>>,
-    ) {
-        self.watch.write_blocked.store(outcome.is_pending(), Ordering::Relaxed);
-        match outcome {
-            Poll::Ready(Ok(written)) => {
-                add(&self.watch.bytes_written, *written);
-                let mut left = *written;
-                for buf in bufs {
-                    let taken = buf.len().min(left);
-                    let watch = &self.watch;
-                    // Without its whole header the server cannot act on a frame, with it perhaps.
-                    self.frames_out.follow(&buf[..taken], |frame, _| {
-                        if frame.kind == HEADERS {
-                            watch.highest_sent.fetch_max(frame.stream, Ordering::Release);
-                        }
-                    });
-                    left -= taken;
-                    if left == 0 {
-                        break;
-                    }
-                }
-            }
-            Poll::Ready(Err(error)) => {
-                self.watch.record_error(error);
-                self.read_last_words(cx);
-            }
-            Poll::Pending => {}
+    ) -> Poll<io::Result<usize>> {
+        let len = bufs.iter().map(|buf| buf.len()).sum();
+        if self.is_mute() || len == 0 {
+            return Poll::Ready(Ok(len));
         }
+        ready!(self.poll_write_pongs(cx));
+        let pong = match bufs.first() {
+            Some(buf) if self.pongs.due > 0 => self.next_pong(buf),
+            _ => None,
+        };
+        let polled = match (pong, bufs) {
+            (Some(0), [buf, ..]) => {
+                self.pongs.hold(&buf[..PING_LEN], self.watch.highest_opened.load(Ordering::Relaxed));
+                return Poll::Ready(Ok(PING_LEN));
+            }
+            (Some(before), [buf, ..]) => Pin::new(&mut self.io).poll_write(cx, &buf[..before]),
+            (_, [buf]) => Pin::new(&mut self.io).poll_write(cx, buf),
+            (_, bufs) => Pin::new(&mut self.io).poll_write_vectored(cx, bufs),
+        };
+        self.watch.write_blocked.store(polled.is_pending(), Ordering::Relaxed);
+        match ready!(polled) {
+            Ok(0) => self.writing_failed(cx, &io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                self.wrote(bufs, written);
+                return Poll::Ready(Ok(written));
+            }
+            Err(error) => self.writing_failed(cx, &error),
+        }
+        Poll::Ready(Ok(len))
+    }
+
+    fn wrote(&mut self, bufs: &[IoSlice<'_>], written: usize) {
+        add(&self.watch.bytes_written, written);
+        self.pongs.is_flushed = false;
+        let mut left = written;
+        for buf in bufs {
+            let taken = buf.len().min(left);
+            let Self { watch, pongs, .. } = self;
+            // Without its whole header the server cannot act on a frame, with it perhaps.
+            self.frames_out.follow(&buf[..taken], |frame, _| match frame.kind {
+                HEADERS => {
+                    watch.highest_sent.fetch_max(frame.stream, Ordering::Release);
+                }
+                PING if frame.flags & ACK != 0 => pongs.due = pongs.due.saturating_sub(1),
+                _ => {}
+            });
+            left -= taken;
+            if left == 0 {
+                break;
+            }
+        }
+    }
+
+    /// Where in `buf` the first PONG begins that HEADERS are to come before.
+    fn next_pong(&self, buf: &[u8]) -> Option<usize> {
+        let is_full = self.pongs.held.len() >= PONGS_HELD_MAX;
+        if is_full || self.watch.has_sent(self.watch.highest_opened.load(Ordering::Relaxed)) {
+            return None;
+        }
+        let mut at = None;
+        self.frames_out.clone().follow(buf, |frame, payload| {
+            let is_whole = payload.len() >= PING_LEN - FRAME_HEADER_LEN;
+            if at.is_none() && frame.kind == PING && frame.flags & ACK != 0 && is_whole {
+                // One that has begun to leave begins before `buf`.
+                at = (buf.len() - payload.len()).checked_sub(FRAME_HEADER_LEN);
+            }
+        });
+        at
+    }
+
+    /// Writes the PONGs that wait no longer. Ready once they have left.
+    fn poll_write_pongs(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.pongs.held.is_empty()
+            && self.watch.has_sent(self.pongs.after)
+            && self.frames_out.is_between()
+        {
+            self.pongs.release();
+        }
+        while !self.pongs.released.is_empty() && !self.is_mute() {
+            let polled = Pin::new(&mut self.io).poll_write(cx, &self.pongs.released);
+            self.watch.write_blocked.store(polled.is_pending(), Ordering::Relaxed);
+            match ready!(polled) {
+                Ok(0) => self.writing_failed(cx, &io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    let left: Vec<u8> = self.pongs.released.drain(..written).collect();
+                    self.wrote(&[IoSlice::new(&left)], written);
+                }
+                Err(error) => self.writing_failed(cx, &error),
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn writing_failed(&mut self, cx: &Context<'_>, error: &io::Error) {
+        let loss = || Loss { how: how_it_failed(error), kind: Some(error.kind()) };
+        self.watch.write_failure.get_or_init(loss);
+        self.watch.write_blocked.store(false, Ordering::Relaxed);
+        self.last_words.get_or_insert_with(LastWords::new);
+        // For the time to be watched, and for what the driver does about it.
+        cx.waker().wake_by_ref();
     }
 
     /// Fails where the server does what no server has a use for.
@@ -188,8 +325,13 @@ impl Observed {
             let _ = self.watch.first_frame.set(verdict);
             self.inbound = Inbound::Rest;
         }
-        let Watch { unread, peer_max_fields, .. } = &*self.watch;
-        let heads = &mut self.heads;
+        let watch = &*self.watch;
+        let Watch { unread, peer_max_fields, .. } = watch;
+        let Self { heads, goodbye, pongs, .. } = self;
+        if goodbye.is_some() {
+            let rest = &bytes[..self.frames_in.skip.min(bytes.len())];
+            *goodbye = goodbye.take().and_then(|goodbye| goodbye.hear(rest, watch));
+        }
         let mut is_abuse = false;
         self.frames_in.follow(bytes, |frame, payload| match frame.kind {
             DATA => unread.arrived(frame.stream, frame.data_len(payload)),
@@ -199,6 +341,8 @@ impl Observed {
                     peer_max_fields.store(max, Ordering::Relaxed);
                 }
             }
+            PING if frame.flags & ACK == 0 => pongs.due = pongs.due.saturating_add(1),
+            GOAWAY => *goodbye = Goodbye::new(frame.len).hear(payload, watch),
             _ => {}
         });
         if is_end {
@@ -211,26 +355,6 @@ impl Observed {
         }
         Ok(())
     }
-
-    /// A server that does not speak HTTP/2 says so and hangs up. Where writing notices that first,
-    /// the engine would not read what it said.
-    fn read_last_words(&mut self, cx: &mut Context<'_>) {
-        while matches!(self.inbound, Inbound::First(_)) {
-            let mut words = [0; EXCERPT_LEN];
-            let mut buf = ReadBuf::new(&mut words);
-            match Pin::new(&mut self.io).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    // Writing has failed: this connection is at its end, however it behaves.
-                    let _ = self.arrived(buf.filled(), false);
-                }
-                Poll::Ready(_) => {
-                    let _ = self.arrived(&[], true);
-                    return;
-                }
-                Poll::Pending => return,
-            }
-        }
-    }
 }
 
 impl AsyncRead for Observed {
@@ -242,6 +366,15 @@ impl AsyncRead for Observed {
         let before = buf.filled().len();
         let had_room = buf.remaining() > 0;
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        let arrived = buf.filled().len() - before;
+        if let Some(last_words) = &mut self.last_words
+            && let Poll::Ready(limit) = last_words.poll(cx, arrived)
+        {
+            let loss = self.watch.loss();
+            let text = format!("{}, and the server went on for more than {limit}", loss.how);
+            self.watch.record_end(loss.kind, || text.clone());
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)));
+        }
         match &polled {
             Poll::Ready(Ok(())) => {
                 let arrived = &buf.filled()[before..];
@@ -260,12 +393,7 @@ impl AsyncWrite for Observed {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.watch.ended().is_some() {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.wrote(cx, &[IoSlice::new(buf)], &polled);
-        polled
+        self.poll_output(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -273,12 +401,7 @@ impl AsyncWrite for Observed {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.watch.ended().is_some() {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.wrote(cx, bufs, &polled);
-        polled
+        self.poll_output(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -286,20 +409,123 @@ impl AsyncWrite for Observed {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.io).poll_flush(cx);
-        if let Poll::Ready(Err(error)) = &polled {
-            self.watch.record_error(error);
+        if self.is_mute() {
+            return Poll::Ready(Ok(()));
         }
-        polled
+        if self.pongs.is_flushed && self.frames_out.is_between() {
+            // The engine had nothing else to write: there is nothing to wait for, as where a
+            // stream was reset before its HEADERS had left.
+            self.pongs.release();
+        }
+        ready!(self.poll_write_pongs(cx));
+        self.pongs.is_flushed = true;
+        if !self.pongs.held.is_empty() {
+            cx.waker().wake_by_ref();
+        }
+        if self.is_mute() {
+            return Poll::Ready(Ok(()));
+        }
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        // TLS takes what it is given, and holds it until the socket takes it.
+        self.watch.write_blocked.store(polled.is_pending(), Ordering::Relaxed);
+        if let Err(error) = ready!(polled) {
+            self.writing_failed(cx, &error);
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        // All has been flushed. What fails now is a goodbye to somebody who has gone.
+        let _ = ready!(Pin::new(&mut self.io).poll_shutdown(cx));
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// PONGs that wait for the HEADERS of streams that were opened before.
+///
+/// A server that shuts down gracefully says first that it will, then sends a PING, and on its PONG
+/// says which streams it takes. The engine writes a PONG before the HEADERS that are queued, whose
+/// calls would then be disowned.
+#[derive(Default)]
+struct Pongs {
+    /// PINGs of the server that no PONG has left for.
+    due: usize,
+    held: Vec<u8>,
+    /// The stream whose HEADERS are to leave before those that are held.
+    after: u32,
+    /// What leaves next; its beginning may have left.
+    released: Vec<u8>,
+    /// Whether nothing was written since the last flush.
+    is_flushed: bool,
+}
+
+impl Pongs {
+    fn hold(&mut self, pong: &[u8], after: u32) {
+        self.held.extend_from_slice(pong);
+        self.after = after;
+        self.is_flushed = false;
+    }
+
+    fn release(&mut self) {
+        self.released.append(&mut self.held);
+    }
+}
+
+/// What may still be read of a server once writing to it has failed.
+struct LastWords {
+    until: Pin<Box<Sleep>>,
+    bytes_left: usize,
+}
+
+impl LastWords {
+    fn new() -> Self {
+        let until = Box::pin(sleep_until(Instant::now() + LAST_WORDS_TIME_MAX));
+        Self { until, bytes_left: LAST_WORDS_BYTES_MAX }
+    }
+
+    /// Ready when there are too many of them, with the limit in words. So many more bytes have
+    /// arrived.
+    fn poll(&mut self, cx: &mut Context<'_>, arrived: usize) -> Poll<String> {
+        match self.bytes_left.checked_sub(arrived) {
+            Some(left) => self.bytes_left = left,
+            None => return Poll::Ready(format!("{LAST_WORDS_BYTES_MAX} bytes")),
+        }
+        self.until.as_mut().poll(cx).map(|()| format!("{LAST_WORDS_TIME_MAX:?}"))
+    }
+}
+
+/// A GOAWAY, as far as it is here.
+struct Goodbye {
+    start: Vec<u8>,
+    /// Bytes that are not here yet.
+    left: usize,
+}
+
+impl Goodbye {
+    fn new(len: usize) -> Self {
+        Self { start: Vec::new(), left: len }
+    }
+
+    /// Takes what is here of it. Tells `watch` and is gone once it is whole.
+    fn hear(mut self, bytes: &[u8], watch: &Watch) -> Option<Self> {
+        let bytes = &bytes[..bytes.len().min(self.left)];
+        let kept = bytes.len().min(GOODBYE_BYTES_MAX - self.start.len());
+        self.start.extend_from_slice(&bytes[..kept]);
+        self.left -= bytes.len();
+        if self.left > 0 {
+            return Some(self);
+        }
+        // One that is too short is a breach of the protocol, which the engine tells.
+        if let Some((head, debug_data)) = self.start.split_first_chunk::<8>() {
+            let [_, _, _, _, code @ ..] = *head;
+            watch.heard_goaway(Goaway::new(u32::from_be_bytes(code), debug_data));
+        }
+        None
     }
 }
 
 /// Follows frames through the bytes of one direction.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(in crate::transport) struct Frames {
     /// Bytes until the next frame header: the preface, or the rest of a payload.
     skip: usize,
@@ -315,7 +541,6 @@ impl Frames {
     }
 
     /// Whether what was followed ends with a whole frame.
-    #[cfg(feature = "test-util")]
     pub(in crate::transport) fn is_between(&self) -> bool {
         self.skip == 0 && self.have == 0
     }
@@ -513,8 +738,25 @@ const FRAME_LEN_MAX: usize = 16_384;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
-#[cfg(feature = "test-util")]
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+
+/// A whole PING.
+const PING_LEN: usize = FRAME_HEADER_LEN + 8;
+
+/// What is held back of PONGs: more of them in one go than any server has a use for.
+const PONGS_HELD_MAX: usize = 16 * PING_LEN;
+
+/// What is kept of a GOAWAY: debug data is for people, a frame of it is not.
+const GOODBYE_BYTES_MAX: usize = 8 + 256;
+
+/// A socket that takes nothing more gives what lies in it at once, and then its end. So this is for
+/// streams of bytes that break in one direction only.
+const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// More than the buffers of any socket, and than all windows that it is sent into by default.
+const LAST_WORDS_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// More than any server has to say before it answers.
 const HEADS_MAX: u8 = 100;
 /// Consecutive streams whose headers are counted exactly.

@@ -21,14 +21,17 @@ async fn goaway_ends_only_the_streams_above_its_last() {
          processed the request"
     );
     settle().await;
-    assert_eq!(client.told().len(), 1);
+    assert_eq!(client.told().len(), 2);
     assert!(!client.driver.is_finished());
     peer.goaway(last, NO_ERROR, b"again").await;
     peer.answer(last, b"still here").await;
     assert!(below.recv.message(100).await.unwrap().is_ok());
     assert!(below.recv.trailers().await.unwrap().is_ok());
     let (_, told) = client.ended().await;
-    assert_eq!(told, ["server:1: GOAWAY ENHANCE_YOUR_CALM, debug data \"too_many_pings\""]);
+    assert_eq!(
+        told,
+        ["too many pings", "server:1: GOAWAY ENHANCE_YOUR_CALM, debug data \"too_many_pings\""]
+    );
     // A farewell, and the end.
     assert_eq!(peer.next().await.unwrap().kind, GOAWAY);
     assert!(peer.next().await.is_none());

@@ -7,6 +7,7 @@ mod peer;
 mod pings;
 mod queueing;
 mod streams;
+mod writing;
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -21,7 +22,8 @@ use crate::transport::error::{ConnectError, Disconnect, StreamError};
 use crate::transport::memory::{self, MemoryListener};
 use crate::transport::message::Message;
 use crate::transport::{
-    Connection, ConnectionOptions, Driver, KeepaliveConfig, RequestHead, Security, Stream, dial,
+    Connection, ConnectionOptions, Driver, KeepaliveConfig, News, RequestHead, Security, Stream,
+    dial,
 };
 use crate::types::{Address, Authority};
 
@@ -30,7 +32,7 @@ use peer::Peer;
 /// A connection whose driver runs, and what became of it.
 struct Client {
     connection: Connection,
-    /// Every reason that `on_draining` was called with.
+    /// What the driver told.
     draining: Arc<Mutex<Vec<String>>>,
     driver: JoinHandle<Arc<Disconnect>>,
 }
@@ -39,8 +41,12 @@ impl Client {
     fn spawn((connection, driver): (Connection, Driver)) -> Self {
         let draining = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&draining);
-        let driver =
-            tokio::spawn(driver.run(move |why| told.lock().unwrap().push(why.to_string())));
+        let driver = tokio::spawn(driver.run(move |news| {
+            told.lock().unwrap().push(match news {
+                News::Draining(why) => why.to_string(),
+                News::TooManyPings => "too many pings".to_owned(),
+            });
+        }));
         Self { connection, draining, driver }
     }
 
