@@ -18,6 +18,7 @@ mod dial;
 mod dns;
 mod failures;
 mod faults;
+mod goodbyes;
 mod health;
 mod hedging;
 mod idleness;

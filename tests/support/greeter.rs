@@ -74,6 +74,8 @@ pub(crate) struct Greeter {
     hold: watch::Sender<bool>,
     /// How many streams it takes on a connection; 0 for no limit.
     max_streams: u32,
+    /// How long it keeps a connection, if not forever.
+    max_age: Option<Duration>,
     health: Option<Health>,
     running: Option<Running>,
 }
@@ -120,6 +122,14 @@ impl Greeter {
         greeter
     }
 
+    /// Starts one that says goodbye to each connection after `max_age`.
+    pub(crate) fn start_with_max_age(max_age: Duration) -> Self {
+        let mut greeter = Self::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 0);
+        greeter.max_age = Some(max_age);
+        greeter.start_again();
+        greeter
+    }
+
     /// Starts one at `address`, unless that is taken.
     pub(crate) fn start_at(address: SocketAddr) -> Option<Self> {
         let mut greeter = Self::new(address, 0);
@@ -132,6 +142,7 @@ impl Greeter {
             counts: Arc::default(),
             hold: watch::Sender::new(false),
             max_streams,
+            max_age: None,
             health: None,
             running: None,
         }
@@ -163,12 +174,17 @@ impl Greeter {
         let (end, ended) = oneshot::channel();
         let health = self.health.clone();
         let max_streams = Some(self.max_streams).filter(|streams| *streams > 0);
+        let max_age = self.max_age;
         runtime.spawn(async move {
             let until = async {
                 // A sender that is gone stops it as well.
                 let _ = stopped.await;
             };
-            let server = tonic::transport::Server::builder()
+            let mut builder = tonic::transport::Server::builder();
+            if let Some(max_age) = max_age {
+                builder = builder.max_connection_age(max_age);
+            }
+            let server = builder
                 .max_concurrent_streams(max_streams)
                 .add_service(service)
                 .add_optional_service(health)

@@ -225,7 +225,8 @@ impl Observed {
         };
         let polled = match (pong, bufs) {
             (Some(0), [buf, ..]) => {
-                self.pongs.hold(&buf[..PING_LEN], self.watch.highest_opened.load(Ordering::Relaxed));
+                self.pongs
+                    .hold(&buf[..PING_LEN], self.watch.highest_opened.load(Ordering::Relaxed));
                 return Poll::Ready(Ok(PING_LEN));
             }
             (Some(before), [buf, ..]) => Pin::new(&mut self.io).poll_write(cx, &buf[..before]),

@@ -181,20 +181,14 @@ async fn from_a_write_that_fails_on_no_stream_is_opened() {
     let error = unsent.recv.headers().await.unwrap_err();
     assert_eq!(error.seen(), Seen::Never, "{error}");
     assert!(!it.client.connection.is_usable());
-    assert_eq!(
-        it.client.told(),
-        ["server:1: the server closed the connection (broken pipe)"]
-    );
+    assert_eq!(it.client.told(), ["server:1: the server closed the connection (broken pipe)"]);
     assert_eq!(it.client.call(b"3").await.unwrap_err().seen(), Seen::Never);
     assert!(!it.client.driver.is_finished());
     drop(it.peer);
     let error = open.recv.headers().await.unwrap_err();
     assert_eq!(error.seen(), Seen::Maybe, "{error}");
     let (ended, _) = it.client.ended().await;
-    assert_eq!(
-        ended.to_string(),
-        "server:1: the server closed the connection (broken pipe)"
-    );
+    assert_eq!(ended.to_string(), "server:1: the server closed the connection (broken pipe)");
 }
 
 #[tokio::test(start_paused = true)]
