@@ -124,7 +124,7 @@ impl Watch {
     pub(super) fn loss(&self) -> Loss {
         let ended = self.ended.get();
         let failed_reading = ended.filter(|loss| loss.kind.is_some());
-        let known = failed_reading.or(self.write_failure.get()).or(ended);
+        let known = failed_reading.or_else(|| self.write_failure.get()).or(ended);
         known.cloned().unwrap_or_else(|| Loss { how: CLOSED_BY_SERVER.to_owned(), kind: None })
     }
 
