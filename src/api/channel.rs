@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::builder::ChannelBuilder;
-use super::client_stream::ChannelStream;
+use super::client_stream::{ChannelStream, OneResponse};
 use super::codec::{EncodedMessage, Vtable};
 use super::intercept::{Interceptor, Next, OutgoingCall};
 use super::method::{Cardinality, IntoMethod, PreparedMethod};
@@ -130,7 +130,8 @@ impl Channel {
         result
     }
 
-    /// Opens a stream to a method of any kind.
+    /// Opens a stream to a method of any kind. A method that is given as a path counts as one with
+    /// many requests and many responses.
     ///
     /// Returns once the call is on its way to a server; whether that takes it shows at the first
     /// answer. Fails as [`invoke`](Self::invoke) does. Dropping the future, or later the stream,
@@ -150,10 +151,12 @@ impl Channel {
         };
         let call =
             OutgoingCall::new(path, cardinality, Cardinality::BidiStreaming, &vtable, options);
+        let has_many_responses = call.cardinality.has_many_responses();
         let answer = self.interceptors().stream(call).and_finish(finish);
         Ok(match answer.into_passed() {
             Ok(call) => Streaming::of_channel(self.make_stream(call).await?, vtable),
-            Err(answer) => Streaming::wrapped(answer.await?, vtable),
+            Err(answer) if has_many_responses => Streaming::wrapped(answer.await?, vtable),
+            Err(answer) => Streaming::wrapped(OneResponse::of(answer.await?), vtable),
         })
     }
 

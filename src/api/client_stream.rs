@@ -8,7 +8,7 @@ use super::codec::EncodedMessage;
 use super::finish::Finish;
 use crate::call::StreamCall;
 use crate::transport::BoxFuture;
-use crate::types::{Address, Metadata, SecurityLevel, Status};
+use crate::types::{Address, Code, Metadata, SecurityLevel, Status};
 
 /// A stream of encoded messages: what an [`Interceptor`](crate::Interceptor) gets from below, and
 /// gives to what lies above.
@@ -22,7 +22,8 @@ pub trait ClientStream: Send + Sync + 'static {
     /// As [`Sender::close_send`](crate::Sender::close_send).
     fn close_send(&self);
 
-    /// As [`Receiver::recv`](crate::Receiver::recv).
+    /// As [`Receiver::recv`](crate::Receiver::recv). What the application gets of a method with one
+    /// response is held to that in any case: it is received from until `None`, and given then.
     fn recv(&self) -> BoxFuture<'_, Result<Option<Bytes>, Status>>;
 
     /// As [`Receiver::header`](crate::Receiver::header).
@@ -197,6 +198,81 @@ impl ClientStream for ChannelStream {
     fn cancel(&self) {
         self.0.cancel();
     }
+}
+
+/// A stream of a method with one response, which gives that only once it has ended with OK.
+///
+/// The channel's own streams do so by themselves. This one holds those that interceptors give to
+/// the same, and lets every interceptor see the end.
+pub(super) struct OneResponse {
+    stream: Arc<dyn ClientStream>,
+    response: Mutex<OnlyMessage>,
+}
+
+/// The message of a [`OneResponse`].
+enum OnlyMessage {
+    Due,
+    /// It is here, and the end of the stream is not.
+    Held(Bytes),
+    /// It has been given, or will not be.
+    Over,
+}
+
+impl OneResponse {
+    pub(super) fn of(stream: Arc<dyn ClientStream>) -> Arc<dyn ClientStream> {
+        Arc::new(Self { stream, response: Mutex::new(OnlyMessage::Due) })
+    }
+
+    /// Goes on after `received`; gives what the reader gets, once that is certain.
+    fn step(
+        &self,
+        received: Result<Option<Bytes>, Status>,
+    ) -> Option<Result<Option<Bytes>, Status>> {
+        let mut response = self.response.lock().unwrap_or_else(PoisonError::into_inner);
+        let (next, given) = match (std::mem::replace(&mut *response, OnlyMessage::Over), received) {
+            (OnlyMessage::Due, Ok(Some(message))) => (OnlyMessage::Held(message), None),
+            (OnlyMessage::Held(message), Ok(None)) => (OnlyMessage::Over, Some(Ok(Some(message)))),
+            (OnlyMessage::Over, Ok(None)) => (OnlyMessage::Over, Some(Ok(None))),
+            (OnlyMessage::Due, Ok(None)) => (OnlyMessage::Due, Some(Err(cardinality("none")))),
+            (OnlyMessage::Held(_) | OnlyMessage::Over, Ok(Some(_))) => {
+                (OnlyMessage::Over, Some(Err(cardinality("more than one"))))
+            }
+            (_, Err(status)) => (OnlyMessage::Over, Some(Err(status))),
+        };
+        *response = next;
+        given
+    }
+}
+
+impl StreamWrapper for OneResponse {
+    fn inner(&self) -> &dyn ClientStream {
+        &*self.stream
+    }
+
+    fn recv(&self) -> BoxFuture<'_, Result<Option<Bytes>, Status>> {
+        Box::pin(async move {
+            loop {
+                let received = self.inner().recv().await;
+                let is_message = matches!(received, Ok(Some(_)));
+                if let Some(given) = self.step(received) {
+                    if is_message {
+                        // One too many: nothing is left to be received.
+                        self.inner().cancel();
+                    }
+                    return given;
+                }
+            }
+        })
+    }
+}
+
+fn cardinality(came: &str) -> Status {
+    Status::new(
+        Code::UNIMPLEMENTED,
+        format!(
+            "the stream of an interceptor: cardinality violation: {came} where one message is due"
+        ),
+    )
 }
 
 /// A stream at whose end something is to be called.

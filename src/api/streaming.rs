@@ -199,7 +199,14 @@ impl<Req, Resp> Sender<Req, Resp> {
 }
 
 impl<Req, Resp> Receiver<Req, Resp> {
-    /// The next message; `None` once the server has ended the call with OK, again and again.
+    /// Receives the next message; `None` once the server has ended the call with OK, again and
+    /// again.
+    ///
+    /// Of a method with one response ([unary](crate::Cardinality::Unary) or
+    /// [client streaming](crate::Cardinality::ClientStreaming)) the message is given only once the
+    /// server has ended the call with OK: the call is over then, and [`trailer`](Self::trailer) has
+    /// its trailers. If the server ends it with another status, that is given in place of the
+    /// message; two messages, or none, are an error as well.
     ///
     /// Fails with the status of the call, again and again. Cancel-safe.
     pub async fn recv(&mut self) -> Result<Option<Resp>, Status> {

@@ -39,19 +39,18 @@ pub(super) struct Peer {
 /// What has come of an attempt, in this order: headers, messages, trailers.
 pub(super) enum Arrived {
     Headers(Headers),
-    Message {
-        message: Received,
-        /// Its number, from 1.
-        nth: u64,
-    },
+    Message(Received),
     Trailers(Trailers),
 }
+
+/// A message came where there is one already, and only one is due.
+pub(super) struct Second;
 
 struct Receiving {
     half: RecvHalf,
     head: Head,
-    /// How many messages have been received.
-    messages: u64,
+    /// The message of a method with one response, until it is known how the call ended.
+    held: Option<Received>,
     /// What was read while looking for the status of a stream that took no more messages.
     ahead: VecDeque<Received>,
     /// How the stream ended, if that was read so.
@@ -120,7 +119,7 @@ impl Attempt {
         let receiving = Receiving {
             half: stream.recv,
             head: Head::Unread,
-            messages: 0,
+            held: None,
             ahead: VecDeque::new(),
             end: None,
         };
@@ -173,15 +172,12 @@ impl Attempt {
             },
         };
         if let Some(message) = message {
-            receiving.messages += 1;
-            let nth = receiving.messages;
             if let Some(run) = run
                 && receiving.ahead.is_empty()
             {
                 *run = receiving.half.run(limit);
-                receiving.messages += run.len();
             }
-            return Poll::Ready(Ok(Arrived::Message { message, nth }));
+            return Poll::Ready(Ok(Arrived::Message(message)));
         }
         let trailers = match &receiving.end {
             Some(end) => end.clone()?,
@@ -190,9 +186,17 @@ impl Attempt {
         Poll::Ready(Ok(Arrived::Trailers(trailers)))
     }
 
-    /// How many messages have been received.
-    pub(super) fn messages(&self) -> u64 {
-        self.lock().messages
+    /// Keeps the message of a method with one response, of which there can be no second.
+    pub(super) fn hold(&self, message: Received) -> Result<(), Second> {
+        match self.lock().held.replace(message) {
+            None => Ok(()),
+            Some(_) => Err(Second),
+        }
+    }
+
+    /// Takes out the message that is kept.
+    pub(super) fn take_held(&self) -> Option<Received> {
+        self.lock().held.take()
     }
 
     /// Reads to the end of a stream that is over; `None` if it is not.

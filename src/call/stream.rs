@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 
-use super::attempt::{Arrived, Attempt, Begun, Peer, begin};
+use super::attempt::{Arrived, Attempt, Begun, Peer, Second, begin};
 use super::compression::{compressed, decompressed};
 use super::replay::Replay;
 use super::retry::{AttemptError, Attempts, FailedAttempt, Next};
@@ -40,7 +40,7 @@ impl Cardinality {
         matches!(self, Self::ClientStreaming | Self::BidiStreaming)
     }
 
-    fn has_many_responses(self) -> bool {
+    pub(crate) fn has_many_responses(self) -> bool {
         matches!(self, Self::ServerStreaming | Self::BidiStreaming)
     }
 }
@@ -236,9 +236,13 @@ impl StreamCall {
         }
     }
 
-    /// The next message; `None` once the server has ended the call with OK. Messages that are here
-    /// behind it go into `run`, if there is one: whoever gives one reads it to its end before the
-    /// next call, unless this side [has ended](Self::is_aborted) the call. Cancel-safe.
+    /// Receives the next message; `None` once the server has ended the call with OK. Of a method
+    /// with one response the message is given only once the server has ended the call with OK: a
+    /// status that follows it takes its place.
+    ///
+    /// Messages that are here behind it go into `run`, if there is one: whoever gives one reads it
+    /// to its end before the next call, unless this side [has ended](Self::is_aborted) the call.
+    /// Cancel-safe.
     pub(crate) async fn receive(&self, mut run: Option<&mut Run>) -> Result<Option<Bytes>, Status> {
         loop {
             match poll_fn(|cx| self.poll_receive(cx, run.as_deref_mut())).await {
@@ -314,7 +318,8 @@ impl StreamCall {
         cx: &mut Context<'_>,
         run: Option<&mut Run>,
     ) -> Poll<Result<Result<Option<Bytes>, Status>, Failure>> {
-        let mut run = run.filter(|_| self.has_runs());
+        let has_many = self.cardinality.has_many_responses();
+        let mut run = run.filter(|_| has_many && self.head.events.are_unseen());
         loop {
             let limit = self.terms.receive_bytes_max;
             let result = match ready!(attempt.poll_next(cx, limit, run.as_deref_mut()))? {
@@ -322,19 +327,21 @@ impl StreamCall {
                     self.headers_arrived(attempt, headers)?;
                     continue;
                 }
-                Arrived::Message { message, nth } => self.received(attempt, message, nth).map(Some),
+                Arrived::Message(message) if has_many => self
+                    .read_message(attempt, message)
+                    .map(Some)
+                    .map_err(|fault| self.abort(&mut self.lock(), fault)),
+                Arrived::Message(message) => {
+                    let Err(Second) = attempt.hold(message) else { continue };
+                    let status = status::cardinality(&attempt.peer.address, "more than one");
+                    Err(self.abort(&mut self.lock(), status))
+                }
                 Arrived::Trailers(trailers) => {
-                    let result = self.read_trailers(trailers, attempt);
-                    self.ended(attempt, result).map(|()| None)
+                    self.ended(attempt, self.read_trailers(trailers, attempt))
                 }
             };
             return Poll::Ready(Ok(result));
         }
-    }
-
-    /// Whether each of several messages need not be looked at here.
-    fn has_runs(&self) -> bool {
-        self.cardinality.has_many_responses() && self.head.events.are_unseen()
     }
 
     /// Reads the headers, if nobody has.
@@ -406,18 +413,14 @@ impl StreamCall {
         Ok(Sent::Done)
     }
 
-    fn received(&self, attempt: &Attempt, message: Received, nth: u64) -> Result<Bytes, Status> {
-        let peer = &attempt.peer.address;
-        if nth > 1 && !self.cardinality.has_many_responses() {
-            let status = status::cardinality(peer, "more than one");
-            return Err(self.abort(&mut self.lock(), status));
-        }
+    /// Decompresses a message, and tells observers of it.
+    fn read_message(&self, attempt: &Attempt, message: Received) -> Result<Bytes, Status> {
         let (wire_bytes, events) = (message.frame_len(), &self.head.events);
         let payload = if message.compressed {
             let encoding = self.look().encoding.clone();
             let Self { head, shared, terms, .. } = self;
-            let plain = decompressed(&message.payload, &encoding, head, shared, terms, peer);
-            plain.map_err(|fault| self.abort(&mut self.lock(), fault))?
+            let peer = &attempt.peer.address;
+            decompressed(&message.payload, &encoding, head, shared, terms, peer)?
         } else {
             message.payload
         };
@@ -426,22 +429,37 @@ impl StreamCall {
         Ok(payload)
     }
 
-    /// The server has ended the call.
-    fn ended(&self, attempt: &Attempt, result: Result<Metadata, Status>) -> Result<(), Status> {
-        self.head.events.trailers(attempt.number, result.as_ref());
-        let mut state = self.lock();
-        let one_is_due = !self.cardinality.has_many_responses() && attempt.messages() == 0;
-        let result = match result {
-            Ok(_) if one_is_due => Err(status::cardinality(&attempt.peer.address, "none")),
-            result => result,
+    /// The server has ended the call. Gives the message of a method with one response, if that is
+    /// here and the call ended with OK.
+    fn ended(
+        &self,
+        attempt: &Attempt,
+        trailers: Result<Metadata, Status>,
+    ) -> Result<Option<Bytes>, Status> {
+        // The server's status comes before its message; what is told, in the order of the wire.
+        let held = attempt.take_held().filter(|_| trailers.is_ok());
+        let message = held.map(|message| self.read_message(attempt, message)).transpose();
+        self.head.events.trailers(attempt.number, trailers.as_ref());
+        let has_many = self.cardinality.has_many_responses();
+        let (result, message) = match (trailers, message) {
+            (Ok(_), Ok(None)) if !has_many => {
+                (Err(status::cardinality(&attempt.peer.address, "none")), None)
+            }
+            (Ok(trailers), Ok(message)) => (Ok(trailers), message),
+            (Err(status), _) | (Ok(_), Err(status)) => (Err(status), None),
         };
+        let mut state = self.lock();
+        // This side may have ended the call meanwhile.
+        if let Phase::Ended(outcome) = &state.phase {
+            return outcome.result.clone().map(|()| None);
+        }
         if result.is_ok() {
             self.terms.succeeded();
         }
         let outcome = result.as_ref().map(drop).map_err(Clone::clone);
         self.head.events.attempt_ended(attempt.number, result.as_ref().map(drop));
         state.end(&self.head.events, result);
-        outcome
+        outcome.map(|()| message)
     }
 
     /// Goes on after `attempt` has failed: with another in its place, or with the status of the

