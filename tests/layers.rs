@@ -1,6 +1,7 @@
 //! House rules that the compiler does not know: imports between layers run one way, some names
 //! have one place, and every claimed rule has its test.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -73,23 +74,50 @@ fn an_actors_file_begins_with_its_messages() {
 }
 
 #[test]
-fn the_table_of_rules_and_the_tags_of_tests_agree() {
-    let mut tags = std::collections::BTreeSet::new();
+fn the_table_of_rules_names_the_tests_that_carry_their_tags() {
+    let mut tagged = BTreeSet::new();
     for folder in ["src", "tests"] {
         for file in all_files(&root().join(folder)) {
             let text = fs::read_to_string(&file).expect("a source file can be read");
-            let tagged = text.lines().filter_map(|line| line.trim().strip_prefix("// spec: "));
-            tags.extend(tagged.map(str::to_owned));
+            let path = file.strip_prefix(root()).expect("the file is below the root");
+            for (rule, test) in tags_of(&text) {
+                tagged.insert((rule.to_owned(), format!("{}::{test}", path.display())));
+            }
         }
     }
     let table = fs::read_to_string(root().join("docs/SPEC.md")).expect("the table can be read");
-    let rows: std::collections::BTreeSet<_> = table
-        .lines()
-        .filter_map(|line| Some(line.strip_prefix("| ")?.split(" |").next()?.to_owned()))
-        .filter(|rule| rule.contains('/'))
-        .collect();
-    assert!(!tags.is_empty());
-    assert_eq!(rows, tags, "docs/SPEC.md and the tags differ");
+    let listed: BTreeSet<_> = rows_of(&table).collect();
+    assert!(!tagged.is_empty());
+    let missing: Vec<_> = tagged.difference(&listed).collect();
+    let stale: Vec<_> = listed.difference(&tagged).collect();
+    assert!(missing.is_empty(), "docs/SPEC.md does not list {missing:#?}");
+    assert!(stale.is_empty(), "docs/SPEC.md lists tests that do not carry the tag: {stale:#?}");
+}
+
+#[test]
+fn tags_and_rows_are_read_as_pairs_of_a_rule_and_a_test() {
+    let text = [
+        "// spec: A1/a",
+        "// spec: A2/b",
+        "#[test]",
+        "fn one() {}",
+        "    // spec: A1/a",
+        "    #[tokio::test(start_paused = true)]",
+        "    async fn two() {}",
+        "fn three() {}",
+        "// spec: A3/dangling",
+    ]
+    .join("\n");
+    let found: Vec<_> = tags_of(&text).collect();
+    assert_eq!(
+        found,
+        [("A1/a", "one"), ("A2/b", "one"), ("A1/a", "two"), ("A3/dangling", "(no test)")]
+    );
+    let table = "| Rule | What it says | Tests |\n|---|---|---|\n\
+                 | A1/a | Says `x` of y | `src/a.rs::one`, `tests/b.rs::two` |\n";
+    let rows: Vec<_> = rows_of(table).collect();
+    let row = |test: &str| ("A1/a".to_owned(), test.to_owned());
+    assert_eq!(rows, [row("src/a.rs::one"), row("tests/b.rs::two")]);
 }
 
 #[test]
@@ -102,6 +130,31 @@ fn the_check_finds_what_it_is_for() {
     assert_eq!(check("policy", allowed, banned, sound).count(), 0);
     let tests = "#[cfg(test)]\nmod tests {\n    use crate::transport::dial;\n}\n";
     assert_eq!(check("policy", allowed, banned, tests).count(), 0);
+}
+
+/// Each rule that a tag in `source` names, with the function that the tag stands above.
+fn tags_of(source: &str) -> impl Iterator<Item = (&str, &str)> {
+    source.lines().enumerate().filter_map(|(nth, line)| {
+        let rule = line.trim().strip_prefix("// spec: ")?;
+        // Only other tags, comments and attributes may stand in between.
+        let below = source.lines().skip(nth + 1).map(str::trim);
+        let item = below.into_iter().find(|it| !it.starts_with("//") && !it.starts_with("#["));
+        let name = item.and_then(|it| it.strip_prefix("async ").unwrap_or(it).strip_prefix("fn "));
+        let test = name.and_then(|it| it.split('(').next()).unwrap_or("(no test)");
+        Some((rule, test))
+    })
+}
+
+/// Each rule of the table with each test that its row lists.
+fn rows_of(table: &str) -> impl Iterator<Item = (String, String)> {
+    let rows = table.lines().filter_map(|line| {
+        let rule = line.strip_prefix("| ")?.split(" |").next().filter(|it| it.contains('/'))?;
+        let tests = line.trim_end().strip_suffix(" |")?.rsplit(" | ").next()?;
+        Some((rule, tests))
+    });
+    rows.flat_map(|(rule, tests)| {
+        tests.split(", ").map(move |test| (rule.to_owned(), test.trim_matches('`').to_owned()))
+    })
 }
 
 /// The lines of `text` that break the rules of `layer`, and what to do about each.

@@ -148,9 +148,9 @@ fn kinds(entries: &[v1::Entry]) -> Vec<&'static str> {
 const UNARY: [&str; 6] =
     ["client header", "client message", "half-close", "server header", "server message", "trailer"];
 
+// spec: A16/entries
 #[tokio::test]
 async fn a_call_is_logged_from_its_header_to_its_trailer() {
-    // spec: A16/entries
     let (channel, entries, greeter) = logged("*", "{}");
     let mut request = ask("Ada").timeout(Duration::from_secs(100));
     request.metadata_mut().insert("echo", "one").unwrap();
@@ -193,9 +193,9 @@ async fn a_call_is_logged_from_its_header_to_its_trailer() {
     close_without_leaks(channel, &greeter).await;
 }
 
+// spec: A16/committed-attempt
 #[tokio::test]
 async fn a_call_that_is_attempted_twice_is_logged_once_and_one_that_is_given_up_as_cancelled() {
-    // spec: A16/committed-attempt
     let retries = r#"{"methodConfig":[{"name":[{}],"retryPolicy":{"maxAttempts":2,
         "initialBackoff":"0.001s","maxBackoff":"1s","backoffMultiplier":1,
         "retryableStatusCodes":["UNAVAILABLE"]}}]}"#;
@@ -214,9 +214,9 @@ async fn a_call_that_is_attempted_twice_is_logged_once_and_one_that_is_given_up_
     close_without_leaks(channel, &greeter).await;
 }
 
+// spec: A16/truncation
 #[tokio::test]
 async fn a_filter_says_what_is_logged_and_how_much_of_it() {
-    // spec: A16/truncation
     let filter = "helloworld.Greeter/*{h:9;m:3},-helloworld.Greeter/BidiHello";
     let (channel, entries, greeter) = logged(filter, "{}");
     drop(channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap());

@@ -121,9 +121,9 @@ impl Error for InvalidFilter {}
 mod tests {
     use super::*;
 
+    // spec: A16/filter
     #[test]
     fn a_rule_says_how_much_of_headers_and_messages_is_logged() {
-        // spec: A16/filter
         let all = u64::MAX;
         for (rule, header, message) in [
             ("*", all, all),
@@ -142,9 +142,9 @@ mod tests {
         }
     }
 
+    // spec: A16/precedence
     #[test]
     fn a_method_goes_before_its_service_and_that_before_all() {
-        // spec: A16/precedence
         let filter = Filter::parse("*{h},a.B/*{m:1},a.B/C{m:2}, -a.B/D,-e.F/G").unwrap();
         let message = |path| filter.extent(path).map(|extent| extent.message);
         assert_eq!(message("/a.B/C"), Some(2));
