@@ -106,6 +106,10 @@ impl CallOptions {
     }
 
     /// Addresses the server by another name than the channel's.
+    ///
+    /// Over TLS the certificate of the connection must be for that name as well: otherwise the call
+    /// fails with UNAVAILABLE and nothing is sent. Insecure and local connections prove nothing and
+    /// allow any name; there call credentials are asked for the channel's.
     pub fn authority(mut self, authority: &str) -> Result<Self, InvalidAuthority> {
         self.authority = Some(Authority::parse(authority)?);
         Ok(self)

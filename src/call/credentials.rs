@@ -47,7 +47,10 @@ pub(super) fn prove<'a>(
     Box::pin(async move {
         let waiting = shared.activity.wait().map_err(status::too_many_waiting);
         let _waiting = waiting.map_err(ProofError::Ended)?;
-        let authority = call.authority.as_ref().unwrap_or_else(|| connection.authority());
+        let audience = connection.audience(call.authority.as_ref());
+        let authority = audience.map_err(|error| {
+            ProofError::Failed(status::of_stream_error(&error, None, connection.address()))
+        })?;
         let gathering = gather(shared, &call.path, authority, &call.credentials, connection);
         match shared.before(terms.deadline, gathering).await {
             Ok(gathered) => {
@@ -60,7 +63,8 @@ pub(super) fn prove<'a>(
     })
 }
 
-/// What the credentials of the channel, and then `own`, add to a request for `path`.
+/// What the credentials of the channel, and then `own`, add to a request for `path`. They are asked
+/// for `authority`, which the server has proved to be.
 pub(super) async fn gather(
     shared: &Shared,
     path: &MethodPath,

@@ -35,6 +35,7 @@ pub(super) fn of_stream_error(
         | StreamError::Malformed(_)
         | StreamError::Ended
         | StreamError::QueueFull { .. }
+        | StreamError::NotProved(_)
         | StreamError::TooManyFields
         | StreamError::FieldsTooLarge { .. }
         | StreamError::SendTooLarge { .. }
@@ -172,7 +173,8 @@ fn code_of(error: &StreamError) -> Code {
         StreamError::Unsent(_)
         | StreamError::Refused
         | StreamError::Unprocessed(_)
-        | StreamError::Lost(_) => Code::UNAVAILABLE,
+        | StreamError::Lost(_)
+        | StreamError::NotProved(_) => Code::UNAVAILABLE,
         StreamError::Reset(code) => of_reset(*code),
         StreamError::DeadlineExceeded => Code::DEADLINE_EXCEEDED,
         StreamError::Closed => Code::CANCELLED,

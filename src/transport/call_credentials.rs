@@ -79,7 +79,9 @@ impl<'a> CallContext<'a> {
         self.method
     }
 
-    /// The name that the server is addressed by.
+    /// The name that the credentials are for: the authority that the call sets, where the server has
+    /// proved to be that, or else the channel's. So on connections that prove nothing it is the
+    /// channel's, whatever the call is addressed to.
     pub const fn authority(&self) -> &'a Authority {
         self.authority
     }

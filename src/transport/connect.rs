@@ -8,6 +8,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+#[cfg(feature = "_tls")]
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(feature = "_tls")]
@@ -208,6 +210,17 @@ impl Io {
             #[cfg(unix)]
             Repr::Unix(_) => None,
             Repr::Tcp(_) | Repr::Other(_) => None,
+        }
+    }
+
+    /// The certificates that the server has shown, its own first; none without TLS.
+    #[cfg(feature = "_tls")]
+    pub(super) fn certificates(&self) -> &[CertificateDer<'static>] {
+        match &self.repr {
+            Repr::Tls(stream) => stream.get_ref().1.peer_certificates().unwrap_or_default(),
+            #[cfg(unix)]
+            Repr::Unix(_) => &[],
+            Repr::Tcp(_) | Repr::Other(_) => &[],
         }
     }
 

@@ -10,7 +10,7 @@ use super::call_credentials::{AllCallCredentials, CallCredentials};
 use super::connect::Io;
 use super::error::ConnectFault;
 #[cfg(feature = "_tls")]
-use super::tls::{Tls, TlsConfig};
+use super::tls::{Proven, Tls, TlsConfig};
 
 /// How connections are secured, for all calls of a channel.
 #[derive(Clone, Debug)]
@@ -127,6 +127,19 @@ impl Security {
         }
     }
 
+    /// What the server of `io` has proved, once that is secured.
+    #[cfg_attr(
+        not(feature = "_tls"),
+        expect(unused_variables, reason = "without TLS nothing is proved")
+    )]
+    pub(crate) fn proof(&self, io: &Io) -> Proof {
+        match self {
+            Self::Insecure | Self::Local => Proof::Nothing,
+            #[cfg(feature = "_tls")]
+            Self::Tls(tls) => Proof::Certificate(tls.proven(io)),
+        }
+    }
+
     /// Secures `io`, which was dialled to `address`.
     ///
     /// The caller bounds it by the connect deadline. Dropping the future gives it up.
@@ -145,6 +158,35 @@ impl Security {
             #[cfg(feature = "_tls")]
             Self::Tls(tls) => tls.handshake(io).await.map_err(ConnectFault::NotSecured),
         }
+    }
+}
+
+/// What the handshake of one connection has proved of the server's name.
+pub(crate) enum Proof {
+    /// Nothing: whoever answers is taken for the server, by any name.
+    Nothing,
+    /// What its certificate is for.
+    #[cfg(feature = "_tls")]
+    Certificate(Proven),
+}
+
+impl Proof {
+    /// Says, in a sentence, why the server must not be addressed by `authority`, unless it may.
+    #[cfg_attr(
+        not(feature = "_tls"),
+        expect(unused_variables, reason = "without TLS nothing is proved")
+    )]
+    pub(crate) fn check(&self, authority: &Authority) -> Result<(), Arc<str>> {
+        match self {
+            Self::Nothing => Ok(()),
+            #[cfg(feature = "_tls")]
+            Self::Certificate(proven) => proven.check(authority),
+        }
+    }
+
+    /// Whether there is any.
+    pub(crate) fn is_some(&self) -> bool {
+        !matches!(self, Self::Nothing)
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::observe::DisconnectReason;
-use crate::types::{Address, Seen};
+use crate::types::{Address, Authority, Seen};
 
 use super::credentials::SecurityError;
 
@@ -311,6 +311,8 @@ pub(crate) enum StreamError {
         /// Bytes that are allowed.
         limit: usize,
     },
+    /// The server has not proved to be who the request is addressed to; nothing was sent.
+    NotProved(Arc<NotProved>),
     /// The request has more header fields than can be sent.
     TooManyFields,
     /// The request has more header fields than the server takes.
@@ -342,6 +344,17 @@ pub(crate) enum StreamError {
     Truncated,
 }
 
+/// A server is not called by a name that it has not proved to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NotProved {
+    /// What the request is addressed to.
+    pub(crate) authority: Authority,
+    /// What the connection was secured for.
+    pub(crate) secured_for: Authority,
+    /// Why the server is not the one, as a sentence.
+    pub(crate) reason: Arc<str>,
+}
+
 /// What answered instead of a gRPC server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NotGrpc {
@@ -367,6 +380,8 @@ impl StreamError {
             | Self::Ended
             | Self::QueueFull { .. }
             | Self::ReceiveBufferFull { .. }
+            // Nothing left, but the same would happen again at once.
+            | Self::NotProved(_)
             | Self::TooManyFields
             | Self::FieldsTooLarge { .. }
             | Self::SendTooLarge { .. }
@@ -404,6 +419,7 @@ impl fmt::Display for StreamError {
                 "the channel holds more than {limit} bytes that nobody has read, and this stream \
                  most of them"
             ),
+            Self::NotProved(what) => what.fmt(f),
             Self::TooManyFields => f.write_str("the request has too many header fields"),
             Self::FieldsTooLarge { bytes, limit } => write!(
                 f,
@@ -435,6 +451,17 @@ impl Error for StreamError {
             Self::Unsent(cause) | Self::Unprocessed(cause) | Self::Lost(cause) => Some(&**cause),
             _ => None,
         }
+    }
+}
+
+impl fmt::Display for NotProved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { authority, secured_for, reason } = self;
+        write!(
+            f,
+            "the call's authority is `{authority}`, and the connection is secured for \
+             `{secured_for}`: {reason}"
+        )
     }
 }
 

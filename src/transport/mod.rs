@@ -102,6 +102,7 @@ pub(crate) async fn dial(
         authority: authority.clone(),
         scheme: security.scheme(),
         security: security.level(&io),
+        proof: security.proof(&io),
         tls: io.tls(),
         ends: io.ends(),
     };

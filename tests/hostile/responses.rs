@@ -77,7 +77,6 @@ async fn a_bad_end_of_a_response_is_named() {
     .await;
 }
 
-// spec: grpc/http-status-mapping
 // spec: grpc/unreadable-metadata
 #[tokio::test]
 async fn metadata_that_cannot_be_read_costs_no_call() {
@@ -112,6 +111,7 @@ async fn metadata_that_cannot_be_read_costs_no_call() {
     play(scripts).await;
 }
 
+// spec: grpc/http-status-mapping
 #[tokio::test]
 async fn a_page_that_is_no_grpc_is_shown() {
     let mut scripts = Vec::new();

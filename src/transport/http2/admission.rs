@@ -111,15 +111,20 @@ impl Admission {
         self.crowded.get_or_init(|| Box::new(crowded));
     }
 
-    /// A place, if there is one and nobody waits for it; on `asked` if that is as good as any.
-    pub(super) fn admit_now(&self, asked: &Connection) -> Option<Admitted> {
+    /// A place on a connection that `fits`, if there is one and nobody waits for it; on `asked` if
+    /// that is as good as any.
+    pub(super) fn admit_now(
+        &self,
+        asked: &Connection,
+        fits: impl Fn(&Connection) -> bool,
+    ) -> Option<Admitted> {
         if self.queued.load(Ordering::SeqCst) > 0 {
             return None;
         }
-        if !self.spread && asked.places().take() {
+        if !self.spread && fits(asked) && asked.places().take() {
             return Some(Admitted::new(asked));
         }
-        self.any_place()
+        self.any_place(fits)
     }
 
     /// Waits for a place; says how long that took. Cancel-safe, at the price of the place in the
@@ -231,7 +236,7 @@ impl Admission {
             if first.is_closed() {
                 continue;
             }
-            let Some(place) = self.any_place() else {
+            let Some(place) = self.any_place(|_| true) else {
                 queue.push_front(first);
                 break;
             };
@@ -244,12 +249,13 @@ impl Admission {
         drop(unwanted);
     }
 
-    fn any_place(&self) -> Option<Admitted> {
+    fn any_place(&self, fits: impl Fn(&Connection) -> bool) -> Option<Admitted> {
         let members = self.members();
-        let idlest = || members.iter().min_by_key(|connection| connection.places().taken());
+        let fitting = || members.iter().filter(|connection| fits(connection));
+        let idlest = || fitting().min_by_key(|connection| connection.places().taken());
         let found = match self.spread.then(idlest).flatten() {
             Some(idlest) if idlest.places().take() => Some(idlest),
-            _ => members.iter().find(|connection| connection.places().take()),
+            _ => fitting().find(|connection| connection.places().take()),
         };
         found.map(Admitted::new)
     }

@@ -36,8 +36,12 @@ use super::{Identity, RequestHead, fault};
 pub(crate) struct Connection(Arc<Shared>);
 
 impl Connection {
-    /// Opens a stream, on this connection or a sibling that has room: sends `head` and, where `first` gives one, the first message in the same
-    /// flush; its flag says whether it is also the last.
+    /// Opens a stream, on this connection or a sibling that has room: sends `head` and, where
+    /// `first` gives one, the first message in the same flush; its flag says whether it is also the
+    /// last.
+    ///
+    /// The stream goes to a connection whose server has proved to be the authority of `head`
+    /// ([`StreamError::NotProved`] otherwise).
     ///
     /// Where the server takes no more streams, this waits in the fair queue of all siblings until it
     /// does, none takes any more ([`StreamError::Unsent`]) or `deadline` passes; where too many
@@ -55,8 +59,12 @@ impl Connection {
         {
             return Err(StreamError::Refused);
         }
+        if let Some(authority) = head.authority {
+            self.check(authority)?;
+        }
         let admission = &self.0.admission;
-        if let Some(admitted) = admission.admit_now(self) {
+        let fits = |connection: &Self| connection.has_proved(head.authority);
+        if let Some(admitted) = admission.admit_now(self, fits) {
             return start(admitted, head, first, deadline, Duration::ZERO, Purpose::Call);
         }
         // Boxed so that calls which need not wait, nearly all, have a small future.
@@ -75,7 +83,7 @@ impl Connection {
         first: Message,
     ) -> Result<Stream, StreamError> {
         let admission = &self.0.admission;
-        let (admitted, waited) = if let Some(admitted) = admission.admit_now(self) {
+        let (admitted, waited) = if let Some(admitted) = admission.admit_now(self, |_| true) {
             (admitted, Duration::ZERO)
         } else {
             let admitted = admission.admit_later(None).await;
@@ -132,6 +140,32 @@ impl Connection {
     /// What servers are addressed by there.
     pub(crate) fn authority(&self) -> &Authority {
         &self.0.identity.authority
+    }
+
+    /// The name to ask call credentials for whose call has this authority: never one that the
+    /// server has not proved. Where connections prove nothing it is the channel's.
+    pub(crate) fn audience<'a>(
+        &'a self,
+        authority: Option<&'a Authority>,
+    ) -> Result<&'a Authority, StreamError> {
+        match authority {
+            Some(authority) if self.0.identity.proof.is_some() => {
+                self.check(authority).map(|()| authority)
+            }
+            Some(_) | None => Ok(self.authority()),
+        }
+    }
+
+    /// Whether the server, be it of this connection or of a sibling, may be addressed so.
+    fn check(&self, authority: &Authority) -> Result<(), StreamError> {
+        let Err(error) = self.0.identity.check(authority) else { return Ok(()) };
+        let is_proved = |sibling: &Self| sibling.0.identity.check(authority).is_ok();
+        if self.siblings().iter().any(is_proved) { Ok(()) } else { Err(error) }
+    }
+
+    /// Whether the server of this connection may be addressed so.
+    fn has_proved(&self, authority: Option<&Authority>) -> bool {
+        authority.is_none_or(|authority| self.0.identity.check(authority).is_ok())
     }
 
     /// How it is protected.
@@ -431,6 +465,10 @@ fn start(
         check_len(message)?;
     }
     let Some(shared) = &admitted.0 else { return Err(StreamError::Ended) };
+    // It may have become another connection's stream than that which was asked.
+    if let Some(authority) = head.authority {
+        shared.identity.check(authority)?;
+    }
     let max_bytes = shared.watch.peer_max_fields();
     let request = || head.to_request(&shared.identity, &shared.template, waited, max_bytes);
     let prepared = request()?;

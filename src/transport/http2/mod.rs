@@ -30,7 +30,8 @@ use crate::types::{Address, Authority, SecurityLevel};
 
 use super::ConnectionOptions;
 use super::connect::{Io, SocketEnds};
-use super::error::{ConnectFault, Goaway};
+use super::credentials::Proof;
+use super::error::{ConnectFault, Goaway, NotProved, StreamError};
 use observed::{FirstFrame, Observed, Watch};
 
 pub(crate) use connection::Connection;
@@ -52,10 +53,22 @@ pub(super) struct Identity {
     pub(super) scheme: http::uri::Scheme,
     /// How it is protected.
     pub(super) security: SecurityLevel,
+    /// Which names the server has proved.
+    pub(super) proof: Proof,
     /// What TLS protects it with, where it is that.
     pub(super) tls: Option<TlsReport>,
     /// The socket's ends.
     pub(super) ends: SocketEnds,
+}
+
+impl Identity {
+    /// Whether requests may be addressed to `authority`, as far as the handshake tells.
+    fn check(&self, authority: &Authority) -> Result<(), StreamError> {
+        self.proof.check(authority).map_err(|reason| {
+            let (authority, secured_for) = (authority.clone(), self.authority.clone());
+            StreamError::NotProved(Arc::new(NotProved { authority, secured_for, reason }))
+        })
+    }
 }
 
 /// Exchanges prefaces over `io`; returns once the server's SETTINGS are here.

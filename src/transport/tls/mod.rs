@@ -1,6 +1,7 @@
 //! TLS, over rustls.
 
 mod material;
+mod proven;
 mod sentence;
 
 use std::fmt;
@@ -22,6 +23,8 @@ use super::credentials::{CredentialsError, SecurityError};
 use super::error::in_words;
 
 use material::{Identity, Material, Roots};
+use proven::Judge;
+pub(super) use proven::Proven;
 pub(super) use sentence::of_io_error;
 
 /// What TLS goes by: whom it trusts, who the server must prove to be, and who this client is.
@@ -98,6 +101,11 @@ impl TlsConfig {
 
     /// Lets a verifier of your own judge servers, in place of any roots. Dangerous: one that does
     /// less than it should lets anybody pose as the server. The trait is that of rustls 0.23.
+    ///
+    /// A call whose authority has another host than the channel's asks it once more, for that
+    /// name, with the certificates of the connection that the call goes to and without an OCSP
+    /// response. It is asked on the caller's task and must not block; its answer is remembered for
+    /// the connection.
     pub fn dangerous_verifier(mut self, verifier: Arc<dyn ServerCertVerifier>) -> Self {
         self.trust = Trust::Verifier(verifier);
         self
@@ -176,6 +184,15 @@ impl Tls {
             Some(HTTP_2) => Ok(Io::from(stream)),
             other => Err(no_http_2(other)),
         }
+    }
+
+    /// What the server of `io` has proved, whose handshake is done.
+    pub(super) fn proven(&self, io: &Io) -> Proven {
+        let judge = match &self.sources.trust {
+            Trust::Platform | Trust::Roots(_) => Judge::Certificate,
+            Trust::Verifier(verifier) => Judge::Verifier(verifier.clone()),
+        };
+        Proven::new(self.server_name.clone(), io.certificates().to_vec(), judge)
     }
 
     /// The configuration for a new connection: a new one if a file has changed.

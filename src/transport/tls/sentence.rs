@@ -53,7 +53,7 @@ fn of_certificate(error: &CertificateError) -> String {
                 [] => format!("the server's certificate is for no name, and not for `{expected}`"),
                 names => format!(
                     "the server's certificate is for {}, and not for `{expected}`",
-                    names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(" and ")
+                    listed(names)
                 ),
             }
         }
@@ -81,6 +81,16 @@ fn of_certificate(error: &CertificateError) -> String {
         }
         other => format!("the server's certificate is not valid: {other}"),
     }
+}
+
+/// The first of the names of a certificate, which may have thousands.
+fn listed(names: &[String]) -> String {
+    let mut listed: Vec<_> = names.iter().take(NAMES_SHOWN).map(|name| quoted(name)).collect();
+    match names.len().saturating_sub(NAMES_SHOWN) {
+        0 => {}
+        left => listed.push(format!("{left} more names")),
+    }
+    listed.join(" and ")
 }
 
 /// The names of a certificate without what webpki writes around them: `DnsName("greeter.example")`
@@ -146,6 +156,9 @@ fn date(time: UnixTime) -> String {
     format!("{year}-{month:02}-{day:02}")
 }
 
+/// So many names of a certificate are shown.
+const NAMES_SHOWN: usize = 8;
+
 const NO_HTTP_2: &str = "the server does not offer HTTP/2 (ALPN `h2`)";
 
 #[cfg(test)]
@@ -165,6 +178,14 @@ mod tests {
         for (name, expected) in rows {
             assert_eq!(quoted(name), expected);
         }
+    }
+
+    #[test]
+    fn a_certificate_with_many_names_is_shown_by_the_first_of_them() {
+        let names = |count| (0..count).map(|nth| format!("DnsName(\"{nth}\")")).collect::<Vec<_>>();
+        assert_eq!(listed(&names(2)), "`0` and `1`");
+        assert!(listed(&names(8)).ends_with("`6` and `7`"));
+        assert!(listed(&names(5_000)).ends_with("`7` and 4992 more names"));
     }
 
     #[test]
