@@ -27,6 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("  {}", reply.message);
     }
 
+    // The response is given once the server has said OK: nothing is left to be received then.
     println!("Many requests, one response:");
     let mut stream = channel.new_stream(&LOTS_OF_GREETINGS, options.clone()).await?;
     stream.send_all(tokio_stream::iter(["Ada", "Grace", "Edsger"]).map(hello)).await?;
@@ -34,7 +35,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("  {}", reply.message);
     }
 
-    println!("Both ways at once, in two tasks:");
+    println!("Both ways at once:");
+    let stream = channel.new_stream(&BIDI_HELLO, options.clone()).await?;
+    let names = tokio_stream::iter(["Ada", "Grace", "Edsger"]).map(hello);
+    let mut replies = stream.exchange(names);
+    while let Some(reply) = replies.recv().await? {
+        println!("  {}", reply.message);
+    }
+
+    println!("The same in two tasks:");
     let (mut requests, mut replies) = channel.new_stream(&BIDI_HELLO, options).await?.split();
     let sending = tokio::spawn(async move {
         for name in ["Ada", "Grace", "Edsger"] {

@@ -29,5 +29,5 @@ pub use inspect::{ActorHandle, InspectionChanges};
 pub use intercept::{Answer, Interceptor, Next, Outcome, OutgoingCall};
 pub use method::{Cardinality, IntoMethod, Method, PreparedMethod};
 pub use request::{CallOptions, Request, Response};
-pub use streaming::{Receiver, Sender, Streaming};
+pub use streaming::{Exchange, Receiver, Sender, Streaming};
 pub use token::{AccessToken, JwtFile, OAuth2, TokenSource};

@@ -111,6 +111,40 @@ impl<Req, Resp> Streaming<Req, Resp> {
         self.sender.send_all(messages).await
     }
 
+    /// Sends all of `requests` and then closes the sending side, while the responses are received:
+    /// gives these, as a [`Stream`] and by [`Exchange::recv`].
+    ///
+    /// Use it instead of [`send_all`](Self::send_all) where the server answers before it has read
+    /// everything. A server that waits until its responses are received reads no further request,
+    /// so a caller that sends first and receives later may wait forever, or until its deadline.
+    ///
+    /// ```no_run
+    /// # #[derive(Clone, PartialEq, prost::Message)] struct Note {}
+    /// # async fn run(channel: switchboard::Channel) -> Result<(), switchboard::Status> {
+    /// use switchboard::{CallOptions, Method};
+    ///
+    /// const CHAT: Method<Note, Note> = Method::bidi_streaming("/chat.Room/Chat");
+    ///
+    /// let notes = tokio_stream::iter(vec![Note::default(); 1_000_000]);
+    /// let mut replies = channel.new_stream(&CHAT, CallOptions::new()).await?.exchange(notes);
+    /// while let Some(reply) = replies.recv().await? {
+    ///     // …
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn exchange<'a>(
+        self,
+        requests: impl Stream<Item = Req> + Send + 'a,
+    ) -> Exchange<'a, Req, Resp>
+    where
+        Req: Send + 'a,
+        Resp: 'a,
+    {
+        let (mut sender, receiver) = self.split();
+        let sending = Box::pin(async move { sender.send_all(requests).await });
+        Exchange { sending: Sending::UnderWay(sending), receiver }
+    }
+
     /// As [`Sender::close_send`].
     pub fn close_send(&mut self) {
         self.sender.close_send();
@@ -156,7 +190,8 @@ impl<Req, Resp> Sender<Req, Resp> {
     /// Sends a message: returns when it is on its way, which takes as long as the server lets it
     /// wait.
     ///
-    /// Fails with the status of the call where that is over, with `RESOURCE_EXHAUSTED` for a
+    /// Fails with the status of the call where that is over, whether anybody receives or not; with
+    /// CANCELLED where the server has ended it with OK; with `RESOURCE_EXHAUSTED` for a
     /// message over its limit (the call goes on then), and with INTERNAL after
     /// [`close_send`](Self::close_send) or for a second message to a method that takes one.
     /// Cancel-safe: a message is sent as a whole or not at all.
@@ -177,10 +212,16 @@ impl<Req, Resp> Sender<Req, Resp> {
 
     /// Sends all messages of a stream, then closes the sending side. What was taken from the
     /// stream when it is cancelled has been sent, but for the last message, which may be lost.
+    ///
+    /// Nothing is received meanwhile, unless another task does it. Where the server answers before
+    /// it has read everything, both may come to wait for each other: use
+    /// [`Streaming::exchange`], or the [halves](Streaming::split) in two tasks.
     pub async fn send_all(&mut self, messages: impl Stream<Item = Req>) -> Result<(), Status> {
         let mut messages = pin!(messages);
         while let Some(message) = poll_fn(|cx| messages.as_mut().poll_next(cx)).await {
             self.send(message).await?;
+            // Where there is always a message and always room for it.
+            tokio::task::consume_budget().await;
         }
         self.close_send();
         Ok(())
@@ -321,6 +362,82 @@ impl<Req, Resp> Stream for Receiver<Req, Resp> {
                 }
             });
         }
+    }
+}
+
+/// A call that sends a stream of requests while its responses are received; made by
+/// [`Streaming::exchange`].
+///
+/// It does both when it is polled, and nothing otherwise. It is a [`Stream`]: of responses, then at
+/// most one error, then nothing. A request that cannot be sent, as it is over its limit, ends the
+/// call with that error. Dropping it cancels the call, unless the server has ended that.
+#[must_use = "nothing is sent or received unless it is polled"]
+pub struct Exchange<'a, Req, Resp> {
+    sending: Sending<'a>,
+    receiver: Receiver<Req, Resp>,
+}
+
+/// How far the requests of an [`Exchange`] have come.
+enum Sending<'a> {
+    UnderWay(BoxFuture<'a, Result<(), Status>>),
+    Done,
+    /// Either the call is over, which the receiving half tells, or a request cannot be sent.
+    Failed(Status),
+}
+
+impl<Req, Resp> Exchange<'_, Req, Resp> {
+    /// As [`Receiver::recv`], while the requests are sent. Cancel-safe.
+    pub async fn recv(&mut self) -> Result<Option<Resp>, Status> {
+        match poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await {
+            Some(response) => response.map(Some),
+            // The end stays what it was.
+            None => self.receiver.recv().await,
+        }
+    }
+
+    /// As [`Receiver::trailer`].
+    pub fn trailer(&self) -> Option<Metadata> {
+        self.receiver.trailer()
+    }
+
+    /// As [`Receiver::peer`].
+    pub fn peer(&self) -> Option<Address> {
+        self.receiver.peer()
+    }
+
+    /// As [`Sender::cancel`].
+    pub fn cancel(&self) {
+        self.receiver.cancel();
+    }
+}
+
+impl<Req, Resp> Stream for Exchange<'_, Req, Resp> {
+    type Item = Result<Resp, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Self { sending, receiver } = self.get_mut();
+        if let Sending::UnderWay(work) = sending
+            && let Poll::Ready(sent) = work.as_mut().poll(cx)
+        {
+            *sending = sent.map_or_else(Sending::Failed, |()| Sending::Done);
+        }
+        let received = Pin::new(&mut *receiver).poll_next(cx);
+        // Of a call that is over all is here: there is nothing to wait for.
+        if received.is_pending()
+            && let Sending::Failed(status) = sending
+        {
+            let status = status.clone();
+            receiver.cancel();
+            receiver.reading = Reading::Over;
+            return Poll::Ready(Some(Err(status)));
+        }
+        received
+    }
+}
+
+impl<Req, Resp> fmt::Debug for Exchange<'_, Req, Resp> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("peer", &self.peer()).finish_non_exhaustive()
     }
 }
 

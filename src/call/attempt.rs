@@ -210,6 +210,15 @@ impl Attempt {
         receiving.end.clone()
     }
 
+    /// Bytes of messages that have arrived on a stream that is over, and that nobody has received.
+    pub(super) fn unread_bytes(&self, limit: usize) -> usize {
+        // How the stream ended is known to the caller.
+        let _ = self.read_ahead(limit);
+        let receiving = self.lock();
+        let whole: usize = receiving.ahead.iter().map(Received::frame_len).sum();
+        whole + receiving.half.begun_bytes()
+    }
+
     /// Whether the server has answered with more than how the call ended, and nobody has seen it.
     pub(super) fn has_unread(&self) -> bool {
         let receiving = self.lock();

@@ -90,6 +90,15 @@ pub(super) fn cardinality(peer: &Address, came: &str) -> Status {
     Status::internal(format!("{peer}: cardinality violation: {came} where one message is due"))
 }
 
+/// The deadline passed while a message waited to be sent, and messages of the server to be received.
+pub(super) fn deadline_while_unread(peer: &Address, unread: usize) -> Status {
+    Status::deadline_exceeded(format!(
+        "{peer}: the deadline passed while a message waited to be sent: the server took no more, \
+         and {unread} bytes of its own messages had not been received here: receive while sending, \
+         as `Streaming::exchange` does"
+    ))
+}
+
 /// The deadline passed before the call had a stream.
 pub(super) fn deadline_while_waiting(last_error: Option<Status>) -> Status {
     match last_error {

@@ -7,11 +7,13 @@
 
 use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use tokio::sync::Notify;
 
 use super::attempt::{Arrived, Attempt, Begun, Peer, Second, begin};
 use super::compression::{compressed, decompressed};
@@ -56,6 +58,8 @@ pub(crate) struct StreamCall {
     is_aborted: AtomicBool,
     /// Held by the half that replaces the attempt.
     restarting: tokio::sync::Mutex<()>,
+    /// Told when the call is over.
+    over: Notify,
 }
 
 struct State {
@@ -147,6 +151,7 @@ impl StreamCall {
             state: Mutex::new(state),
             is_aborted: AtomicBool::new(false),
             restarting: tokio::sync::Mutex::new(()),
+            over: Notify::new(),
         }))
     }
 
@@ -183,15 +188,15 @@ impl StreamCall {
             return Err(status::too_large_to_send(length, self.terms.send_bytes_max));
         }
         loop {
-            let (attempt, failure) = match self.send_now(&plain, message)? {
+            let (failure, attempt) = match self.send_now(&plain, message)? {
                 Sent::Done => return Ok(()),
                 Sent::NoRoom(attempt) => match attempt.sending.send_ready().await {
                     Ok(()) => continue,
-                    Err(failure) => (attempt, failure),
+                    Err(failure) => (self.while_sending(&attempt, failure), attempt),
                 },
-                Sent::Failed(attempt, failure) => (attempt, failure),
+                Sent::Failed(attempt, failure) => (failure.into(), attempt),
             };
-            self.after(&attempt, failure.into()).await?;
+            self.after(&attempt, failure).await?;
         }
     }
 
@@ -458,13 +463,31 @@ impl StreamCall {
         }
         let outcome = result.as_ref().map(drop).map_err(Clone::clone);
         self.head.events.attempt_ended(attempt.number, result.as_ref().map(drop));
-        state.end(&self.head.events, result);
+        self.end(&mut state, result);
         outcome.map(|()| message)
     }
 
     /// Goes on after `attempt` has failed: with another in its place, or with the status of the
-    /// call. Cancel-safe.
+    /// call, which the other half may end meanwhile. Cancel-safe.
     async fn after(&self, attempt: &Arc<Attempt>, failure: Failure) -> Result<(), Status> {
+        let mut over = pin!(self.over.notified());
+        // From here on, so that an end between the look and the wait is not missed.
+        over.as_mut().enable();
+        if let Phase::Ended(outcome) = &self.look().phase {
+            return outcome.result.clone();
+        }
+        tokio::select! {
+            biased;
+            went_on = self.go_on(attempt, failure) => went_on,
+            () = over => match &self.look().phase {
+                Phase::Ended(outcome) => outcome.result.clone(),
+                Phase::Live(_) => Ok(()),
+            },
+        }
+    }
+
+    /// As [`after`](Self::after), without an ear for the other half.
+    async fn go_on(&self, attempt: &Arc<Attempt>, failure: Failure) -> Result<(), Status> {
         let _restarting = self.restarting.lock().await;
         let mut next = {
             let mut state = self.lock();
@@ -514,7 +537,7 @@ impl StreamCall {
         if let Phase::Ended(outcome) = &state.phase {
             return outcome.result.clone().err().unwrap_or(status);
         }
-        state.end(&self.head.events, Err(status.clone()));
+        self.end(&mut state, Err(status.clone()));
         status
     }
 
@@ -530,7 +553,7 @@ impl StreamCall {
                 Err(status) if attempt.has_unread() => Err(status),
                 Err(status) if state.replay.is_committed() => {
                     self.head.events.trailers(attempt.number, Err(&status));
-                    state.end(&self.head.events, Err(status.clone()));
+                    self.end(state, Err(status.clone()));
                     Err(status)
                 }
                 Err(status) => {
@@ -542,14 +565,33 @@ impl StreamCall {
         }
     }
 
+    /// What became of an attempt that a message waited for. At the deadline: whether the server
+    /// may have waited in turn for its own messages to be received.
+    fn while_sending(&self, attempt: &Attempt, failure: StreamError) -> Failure {
+        if failure == StreamError::DeadlineExceeded {
+            let unread = attempt.unread_bytes(self.terms.receive_bytes_max);
+            if unread > 0 {
+                let peer = &attempt.peer.address;
+                return Failure::Answered(status::deadline_while_unread(peer, unread));
+            }
+        }
+        Failure::Stream(failure)
+    }
+
     /// This side ends the call, unless it is over.
     fn abort(&self, state: &mut State, status: Status) -> Status {
         if let Phase::Live(attempt) = &state.phase {
             self.is_aborted.store(true, Ordering::Release);
             attempt.sending.reset();
-            state.end(&self.head.events, Err(status.clone()));
+            self.end(state, Err(status.clone()));
         }
         status
+    }
+
+    /// Ends the call, and tells a half that waits for another attempt.
+    fn end(&self, state: &mut State, result: Result<Metadata, Status>) {
+        state.end(&self.head.events, result);
+        self.over.notify_waiters();
     }
 
     /// For a look that commits nothing, and ends nothing.

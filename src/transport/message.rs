@@ -222,6 +222,15 @@ impl Deframer {
         Run { bytes: self.chunk.split_to(end), messages }
     }
 
+    /// Bytes that are here, and have been given to nobody.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let begun = match &self.state {
+            Framing::Prefix { have, .. } => *have,
+            Framing::Payload { parts, .. } => PREFIX_LEN + parts.len(),
+        };
+        begun + self.chunk.len()
+    }
+
     /// Whether a message has begun and is not complete.
     pub(crate) fn is_in_message(&self) -> bool {
         !self.chunk.is_empty() || !matches!(self.state, Framing::Prefix { have: 0, .. })

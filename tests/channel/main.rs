@@ -20,6 +20,7 @@ mod dns;
 mod failures;
 mod faults;
 mod goodbyes;
+mod halves;
 mod health;
 mod hedging;
 mod idleness;

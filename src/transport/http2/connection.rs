@@ -1,5 +1,6 @@
 //! One connection, as calls use it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -272,6 +273,7 @@ pub(super) fn new(
         probe: Some(send_request.clone()),
         send_request: Some(send_request),
         streams: Slab::new(),
+        senders: HashMap::new(),
         calls: 0,
         streams_started: 0,
         streams_succeeded: 0,
@@ -355,6 +357,8 @@ pub(super) struct Table {
     /// as the one to be woken. While it is there, the engine does not close by itself.
     probe: Option<SendRequest<Bytes>>,
     pub(super) streams: Slab<Entry>,
+    /// The places of those on which something can be sent yet, by number.
+    senders: HashMap<u32, usize>,
     /// How many of them are calls.
     pub(super) calls: usize,
     /// Streams opened for calls so far.
@@ -383,6 +387,10 @@ pub(super) struct Entry {
     pub(super) ended: Option<StreamError>,
     /// Whether its last message has been handed over.
     pub(super) is_send_closed: bool,
+    /// Whether the whole response is here: the server takes no more messages.
+    pub(super) is_answered: bool,
+    /// Who waits to send.
+    pub(super) sender: Option<Waker>,
     /// Who holds what it has received, where that can be given up.
     pub(super) reader: Option<Weak<dyn Discard>>,
 }
@@ -393,6 +401,14 @@ impl Entry {
         if self.ended.is_none() {
             self.ended = Some(reason);
             self.send.send_reset(Reason::CANCEL);
+            self.wake_sender();
+        }
+    }
+
+    /// Has whoever waits to send look again.
+    fn wake_sender(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            sender.wake();
         }
     }
 }
@@ -521,8 +537,14 @@ fn start(
         deadline,
         ended: None,
         is_send_closed,
+        is_answered: false,
+        sender: None,
         reader: None,
     });
+    if !is_send_closed {
+        table.senders.insert(id, key);
+        shared.watch.ends.set_senders(table.senders.len());
+    }
     let is_earliest = match (deadline, table.wake_at) {
         (Some(deadline), Some(wake_at)) => deadline < wake_at,
         (Some(_), None) => true,
@@ -698,6 +720,8 @@ impl Shared {
             return;
         }
         let mut entry = table.streams.remove(key);
+        self.send_closed(&mut table, id);
+        entry.wake_sender();
         self.watch.unread.forget(id);
         match reset {
             Reset::Whole(reason) => entry.send.send_reset(reason),
@@ -718,6 +742,31 @@ impl Shared {
         drop(entry);
         self.admission.serve_if_queued();
         self.wake_if_stopped();
+    }
+
+    /// Nothing more can be sent on a stream.
+    pub(super) fn send_closed(&self, table: &mut Table, id: u32) {
+        if table.senders.remove(&id).is_some() {
+            self.watch.ends.set_senders(table.senders.len());
+        }
+    }
+
+    /// Tells those who send of the responses that are here as a whole. Called when the engine has
+    /// taken all that has arrived.
+    pub(super) fn look_at_ends(&self) {
+        let ends = self.watch.ends.take();
+        if ends.is_empty() {
+            return;
+        }
+        let mut guard = self.table();
+        let Table { senders, streams, .. } = &mut *guard;
+        for id in ends {
+            let entry = senders.get(&id).and_then(|key| streams.get_mut(*key));
+            if let Some(entry) = entry {
+                entry.is_answered = true;
+                entry.wake_sender();
+            }
+        }
     }
 
     /// The stream that has most unread, of those that have not been ended here.

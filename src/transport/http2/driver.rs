@@ -90,6 +90,10 @@ impl Driver {
                 self.shared.look_at_peer();
                 self.shared.look_at_writing();
                 self.shared.look_at_unread();
+                // Where output waits, so may input that has arrived.
+                if !self.shared.watch.is_write_blocked() {
+                    self.shared.look_at_ends();
+                }
                 if let Some(window) = self.window.make_up_for(self.shared.watch.unread.total()) {
                     self.engine.set_target_window_size(window);
                 }

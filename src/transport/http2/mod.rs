@@ -9,6 +9,7 @@ mod admission;
 mod bdp;
 mod connection;
 mod driver;
+mod ends;
 mod fault;
 mod keepalive;
 mod observed;

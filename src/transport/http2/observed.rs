@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::super::connect::Io;
 use super::super::error::{Goaway, Loss, in_words};
+use super::ends::Ends;
 use super::unread::{ReceiveBuffer, Unread};
 
 /// What was seen of a connection. Written by its driver, read by anyone.
@@ -45,6 +46,8 @@ pub(super) struct Watch {
     /// Whether any GOAWAY complained of too many PINGs.
     too_many_pings: AtomicBool,
     pub(super) unread: Unread,
+    /// The responses that are over.
+    pub(super) ends: Ends,
     /// Bytes of header fields that the server takes in one request.
     peer_max_fields: AtomicU32,
 }
@@ -71,6 +74,7 @@ impl Watch {
             ended: OnceLock::new(),
             goaway: Mutex::default(),
             too_many_pings: AtomicBool::new(false),
+            ends: Ends::default(),
             unread: Unread::new(receive_buffer),
             peer_max_fields: AtomicU32::new(u32::MAX),
         }
@@ -180,6 +184,7 @@ pub(super) struct Observed {
     inbound: Inbound,
     frames_in: Frames,
     heads: Heads,
+    end_of_stream: EndOfStream,
     /// A GOAWAY that is not here as a whole.
     goodbye: Option<Goodbye>,
     frames_out: Frames,
@@ -196,6 +201,7 @@ impl Observed {
             inbound: Inbound::default(),
             frames_in: Frames::default(),
             heads: Heads::default(),
+            end_of_stream: EndOfStream::default(),
             goodbye: None,
             frames_out: Frames::after(PREFACE_LEN),
             pongs: Pongs::default(),
@@ -334,18 +340,30 @@ impl Observed {
             *goodbye = goodbye.take().and_then(|goodbye| goodbye.hear(rest, watch));
         }
         let mut is_abuse = false;
-        self.frames_in.follow(bytes, |frame, payload| match frame.kind {
-            DATA => unread.arrived(frame.stream, frame.data_len(payload)),
-            HEADERS if frame.flags & END_STREAM == 0 => is_abuse |= heads.add_to(frame.stream),
-            SETTINGS if frame.flags & ACK == 0 => {
-                if let Some(max) = frame.max_fields(payload) {
-                    peer_max_fields.store(max, Ordering::Relaxed);
-                }
+        let (end_of_stream, ends) = (&mut self.end_of_stream, &self.watch.ends);
+        self.frames_in.follow(bytes, |frame, payload| {
+            if let Some(stream) = end_of_stream.begins(frame) {
+                ends.arrived(stream);
             }
-            PING if frame.flags & ACK == 0 => pongs.due = pongs.due.saturating_add(1),
-            GOAWAY => *goodbye = Goodbye::new(frame.len).hear(payload, watch),
-            _ => {}
+            match frame.kind {
+                DATA => unread.arrived(frame.stream, frame.data_len(payload)),
+                HEADERS if frame.flags & END_STREAM == 0 => is_abuse |= heads.add_to(frame.stream),
+                SETTINGS if frame.flags & ACK == 0 => {
+                    if let Some(max) = frame.max_fields(payload) {
+                        peer_max_fields.store(max, Ordering::Relaxed);
+                    }
+                }
+                PING if frame.flags & ACK == 0 => pongs.due = pongs.due.saturating_add(1),
+                GOAWAY => *goodbye = Goodbye::new(frame.len).hear(payload, watch),
+                _ => {}
+            }
         });
+        // Perhaps with a part of the next frame's header behind it.
+        if self.frames_in.skip == 0
+            && let Some(stream) = self.end_of_stream.is_here()
+        {
+            self.watch.ends.arrived(stream);
+        }
         if is_end {
             self.watch.record_end(None, || CLOSED_BY_SERVER.to_owned());
         }
@@ -574,6 +592,36 @@ impl Frames {
     }
 }
 
+/// Tells when the last frame of a stream is whole, with all CONTINUATION frames of its headers.
+#[derive(Default)]
+struct EndOfStream {
+    /// The stream whose last frame has begun to arrive.
+    ending: Option<u32>,
+    /// Whether a CONTINUATION frame follows the one that is arriving.
+    goes_on: bool,
+}
+
+impl EndOfStream {
+    /// A frame begins, so that all before it are here. Gives the stream that they end.
+    fn begins(&mut self, frame: &FrameHeader) -> Option<u32> {
+        if frame.kind == CONTINUATION {
+            self.goes_on &= frame.flags & END_HEADERS == 0;
+            return None;
+        }
+        let ended = self.ending.take();
+        if matches!(frame.kind, DATA | HEADERS) && frame.flags & END_STREAM != 0 {
+            self.ending = Some(frame.stream);
+            self.goes_on = frame.kind == HEADERS && frame.flags & END_HEADERS == 0;
+        }
+        ended
+    }
+
+    /// The frame that arrived last is here as a whole. Gives the stream that it ends.
+    fn is_here(&mut self) -> Option<u32> {
+        if self.goes_on { None } else { self.ending.take() }
+    }
+}
+
 /// Counts the headers of each stream that do not end it: a response has them once, after any number
 /// of informational ones. The engine keeps all of these until the call is polled.
 struct Heads(Box<[(u32, u8); HEADS_PLACES]>);
@@ -739,6 +787,7 @@ const FRAME_LEN_MAX: usize = 16_384;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+const CONTINUATION: u8 = 9;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 
@@ -768,6 +817,7 @@ const SETTINGS_MAX_HEADER_LIST_SIZE: [u8; 2] = 6_u16.to_be_bytes();
 
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 
 /// A TLS record of type alert.
@@ -826,6 +876,47 @@ mod tests {
             }
             assert_eq!(follow(&[]), [1], "by {size}");
             assert_eq!(follow(&sent[left_with - 1..]), [1, 3], "by {size}");
+        }
+    }
+
+    #[test]
+    fn a_stream_ends_with_the_last_byte_of_its_last_frame() {
+        let flagged = |kind, flags, stream, len: usize| {
+            let mut bytes = frame(kind, stream, &vec![0; len]);
+            bytes[4] = flags;
+            bytes
+        };
+        let mut bytes = flagged(HEADERS, END_HEADERS, 1, 20);
+        let mut ends = Vec::new();
+        for (part, ending) in [
+            (flagged(DATA, 0, 1, 100), None),
+            (flagged(HEADERS, END_STREAM, 3, 10), None),
+            (flagged(CONTINUATION, 0, 3, 10), None),
+            (flagged(CONTINUATION, END_HEADERS, 3, 10), Some(3)),
+            (flagged(HEADERS, END_STREAM | END_HEADERS, 1, 5), Some(1)),
+            (flagged(SETTINGS, ACK, 0, 0), None),
+            (flagged(DATA, END_STREAM, 5, 0), Some(5)),
+        ] {
+            bytes.extend(part);
+            ends.extend(ending.map(|stream| (stream, bytes.len())));
+        }
+        for size in [1, 2, 9, 10, 33, 1000] {
+            let (mut frames, mut end_of_stream) = (Frames::default(), EndOfStream::default());
+            let (mut seen, mut arrived) = (Vec::new(), 0);
+            for chunk in bytes.chunks(size) {
+                let mut ended = Vec::new();
+                frames.follow(chunk, |frame, _| ended.extend(end_of_stream.begins(frame)));
+                if frames.skip == 0 {
+                    ended.extend(end_of_stream.is_here());
+                }
+                arrived += chunk.len();
+                seen.extend(ended.into_iter().map(|stream| (stream, arrived)));
+            }
+            assert_eq!(seen.len(), ends.len(), "by {size}: {seen:?}");
+            for ((stream, at), (expected, whole)) in seen.iter().zip(&ends) {
+                assert_eq!(stream, expected, "by {size}");
+                assert!((*whole..whole + size).contains(at), "by {size}: {at} of {whole}");
+            }
         }
     }
 

@@ -82,7 +82,8 @@ impl StreamHandle {
         self.place.id
     }
 
-    /// Ready when flow control lets something be sent, or nothing can be sent any more.
+    /// Ready when flow control lets something be sent, or nothing can be sent any more: also once
+    /// the whole response is here, whether anybody reads it or not.
     ///
     /// Waiting for it before each message bounds what piles up here to one message more than the
     /// peer has room for. Wakes the last task that polled it.
@@ -95,9 +96,13 @@ impl StreamHandle {
         // One byte: a stream that is not sending must not hold window that others need. Sending a
         // message asks for what it takes.
         entry.send.reserve_capacity(1);
-        match ready!(entry.send.poll_capacity(cx)) {
-            Some(Ok(_)) => Poll::Ready(Ok(())),
-            Some(Err(_)) | None => Poll::Ready(Err(StreamError::Ended)),
+        match entry.send.poll_capacity(cx) {
+            Poll::Ready(Some(Ok(_))) => Poll::Ready(Ok(())),
+            Poll::Ready(Some(Err(_)) | None) => Poll::Ready(Err(StreamError::Ended)),
+            Poll::Pending => {
+                entry.sender = Some(cx.waker().clone());
+                Poll::Pending
+            }
         }
     }
 
@@ -110,7 +115,9 @@ impl StreamHandle {
     /// [`StreamHandle::poll_send_ready`].
     pub(crate) fn send(&self, message: Message, is_last: bool) -> Result<(), StreamError> {
         check_len(&message)?;
-        self.send_frame(&mut self.place.shared.table(), message.into_frame(), is_last)
+        let mut table = self.place.shared.table();
+        self.open_entry(&mut table)?;
+        self.send_frame(&mut table, message.into_frame(), is_last)
     }
 
     /// As [`StreamHandle::send`], if there is room for something; says whether there was.
@@ -134,11 +141,14 @@ impl StreamHandle {
     /// Says that no further message follows. Does not wait for flow control. Idempotent.
     pub(crate) fn finish(&self) -> Result<(), StreamError> {
         let mut table = self.place.shared.table();
-        let entry = table.stream(self.place.key, self.place.id);
-        if entry.is_some_and(|entry| entry.ended.is_none() && entry.is_send_closed) {
-            return Ok(());
+        let Some(entry) = table.stream(self.place.key, self.place.id) else {
+            return Err(StreamError::Ended);
+        };
+        match &entry.ended {
+            Some(ended) => Err(ended.clone()),
+            None if entry.is_send_closed => Ok(()),
+            None => self.send_frame(&mut table, Bytes::new(), true),
         }
-        self.send_frame(&mut table, Bytes::new(), true)
     }
 
     /// Has `reader` give up what the stream has received, should it be ended for what nobody reads.
@@ -165,23 +175,27 @@ impl StreamHandle {
         frame: Bytes,
         is_last: bool,
     ) -> Result<(), StreamError> {
-        let entry = self.open_entry(table)?;
+        let Place { shared, key, id } = &self.place;
+        let entry = table.stream(*key, *id).ok_or(StreamError::Ended)?;
         entry.is_send_closed = is_last;
         let is_message = !frame.is_empty();
         entry.send.send_data(frame, is_last).map_err(|_| StreamError::Ended)?;
+        if is_last {
+            shared.send_closed(table, *id);
+        }
         if is_message {
             table.messages_sent += 1;
-            self.place.shared.note(Times::sent);
+            shared.note(Times::sent);
         }
         Ok(())
     }
 
-    /// The stream, if something can be sent on it yet.
+    /// The stream, if messages can be sent on it yet.
     fn open_entry<'t>(&self, table: &'t mut Table) -> Result<&'t mut Entry, StreamError> {
         let entry = table.stream(self.place.key, self.place.id).ok_or(StreamError::Ended)?;
         match &entry.ended {
             Some(ended) => Err(ended.clone()),
-            None if entry.is_send_closed => Err(StreamError::Ended),
+            None if entry.is_send_closed || entry.is_answered => Err(StreamError::Ended),
             None => Ok(entry),
         }
     }
@@ -300,6 +314,11 @@ impl RecvHalf {
             shared.note(Times::received);
         }
         run
+    }
+
+    /// Bytes that have been read of a message that is not here as a whole.
+    pub(crate) fn begun_bytes(&self) -> usize {
+        self.deframer.held_bytes()
     }
 
     /// As [`RecvHalf::poll_message`]. Cancel-safe.
