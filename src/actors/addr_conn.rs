@@ -14,13 +14,14 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 #[cfg(feature = "test-util")]
 use super::faults::Blow;
 use super::health::{Said, Watch, fact, failed, not_serving};
 use super::open::{Open, tell_of_dial};
 use super::registry::{Health, Standing, Subchannel};
+use super::task::spawn_told;
 use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, balancer, resolver};
@@ -29,7 +30,8 @@ use crate::observe::{ActorKind, ActorReport};
 use crate::policy::connection::{Effect, Event, State, Timing};
 use crate::policy::{health, scaling};
 use crate::transport::{
-    self, ConnectError, Connection, ConnectionOptions, Disconnect, Driver, News,
+    self, ConnectError, ConnectFault, Connection, ConnectionOptions, Disconnect, DisconnectCause,
+    Driver, News,
 };
 use crate::types::Dice;
 use crate::types::{ConnectivityState, Status};
@@ -291,8 +293,7 @@ impl AddrConn {
     }
 
     fn start_driving(&self, connection: Connection, driver: Driver) {
-        let (core, subchannel) = (self.core.clone(), self.subchannel.clone());
-        self.core.tasks.spawn(drive(core, subchannel, connection, driver));
+        drive(self.core.clone(), self.subchannel.clone(), connection, driver);
     }
 
     /// Looks whether the address needs a further connection.
@@ -589,9 +590,14 @@ impl AddrConn {
         life.vitals.count("dials");
         let (core, me, dial) = (self.core.clone(), me.clone(), life.dials);
         let subchannel = self.subchannel.clone();
-        let task = self.core.tasks.spawn(async move {
+        let address = subchannel.address.clone();
+        let dialling = async move {
             let settings = &core.settings;
             let asked_at = Instant::now();
+            let next_dial = subchannel.next_dial();
+            if next_dial > asked_at {
+                sleep_until(next_dial).await;
+            }
             let _place = core.dials.acquire().await;
             // The time until it is its turn is not the server's fault.
             let begun_at = Instant::now();
@@ -608,11 +614,18 @@ impl AddrConn {
                 deadline,
             )
             .await;
+            if outcome.is_ok() {
+                subchannel.has_dialled(begun_at);
+            }
             tell_of_dial(&settings.observers, &subchannel, begun_at.elapsed(), &outcome);
+            outcome
+        };
+        Dial(spawn_told(&self.core.tasks, dialling, move |outcome| {
+            let gone = || Err(ConnectError::new(address, ConnectFault::Abandoned));
+            let outcome = Box::new(outcome.unwrap_or_else(gone));
             // If the actor is gone nobody wants the connection, and dropping it closes it.
-            let _ = me.cast(Msg::Own(Own(completion(dial, Box::new(outcome)))));
-        });
-        Dial(task.abort_handle())
+            let _ = me.cast(Msg::Own(Own(completion(dial, outcome))));
+        }))
     }
 }
 
@@ -634,41 +647,74 @@ fn join(core: Arc<Core>, subchannel: Arc<Subchannel>, connection: Connection, dr
     if subchannel.slot.connection().is_none() {
         connection.drain();
     }
-    let tasks = core.tasks.clone();
-    tasks.spawn(drive(core, subchannel, connection, driver));
+    drive(core, subchannel, connection, driver);
 }
 
-/// Runs a connection to its end.
-async fn drive(
+/// Has a connection run to its end, as a task.
+fn drive(core: Arc<Core>, subchannel: Arc<Subchannel>, connection: Connection, driver: Driver) {
+    let tasks = core.tasks.clone();
+    // In this order they are dropped, should the task never be polled.
+    let both = (driver, Driven::begin(core, subchannel, connection));
+    tasks.spawn(async move {
+        let (driver, mut driven) = both;
+        driver.run(|news| driven.hear(news)).await;
+    });
+}
+
+/// A connection whose driver runs. However that comes to its end, be it by a panic or with its
+/// runtime, the connection is lost with it, and its owner is told.
+struct Driven {
     core: Arc<Core>,
     subchannel: Arc<Subchannel>,
     connection: Connection,
-    driver: Driver,
-) {
-    let keepalive_time = connection.keepalive_time();
-    let mut open = Open::new(&core.settings.observers, subchannel.id, &connection);
-    let key = core.connections().insert(connection.clone());
-    driver
-        .run(|news| match news {
+    /// Its place among those of the channel.
+    key: usize,
+    open: Open,
+    is_lost: bool,
+}
+
+impl Driven {
+    fn begin(core: Arc<Core>, subchannel: Arc<Subchannel>, connection: Connection) -> Self {
+        let open = Open::new(&core.settings.observers, subchannel.id, &connection);
+        let key = core.connections().insert(connection.clone());
+        Self { core, subchannel, connection, key, open, is_lost: false }
+    }
+
+    fn hear(&mut self, news: News<'_>) {
+        match news {
             News::TooManyPings => {
-                if let Some(time) = keepalive_time {
-                    core.ask_less_often(time);
+                if let Some(time) = self.connection.keepalive_time() {
+                    self.core.ask_less_often(time);
                 }
             }
-            News::Draining(cause) => {
-                open.disconnected(cause);
-                // Calls stop picking it at once; the actors hear of it when they come to it.
-                subchannel.slot.empty_if_unusable();
-                subchannel.mailbox.tell(Msg::Lost(cause.clone()));
-            }
-        })
-        .await;
-    if connection.has_had_calls() {
-        // Calls that it was lost under are over now.
-        let over_at = connection.unused_since().unwrap_or_else(Instant::now);
-        core.shared.activity.over_at(over_at);
+            News::Draining(cause) => self.lost(cause),
+        }
     }
-    core.connections().remove(key);
+
+    /// It takes no more calls, because of `cause`.
+    fn lost(&mut self, cause: &Disconnect) {
+        self.is_lost = true;
+        self.open.disconnected(cause);
+        // Calls stop picking it at once; the actors hear of it when they come to it.
+        self.subchannel.slot.empty_if_unusable();
+        self.subchannel.mailbox.tell(Msg::Lost(cause.clone()));
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        if !self.is_lost {
+            let address = self.connection.address().clone();
+            self.lost(&Disconnect::new(address, DisconnectCause::Abandoned));
+        }
+        if self.connection.has_had_calls() {
+            // Calls that it was lost under are over now.
+            let over_at = self.connection.unused_since().unwrap_or_else(Instant::now);
+            self.core.shared.activity.over_at(over_at);
+        }
+        let gone = self.core.connections().remove(self.key);
+        drop(gone);
+    }
 }
 
 /// Sets the dice of the `AddrConn`s of one seed apart.

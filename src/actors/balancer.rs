@@ -330,7 +330,9 @@ impl Balancer {
     fn inspect(&self, life: &Life, reply: oneshot::Sender<(ActorReport, Option<PolicyReport>)>) {
         let timer = life.timer.fires_at().map(|at| ("next connection attempt", at));
         let mut report = life.vitals.report(self.core.balancer.depth(), timer);
-        if let Some(published) = &self.core.memory().published {
+        // The picker is the application's: it runs without the lock.
+        let published = self.core.memory().published.clone();
+        if let Some(published) = published {
             report.facts.insert("picker", published.picker.inspect());
         }
         let policy = Some(life.tree.inspect()).filter(|tree| !tree.children.is_empty());

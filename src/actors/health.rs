@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::Core;
 use super::registry::Health;
+use super::task::spawn_told;
 use crate::call::{HealthWatch, WatchEnd};
 use crate::observe::OwnCall;
 use crate::policy::health::State;
@@ -42,10 +43,12 @@ impl Watch {
         tell: impl Fn(Said, oneshot::Sender<()>) + Send + Sync + 'static,
     ) -> Self {
         let shared = core.shared.clone();
-        let task = core.tasks.spawn(async move {
+        let tell = Arc::new(tell);
+        let told = tell.clone();
+        let watching = async move {
             let said = async |said| {
                 let (heard, hearing) = oneshot::channel();
-                tell(said, heard);
+                told(said, heard);
                 // Dropped, which is how it says so.
                 let _ = hearing.await;
             };
@@ -61,9 +64,13 @@ impl Watch {
             if let Some(counted) = counted {
                 counted.ended(end.is_ok());
             }
-            said(Said::End(end)).await;
-        });
-        Self(task.abort_handle())
+            end
+        };
+        Self(spawn_told(&core.tasks, watching, move |end| {
+            let gone = || WatchEnd::Failed(Status::internal("the task of the watch is gone"));
+            let (heard, _) = oneshot::channel();
+            tell(Said::End(end.unwrap_or_else(gone)), heard);
+        }))
     }
 }
 

@@ -42,6 +42,7 @@ mod registry;
 mod resolver;
 mod root;
 mod supervisor;
+mod task;
 mod timer;
 mod vitals;
 

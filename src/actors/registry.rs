@@ -11,6 +11,7 @@ use super::core::Record;
 use super::mailbox::Mailbox;
 use crate::call::{SlotTable, SubchannelSlot};
 use crate::observe::{ChannelEvent, Observers};
+use crate::policy::floor::{ENDPOINT_CHANGES, Floor};
 use crate::policy::lb::SubchannelState;
 use crate::policy::{connection, health};
 use crate::transport::Connection;
@@ -53,6 +54,8 @@ pub(crate) struct Subchannel {
     retired: AtomicBool,
     standing: Mutex<Standing>,
     health: Mutex<Health>,
+    /// The dials that led to a connection.
+    dialled: Mutex<Floor>,
     /// Who is told of its states.
     observers: Observers,
 }
@@ -123,6 +126,7 @@ impl Registry {
             retired: AtomicBool::new(false),
             standing: Mutex::default(),
             health: Mutex::default(),
+            dialled: Mutex::default(),
             observers: self.observers.clone(),
         });
         table.entries[id.index()] = Some(subchannel.clone());
@@ -256,6 +260,18 @@ impl Subchannel {
         if let Some(connection) = self.slot.empty() {
             connection.siblings().iter().for_each(Connection::drain);
         }
+    }
+
+    /// A dial that began at `at` has led to a connection.
+    pub(super) fn has_dialled(&self, at: Instant) {
+        self.dialled.lock().unwrap_or_else(PoisonError::into_inner).note(at.into_std());
+    }
+
+    /// When the next dial may begin. A server that ends each connection as soon as it is made must
+    /// not be dialled without a pause.
+    pub(super) fn next_dial(&self) -> Instant {
+        let dialled = *self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
+        Instant::from_std(dialled.next(Instant::now().into_std(), ENDPOINT_CHANGES))
     }
 
     pub(super) fn is_retired(&self) -> bool {

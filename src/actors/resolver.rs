@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::core::Resolved;
 #[cfg(feature = "test-util")]
 use super::faults::Blow;
+use super::task::spawn_told;
 use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, Settings, client_conn};
@@ -23,8 +24,10 @@ use crate::observe::{ActorKind, ActorReport, ChannelEvent};
 use crate::policy::resolution::{Effect, Event, Pace, State};
 use crate::policy::service_config::{Client, ServiceConfig};
 use crate::transport::resolve::{Resolution, Resolve, ResolveError, ServiceConfigChoices};
-use crate::types::Dice;
-use crate::types::{Endpoint, Refresh, Status, TargetError, shown};
+use crate::types::{
+    ConfigSelector, Dice, Endpoint, Foreign, ForeignSelector, Panicked, Refresh, Status,
+    TargetError, caught, shown,
+};
 
 /// What a Resolver is told.
 pub(crate) enum Msg {
@@ -58,7 +61,7 @@ pub(crate) struct Own(Completion);
 enum Completion {
     Looked { look: u64, outcome: Result<Resolution, ResolveError> },
     Changed { worker: u64 },
-    WorkerDied { worker: u64 },
+    WorkerDied { worker: u64, panicked: Option<Panicked> },
     Wake(u64),
 }
 
@@ -163,11 +166,9 @@ impl Resolver {
             Completion::Changed { worker } if life.is_current_worker(worker) => {
                 self.advance(me, life, Event::Changed);
             }
-            Completion::WorkerDied { worker } if life.is_current_worker(worker) => {
+            Completion::WorkerDied { worker, panicked } if life.is_current_worker(worker) => {
                 life.worker = None;
-                let scheme = self.core.settings.target.scheme();
-                let text = format!("the resolver for `{scheme}` targets panicked");
-                self.looked(me, life, Err(ResolveError::new(text)));
+                self.looked(me, life, Err(self.gone(panicked)));
             }
             Completion::Wake(epoch) if life.timer.is_current(epoch) => {
                 self.advance(me, life, Event::Wake);
@@ -194,6 +195,20 @@ impl Resolver {
         };
         self.advance(me, life, event);
         self.tell(&resolved);
+    }
+
+    /// The resolver has come to an end of its own.
+    fn gone(&self, panicked: Option<Panicked>) -> ResolveError {
+        let target = &self.core.settings.target;
+        match panicked {
+            Some(panicked) => {
+                let text = format!("resolving {target}: {panicked}");
+                ResolveError::new(text).with_source(panicked)
+            }
+            None => {
+                ResolveError::new(format!("resolving {target}: the task of the resolver ended"))
+            }
+        }
     }
 
     fn failed(life: &mut Life, error: ResolveError) -> Resolved {
@@ -226,6 +241,8 @@ impl Resolver {
         let registry = &self.core.settings.lb_registry;
         let is_disabled = self.core.settings.resolver_options.disable_service_config;
         let selector = config_selector.filter(|_| !is_disabled);
+        let selector =
+            selector.map(|it| Arc::new(ForeignSelector::new(it)) as Arc<dyn ConfigSelector>);
         let config = if is_disabled {
             None
         } else if let Some(json) = service_config {
@@ -333,12 +350,12 @@ impl Resolver {
         }
         if life.worker.is_none() {
             match self.build() {
-                Ok(resolve) => {
-                    life.refresh = resolve.refresh();
+                Ok((resolve, refresh)) => {
+                    life.refresh = refresh;
                     life.worker = Some(self.hire(me, serial, resolve));
                 }
                 Err(error) => {
-                    let outcome = Err(ResolveError::new(error.to_string()));
+                    let outcome = Err(error);
                     let failed = Completion::Looked { look: serial, outcome };
                     // To itself, alive.
                     let _ = me.cast(Msg::Own(Own(failed)));
@@ -352,16 +369,31 @@ impl Resolver {
         }
     }
 
-    fn build(&self) -> Result<Box<dyn Resolve>, TargetError> {
+    fn build(&self) -> Result<(Box<dyn Resolve>, Refresh), ResolveError> {
         let Settings { resolver, target, resolver_options, .. } = &self.core.settings;
-        resolver.build_with(target, resolver_options)
+        let built = caught("the resolver", || {
+            let resolve = resolver.build_with(target, resolver_options)?;
+            let refresh = resolve.refresh();
+            Ok((resolve, refresh))
+        });
+        let built = built.map_err(|panicked| self.gone(Some(panicked)))?;
+        built.map_err(|error: TargetError| ResolveError::new(error.to_string()))
     }
 
     fn hire(&self, me: &ActorRef<Msg>, serial: u64, resolve: Box<dyn Resolve>) -> Worker {
         let (orders, queue) = mpsc::unbounded_channel();
-        let alarm = Alarm { worker: serial, actor: me.clone() };
-        let task = self.core.tasks.spawn(work(resolve, queue, alarm));
-        Worker { serial, look: serial, orders, task: task.abort_handle() }
+        let resolve = Foreign::new("the resolver", resolve);
+        let teller = Teller { worker: serial, actor: me.clone() };
+        let alarm = teller.clone();
+        let task = spawn_told(&self.core.tasks, work(resolve, queue, teller), move |end| {
+            // Nobody has an order for it any more where it came to a regular end.
+            let panicked = match end {
+                Some(Err(panicked)) => Some(panicked),
+                Some(Ok(())) | None => None,
+            };
+            alarm.tell(Completion::WorkerDied { worker: alarm.worker, panicked });
+        });
+        Worker { serial, look: serial, orders, task }
     }
 }
 
@@ -413,45 +445,40 @@ impl Drop for Worker {
     }
 }
 
+/// Runs until nobody gives orders any more, or the resolver panics.
 async fn work(
-    mut resolve: Box<dyn Resolve>,
+    mut resolve: Foreign<Box<dyn Resolve>>,
     mut orders: mpsc::UnboundedReceiver<u64>,
-    alarm: Alarm,
-) {
+    teller: Teller,
+) -> Result<(), Panicked> {
     loop {
         let order = tokio::select! {
             biased;
             order = orders.recv() => order,
-            () = resolve.changed() => {
-                alarm.tell(Completion::Changed { worker: alarm.worker });
+            changed = resolve.future_mut(|resolve| resolve.changed()) => {
+                changed?;
+                teller.tell(Completion::Changed { worker: teller.worker });
                 // One notice is enough until it has been acted on.
                 orders.recv().await
             }
         };
-        let Some(look) = order else { return };
-        let outcome = resolve.resolve().await;
-        alarm.tell(Completion::Looked { look, outcome });
+        let Some(look) = order else { return Ok(()) };
+        let outcome = resolve.future_mut(|resolve| resolve.resolve()).await?;
+        teller.tell(Completion::Looked { look, outcome });
     }
 }
 
-/// Tells the actor of its worker, its panic included.
-struct Alarm {
+/// Tells the actor of its worker.
+#[derive(Clone)]
+struct Teller {
     worker: u64,
     actor: ActorRef<Msg>,
 }
 
-impl Alarm {
+impl Teller {
     fn tell(&self, completion: Completion) {
         // An actor that is gone took its worker along.
         let _ = self.actor.cast(Msg::Own(Own(completion)));
-    }
-}
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.tell(Completion::WorkerDied { worker: self.worker });
-        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Supervisor: starts the other actors and starts them again when they have failed. It knows
 //! nothing of what they do.
 //!
-//! A part that did its work since it last failed is started again at once; one that fails before
-//! it has, after a growing wait. It is never given up: past [`FAILURES_TOLERATED`] in a row the
+//! A part that was sound since it last failed is started again at once, another after a growing
+//! wait ([`policy::restart`](crate::policy::restart)). It is never given up: past [`FAILURES_TOLERATED`] in a row the
 //! channel says what is wrong, unless it has a connection that serves, and the attempts go on.
 
 use std::collections::{HashMap, HashSet};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::Core;
 use super::addr_conn::AddrConn;
@@ -23,6 +24,7 @@ use super::resolver::Resolver;
 use super::vitals::Vitals;
 use crate::observe::{ActorKind, ActorReport};
 use crate::policy::lb::FailPicker;
+use crate::policy::restart::Failures;
 use crate::types::{ConnectivityState, Status, SubchannelId};
 
 /// What a Supervisor is told.
@@ -59,8 +61,8 @@ pub(super) struct Life {
     children: HashMap<ActorId, Part>,
     /// The same parts, to be looked up.
     running: HashSet<Part>,
-    /// How often in a row each part has failed without doing its work in between.
-    failures: HashMap<Part, u32>,
+    /// The failures of each part that has had any.
+    failures: HashMap<Part, Failures>,
     vitals: Vitals,
 }
 
@@ -194,14 +196,12 @@ impl Supervisor {
         let status = Status::unavailable(format!("the channel's {part} fails: {error}"));
         life.vitals.fail(status.clone());
         let failures = life.failures.entry(part).or_default();
-        *failures = if proved { 0 } else { *failures + 1 };
-        if *failures > FAILURES_TOLERATED {
+        let now = Instant::now().into_std();
+        let (next, wait) = failures.step(now, proved, &self.core.settings.backoff);
+        *failures = next;
+        if next.in_a_row() > FAILURES_TOLERATED {
             self.report(part, status);
         }
-        let wait = match failures.checked_sub(1) {
-            None => Duration::ZERO,
-            Some(nth) => self.core.settings.backoff.nominal(nth),
-        };
         self.core.start_later(me, part, wait);
     }
 

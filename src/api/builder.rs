@@ -164,7 +164,7 @@ impl ChannelBuilder {
 
     /// Adds a load-balancing policy that service configs can name.
     pub fn lb_policy(mut self, policy: impl LbPolicyBuilder + 'static) -> Self {
-        self.lb_registry.register(Arc::new(policy));
+        self.lb_registry.register_foreign(Arc::new(policy));
         self
     }
 

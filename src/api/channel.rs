@@ -10,14 +10,14 @@ use tokio::time::Instant;
 use super::builder::ChannelBuilder;
 use super::client_stream::{ChannelStream, OneResponse};
 use super::codec::{EncodedMessage, Vtable};
-use super::intercept::{Interceptor, Next, OutgoingCall};
+use super::intercept::{AN_INTERCEPTOR, Interceptor, Next, OutgoingCall};
 use super::method::{Cardinality, IntoMethod, PreparedMethod};
 use super::request::{CallOptions, Request, Response};
 use super::streaming::Streaming;
 use crate::actors::Core;
 use crate::call::{self, CallHead, Events, Reply, StateChanges, StreamCall};
 use crate::transport::{BoxFuture, Message};
-use crate::types::{Compression, ConnectivityState, Status};
+use crate::types::{Compression, ConnectivityState, Foreign, Status};
 
 /// A virtual connection to a service: it finds the servers, keeps connections to them and sends
 /// each call to one.
@@ -53,7 +53,7 @@ pub struct Channel {
 struct Handle {
     core: Arc<Core>,
     defaults: Defaults,
-    interceptors: Vec<Arc<dyn Interceptor>>,
+    interceptors: Vec<Foreign<Arc<dyn Interceptor>>>,
 }
 
 /// What calls go by of which nothing is said.
@@ -96,6 +96,8 @@ impl Channel {
         defaults: Defaults,
         interceptors: Vec<Arc<dyn Interceptor>>,
     ) -> Self {
+        let foreign = |interceptor| Foreign::new(AN_INTERCEPTOR, interceptor);
+        let interceptors = interceptors.into_iter().map(foreign).collect();
         Self { handle: Arc::new(Handle { core, defaults, interceptors }) }
     }
 

@@ -1,6 +1,6 @@
 //! Streams of encoded messages, as interceptors see them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use super::codec::EncodedMessage;
 use super::finish::Finish;
 use crate::call::StreamCall;
 use crate::transport::BoxFuture;
-use crate::types::{Address, Code, Metadata, SecurityLevel, Status};
+use crate::types::{Address, Code, Foreign, Metadata, Panicked, SecurityLevel, Status};
 
 /// A stream of encoded messages: what an [`Interceptor`](crate::Interceptor) gets from below, and
 /// gives to what lies above.
@@ -273,6 +273,82 @@ fn cardinality(came: &str) -> Status {
             "the stream of an interceptor: cardinality violation: {came} where one message is due"
         ),
     )
+}
+
+/// A stream that interceptors have made, or have put others around. One that panics ends its call
+/// with INTERNAL, and is used no more.
+pub(super) struct ForeignStream {
+    stream: Foreign<Arc<dyn ClientStream>>,
+    failed: OnceLock<Status>,
+}
+
+impl ForeignStream {
+    pub(super) fn new(stream: Arc<dyn ClientStream>) -> Self {
+        let stream = Foreign::new("the stream of an interceptor", stream);
+        Self { stream, failed: OnceLock::new() }
+    }
+
+    fn fail(&self, panicked: Panicked) -> Status {
+        let status = self.failed.get_or_init(|| panicked.into_status()).clone();
+        // What lies below is not to go on unseen; a second panic says nothing new.
+        let _ = self.stream.call(|stream| stream.cancel());
+        status
+    }
+
+    async fn run<'a, T>(
+        &'a self,
+        make: impl FnOnce(&'a Arc<dyn ClientStream>) -> BoxFuture<'a, Result<T, Status>>,
+    ) -> Result<T, Status> {
+        if let Some(status) = self.failed.get() {
+            return Err(status.clone());
+        }
+        self.stream.future(make).await.unwrap_or_else(|panicked| Err(self.fail(panicked)))
+    }
+
+    fn ask<T>(&self, ask: impl FnOnce(&Arc<dyn ClientStream>) -> Option<T>) -> Option<T> {
+        self.stream.call(ask).unwrap_or_else(|panicked| {
+            self.fail(panicked);
+            None
+        })
+    }
+}
+
+impl ClientStream for ForeignStream {
+    fn send(&self, message: EncodedMessage) -> BoxFuture<'_, Result<(), Status>> {
+        Box::pin(self.run(|stream| stream.send(message)))
+    }
+
+    fn close_send(&self) {
+        if let Err(panicked) = self.stream.call(|stream| stream.close_send()) {
+            self.fail(panicked);
+        }
+    }
+
+    fn recv(&self) -> BoxFuture<'_, Result<Option<Bytes>, Status>> {
+        Box::pin(self.run(|stream| stream.recv()))
+    }
+
+    fn header(&self) -> BoxFuture<'_, Result<Metadata, Status>> {
+        Box::pin(self.run(|stream| stream.header()))
+    }
+
+    fn trailer(&self) -> Option<Metadata> {
+        self.ask(|stream| stream.trailer())
+    }
+
+    fn peer(&self) -> Option<Address> {
+        self.ask(|stream| stream.peer())
+    }
+
+    fn security_level(&self) -> Option<SecurityLevel> {
+        self.ask(|stream| stream.security_level())
+    }
+
+    fn cancel(&self) {
+        if let Err(panicked) = self.stream.call(|stream| stream.cancel()) {
+            self.failed.get_or_init(|| panicked.into_status());
+        }
+    }
 }
 
 /// A stream at whose end something is to be called.

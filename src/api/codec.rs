@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::transport::{Message, Run};
-use crate::types::Status;
+use crate::types::{Panicked, Status, caught};
 
 /// Encodes requests and decodes responses of a method. A codec has no state of its own: it is a
 /// type, named by [`Method::with_codec`](crate::Method::with_codec).
@@ -99,23 +99,24 @@ impl<Req, Resp> Vtable<Req, Resp> {
     /// Fails with the status of a call whose response cannot be decoded.
     pub(super) fn decode(&self, bytes: Bytes) -> Result<Resp, Status> {
         let is_short = bytes.len() < SHORT;
-        decoded(if is_short { (self.decode_short)(&bytes) } else { (self.decode)(bytes) })
+        decoded(|| if is_short { (self.decode_short)(&bytes) } else { (self.decode)(bytes) })
     }
 
     /// The next message of a run. Fails likewise.
     pub(super) fn decode_next(&self, run: &mut Run) -> Option<Result<Resp, Status>> {
         let first = run.first()?;
         if first.len() < SHORT {
-            let message = (self.decode_short)(first);
+            let message = decoded(|| (self.decode_short)(first));
             run.advance();
-            return Some(decoded(message));
+            return Some(message);
         }
-        Some(decoded((self.decode)(run.take()?)))
+        let whole = run.take()?;
+        Some(decoded(|| (self.decode)(whole)))
     }
 }
 
-fn decoded<T>(result: Result<T, CodecError>) -> Result<T, Status> {
-    result.map_err(|error| {
+fn decoded<T>(decode: impl FnOnce() -> Result<T, CodecError>) -> Result<T, Status> {
+    caught(THE_CODEC, decode).unwrap_or_else(|it| Err(CodecError::new(it))).map_err(|error| {
         Status::internal(format!("the response cannot be decoded: {error}")).with_source(error)
     })
 }
@@ -159,9 +160,11 @@ impl EncodedMessage {
         message: &Req,
         vtable: &Vtable<Req, Resp>,
     ) -> Result<Self, Status> {
-        let capacity = (vtable.encoded_len)(message);
-        let encoded = Message::encode(capacity, |buf| (vtable.encode)(message, buf));
-        Self::encoded(encoded, true)
+        let encode = || {
+            let capacity = (vtable.encoded_len)(message);
+            Message::encode(capacity, |buf| (vtable.encode)(message, buf))
+        };
+        Self::encoded(caught(THE_CODEC, encode), true)
     }
 
     /// A message of a stream, whose short ones share the memory of `block`.
@@ -171,13 +174,23 @@ impl EncodedMessage {
         vtable: &Vtable<Req, Resp>,
         may_compress: bool,
     ) -> Result<Self, Status> {
-        let capacity = (vtable.encoded_len)(message);
-        let encoded = Message::encode_in(block, capacity, |buf| (vtable.encode)(message, buf));
+        let encoded = caught(THE_CODEC, || {
+            let capacity = (vtable.encoded_len)(message);
+            Message::encode_in(block, capacity, |buf| (vtable.encode)(message, buf))
+        });
+        if encoded.is_err() {
+            // What it has left there is no message.
+            *block = BytesMut::new();
+        }
         Self::encoded(encoded, may_compress)
     }
 
-    fn encoded(message: Result<Message, CodecError>, may_compress: bool) -> Result<Self, Status> {
-        let message = message.map_err(|error| {
+    fn encoded(
+        encoded: Result<Result<Message, CodecError>, Panicked>,
+        may_compress: bool,
+    ) -> Result<Self, Status> {
+        let encoded = encoded.unwrap_or_else(|panicked| Err(CodecError::new(panicked)));
+        let message = encoded.map_err(|error| {
             Status::internal(format!("the request cannot be encoded: {error}")).with_source(error)
         })?;
         Ok(Self { message, may_compress })
@@ -261,6 +274,8 @@ pub(super) const fn is_content_type(text: &str) -> bool {
     }
     bytes.len() >= base.len() && bytes.len() != base.len() + 1
 }
+
+const THE_CODEC: &str = "the codec";
 
 pub(super) const APPLICATION_GRPC: &str = "application/grpc";
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
-use crate::types::Status;
+use crate::types::{Status, caught};
 
 /// Functions that are called once when a call is over; where it is dropped before, with CANCELLED.
 #[expect(unnameable_types, reason = "a sealed trait has it")]
@@ -51,7 +51,12 @@ impl Finish {
     /// Calls them, if that has not been done.
     fn run_once(&mut self, result: Result<(), &Status>) {
         if let Some(hooks) = self.0.0.take() {
-            hooks.iter().for_each(|hook| hook(result));
+            for hook in *hooks {
+                // Its drop is the application's too.
+                if let Err(panicked) = caught("an `on_finish` hook", move || hook(result)) {
+                    tracing::error!(target: "switchboard", %panicked, "the call has ended all the same");
+                }
+            }
         }
     }
 }

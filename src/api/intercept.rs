@@ -14,7 +14,7 @@ use super::finish::Finish;
 use super::method::Cardinality;
 use super::request::{CallOptions, Response};
 use crate::transport::BoxFuture;
-use crate::types::{Metadata, MethodPath, Status};
+use crate::types::{Caught, Foreign, Metadata, MethodPath, Panicked, Status};
 
 /// Sees the calls of a channel, and may change them.
 ///
@@ -183,12 +183,12 @@ impl fmt::Debug for OutgoingCall {
 /// What lies below an interceptor: the others, and the channel. It can be asked more than once.
 #[derive(Clone, Copy)]
 pub struct Next<'a> {
-    below: &'a [Arc<dyn Interceptor>],
+    below: &'a [Foreign<Arc<dyn Interceptor>>],
     channel: &'a Channel,
 }
 
 impl<'a> Next<'a> {
-    pub(super) fn new(below: &'a [Arc<dyn Interceptor>], channel: &'a Channel) -> Self {
+    pub(super) fn new(below: &'a [Foreign<Arc<dyn Interceptor>>], channel: &'a Channel) -> Self {
         Self { below, channel }
     }
 
@@ -200,13 +200,13 @@ impl<'a> Next<'a> {
     ) -> Answer<'a, Response<Bytes>> {
         match self.split() {
             Some((first, next)) => {
-                let before = first.before(&mut call);
+                let before = before(first, &mut call);
                 let finish = call.options.take_finish();
-                let answer = match before {
-                    Ok(()) => first.unary(call, message, next),
-                    Err(status) => Answer::of(Err(status)),
-                };
-                answer.and_finish(finish)
+                let answer = before.and_then(|()| {
+                    let answer = first.call(|first| first.unary(call, message, next));
+                    answer.map_err(Panicked::into_status)
+                });
+                answer.unwrap_or_else(|status| Answer::of(Err(status))).and_finish(finish)
             }
             None => Answer::pass((call, message), self.channel),
         }
@@ -217,22 +217,30 @@ impl<'a> Next<'a> {
     pub fn stream(self, mut call: OutgoingCall) -> Answer<'a, Arc<dyn ClientStream>> {
         match self.split() {
             Some((first, next)) => {
-                let before = first.before(&mut call);
+                let before = before(first, &mut call);
                 let finish = call.options.take_finish();
-                let answer = match before {
-                    Ok(()) => first.stream(call, next),
-                    Err(status) => Answer::of(Err(status)),
-                };
-                answer.and_finish(finish)
+                let answer = before.and_then(|()| {
+                    let answer = first.call(|first| first.stream(call, next));
+                    answer.map_err(Panicked::into_status)
+                });
+                answer.unwrap_or_else(|status| Answer::of(Err(status))).and_finish(finish)
             }
             None => Answer::pass(call, self.channel),
         }
     }
 
-    fn split(self) -> Option<(&'a dyn Interceptor, Self)> {
+    fn split(self) -> Option<(&'a Foreign<Arc<dyn Interceptor>>, Self)> {
         let (first, below) = self.below.split_first()?;
-        Some((&**first, Self { below, channel: self.channel }))
+        Some((first, Self { below, channel: self.channel }))
     }
+}
+
+fn before(
+    interceptor: &Foreign<Arc<dyn Interceptor>>,
+    call: &mut OutgoingCall,
+) -> Result<(), Status> {
+    let seen = interceptor.call(|interceptor| interceptor.before(call));
+    seen.unwrap_or_else(|panicked| Err(panicked.into_status()))
 }
 
 impl fmt::Debug for Next<'_> {
@@ -296,7 +304,10 @@ impl<'a, T: Outcome> IntoFuture for Answer<'a, T> {
         let Self { what, finish } = self;
         let answer = match what {
             What::Pass(call, channel) => T::make(call, channel),
-            What::Later(answer) => answer,
+            What::Later(answer) => Box::pin(async move {
+                let answer = Caught::of(AN_INTERCEPTOR, answer).await;
+                answer.unwrap_or_else(|panicked| Err(panicked.into_status()))
+            }),
             What::Known(answer) => Box::pin(ready(answer)),
         };
         if finish.is_empty() {
@@ -315,6 +326,9 @@ impl<T: Outcome> fmt::Debug for Answer<'_, T> {
         })
     }
 }
+
+/// How errors name one.
+pub(super) const AN_INTERCEPTOR: &str = "an interceptor";
 
 /// What a call gives: a [`Response`] of bytes, or a [`ClientStream`]. There are no others.
 pub trait Outcome: Sized + Send + sealed::Made + 'static {}

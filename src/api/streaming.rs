@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 
-use super::client_stream::{ChannelStream, ClientStream};
+use super::client_stream::{ChannelStream, ClientStream, ForeignStream};
 use super::codec::{EncodedMessage, Vtable};
 use crate::transport::{BoxFuture, Run};
 use crate::types::{Address, Metadata, SecurityLevel, Status};
@@ -81,7 +81,7 @@ impl<Req, Resp> Streaming<Req, Resp> {
     }
 
     pub(super) fn wrapped(stream: Arc<dyn ClientStream>, vtable: Vtable<Req, Resp>) -> Self {
-        Self::new(Messages::Wrapped(stream), vtable)
+        Self::new(Messages::Wrapped(Arc::new(ForeignStream::new(stream))), vtable)
     }
 
     fn new(stream: Messages, vtable: Vtable<Req, Resp>) -> Self {

@@ -19,8 +19,7 @@ use crate::observe::since_1970;
 use crate::policy::backoff::Backoff;
 use crate::policy::token::{Answer, Event, Fetch, State};
 use crate::transport::{BearerToken, BoxFuture, CallContext, CallCredentials};
-use crate::types::Dice;
-use crate::types::{Code, Metadata, Status};
+use crate::types::{Code, Dice, Foreign, Metadata, Panicked, Status};
 
 /// Access tokens of OAuth 2.0 as call credentials: `authorization: Bearer …`.
 ///
@@ -118,7 +117,7 @@ impl CallCredentials for JwtFile {
 struct Tokens(Arc<Shared>);
 
 struct Shared {
-    source: Box<dyn TokenSource>,
+    source: Foreign<Box<dyn TokenSource>>,
     cached: Mutex<Cached>,
     fetched: Notify,
 }
@@ -142,7 +141,7 @@ impl Tokens {
             dice: Dice::new(fresh_seed()),
         };
         Self(Arc::new(Shared {
-            source: Box::new(source),
+            source: Foreign::new("the token source", Box::new(source)),
             cached: Mutex::new(cached),
             fetched: Notify::new(),
         }))
@@ -183,11 +182,13 @@ impl fmt::Debug for Tokens {
 impl Shared {
     async fn fetch(&self) -> Outcome {
         let began = Instant::now();
-        let fetched = tokio::time::timeout(FETCH_TIMEOUT, self.source.fetch()).await;
+        let fetching = self.source.future(|source| source.fetch());
+        let fetched = tokio::time::timeout(FETCH_TIMEOUT, fetching).await;
         let token = fetched.map_err(|_| {
             let seconds = FETCH_TIMEOUT.as_secs();
             Status::unavailable(format!("no token was fetched within {seconds} s"))
-        })??;
+        })?;
+        let token = token.map_err(Panicked::into_status)??;
         let end = match token.expires_in {
             None => None,
             Some(Duration::ZERO) => {

@@ -4,7 +4,7 @@ use super::retry::AttemptError;
 use super::shared::Elapsed;
 use super::{CallHead, NoRuntime, Shared, Terms, status};
 use crate::transport::{AllCallCredentials, BoxFuture, CallContext, Connection};
-use crate::types::{Authority, Metadata, MethodPath, Status};
+use crate::types::{Authority, Metadata, MethodPath, Panicked, Status};
 
 /// Whether attempts of `call` are to be proved. Most calls have no credentials; this is all that
 /// they pay for it.
@@ -77,13 +77,16 @@ pub(super) async fn gather(
     let runtime = shared.runtime.get().ok_or_else(no_runtime)?;
     let context = CallContext::new(path, authority, level, runtime);
     let mut all = Metadata::new();
+    let panicked = |it: Panicked| ProofError::Ended(it.into_status());
     for credentials in shared.credentials.iter().chain(own.iter()) {
-        let wanted = credentials.min_security_level();
+        let wanted = credentials.call(|credentials| credentials.min_security_level());
+        let wanted = wanted.map_err(panicked)?;
         if wanted > level {
             let status = status::too_little_security(connection.address(), level, wanted);
             return Err(ProofError::Failed(status));
         }
-        let made = credentials.metadata(&context).await;
+        let made = credentials.future(|credentials| credentials.metadata(&context)).await;
+        let made = made.map_err(panicked)?;
         all.append_all(made.map_err(|failure| {
             ProofError::Failed(status::credentials_failed(connection.address(), failure))
         })?);

@@ -2,9 +2,9 @@
 
 use std::mem;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use crate::observe::{AttemptKind, CallEvent, CallObserver, guarded};
+use crate::observe::{AttemptKind, CallEvent, Watching};
 use crate::types::{Metadata, Status};
 
 /// Those who observe a call: mostly nobody, which costs a branch an event.
@@ -14,7 +14,7 @@ use crate::types::{Metadata, Status};
 pub(crate) struct Events(Option<Box<Observed>>);
 
 struct Observed {
-    observers: Vec<Arc<dyn CallObserver>>,
+    observers: Vec<Watching>,
     next_attempt: AtomicU32,
     under_way: Mutex<UnderWay>,
 }
@@ -28,7 +28,7 @@ enum UnderWay {
 
 impl Events {
     /// Tells `observers` from now on.
-    pub(crate) fn to(observers: Vec<Arc<dyn CallObserver>>) -> Self {
+    pub(crate) fn to(observers: Vec<Watching>) -> Self {
         if observers.is_empty() {
             return Self(None);
         }
@@ -99,7 +99,7 @@ impl Observed {
     #[cold]
     fn tell(&self, event: &CallEvent<'_>) {
         for observer in &self.observers {
-            guarded(|| observer.event(event));
+            observer.tell(|observer| observer.event(event));
         }
     }
 
@@ -107,7 +107,7 @@ impl Observed {
     fn propagated(&self, attempt: u32) -> Metadata {
         let mut metadata = Metadata::new();
         for observer in &self.observers {
-            guarded(|| observer.propagate(attempt, &mut metadata));
+            observer.tell(|observer| observer.propagate(attempt, &mut metadata));
         }
         metadata
     }

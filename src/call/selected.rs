@@ -5,16 +5,18 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::CallHead;
-use crate::types::{CallConfig, Metadata, MethodConfig, OnCommit};
+use crate::types::{CallConfig, Foreign, Metadata, MethodConfig, OnCommit, caught};
 
 /// What a config selector has chosen for a call, beside the config of its method. The hook is called
 /// when this goes at the latest.
 pub(super) struct Selected {
     /// All of the call's metadata, where some was added.
     metadata: Option<Metadata>,
-    attribute: Option<Arc<dyn Any + Send + Sync>>,
+    attribute: Option<Foreign<Attribute>>,
     on_commit: Mutex<Option<OnCommit>>,
 }
+
+type Attribute = Arc<dyn Any + Send + Sync>;
 
 impl Selected {
     pub(super) fn of(call: &CallHead, config: CallConfig) -> (Arc<MethodConfig>, Arc<Self>) {
@@ -24,6 +26,7 @@ impl Selected {
             all.append_all(added);
             all
         });
+        let attribute = attribute.map(|it| Foreign::new("the config selector's attribute", it));
         let selected = Self { metadata, attribute, on_commit: Mutex::new(on_commit) };
         (method_config, Arc::new(selected))
     }
@@ -33,14 +36,16 @@ impl Selected {
     }
 
     pub(super) fn attribute(&self) -> Option<&(dyn Any + Send + Sync)> {
-        self.attribute.as_deref()
+        self.attribute.as_ref().and_then(|attribute| attribute.call(|it| &**it).ok())
     }
 
     /// The call is committed, or over.
     pub(super) fn commit(&self) {
         let hook = self.on_commit.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(hook) = hook {
-            hook();
+            if let Err(panicked) = caught("the config selector's `on_commit` hook", hook) {
+                tracing::error!(target: "switchboard", %panicked, "the call goes on");
+            }
         }
     }
 }

@@ -34,4 +34,4 @@ pub use open_telemetry::{
 pub(crate) use channelz::{ChannelEntry, OwnCall, SocketEntry};
 pub(crate) use clock::since_1970;
 pub(crate) use inspection::Probe;
-pub(crate) use observers::{Observers, guarded};
+pub(crate) use observers::{Observers, Watching};

@@ -1,12 +1,11 @@
 //! Those who observe a channel, as the rest of the library reaches them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::calls::{CallInfo, CallObserver, Observer};
 use super::channels::{ChannelEvent, ChannelInfo};
 use super::channelz::{ChannelEntry, OwnCall};
-use crate::types::{MethodPath, SubchannelId};
+use crate::types::{Foreign, MethodPath, SubchannelId};
 
 /// Those who observe a channel: mostly nobody, which costs a branch an event.
 ///
@@ -16,7 +15,7 @@ use crate::types::{MethodPath, SubchannelId};
 pub(crate) struct Observers(Option<Arc<Present>>);
 
 struct Present {
-    observers: Vec<Arc<dyn Observer>>,
+    observers: Vec<Foreign<Arc<dyn Observer>>>,
     target: String,
     /// What the registry has of the channel, which is one of the observers.
     channelz: Option<ChannelEntry>,
@@ -30,7 +29,12 @@ impl Observers {
         channelz: Option<ChannelEntry>,
     ) -> Self {
         observers.extend(channelz.as_ref().map(ChannelEntry::observer));
-        Self((!observers.is_empty()).then(|| Arc::new(Present { observers, target, channelz })))
+        if observers.is_empty() {
+            return Self(None);
+        }
+        let foreign = |observer| Foreign::new(AN_OBSERVER, observer);
+        let observers = observers.into_iter().map(foreign).collect();
+        Self(Some(Arc::new(Present { observers, target, channelz })))
     }
 
     /// What a registry has of the channel, if it is in one.
@@ -45,11 +49,7 @@ impl Observers {
 
     /// Those who want to see this call.
     #[inline]
-    pub(crate) fn call_began(
-        &self,
-        method: &MethodPath,
-        is_known: bool,
-    ) -> Vec<Arc<dyn CallObserver>> {
+    pub(crate) fn call_began(&self, method: &MethodPath, is_known: bool) -> Vec<Watching> {
         self.0.as_ref().map_or_else(Vec::new, |present| present.call_began(method, is_known))
     }
 
@@ -64,26 +64,48 @@ impl Observers {
 
 impl Present {
     #[cold]
-    fn call_began(&self, method: &MethodPath, is_known: bool) -> Vec<Arc<dyn CallObserver>> {
+    fn call_began(&self, method: &MethodPath, is_known: bool) -> Vec<Watching> {
         let call = CallInfo::new(method, is_known, &self.target);
-        let observers = self.observers.iter();
-        observers.filter_map(|observer| guarded(|| observer.call_began(&call))).collect()
+        let began = |observer: &Foreign<Arc<dyn Observer>>| {
+            Some(Watching::new(tell(observer, |observer| observer.call_began(&call))??))
+        };
+        self.observers.iter().filter_map(began).collect()
     }
 
     #[cold]
     fn tell(&self, event: &ChannelEvent<'_>) {
         let channel = ChannelInfo::new(&self.target);
         for observer in &self.observers {
-            guarded(|| observer.channel_event(&channel, event));
+            tell(observer, |observer| observer.channel_event(&channel, event));
         }
     }
 }
 
-/// What `told` gives, or nothing where it panics.
-pub(crate) fn guarded<T: Default>(told: impl FnOnce() -> T) -> T {
-    // What the observer leaves behind half done is its own: nothing here is borrowed to be changed.
-    catch_unwind(AssertUnwindSafe(told)).unwrap_or_else(|_| {
-        tracing::error!(target: "switchboard", "an observer panicked: it goes without what it was told");
-        T::default()
-    })
+/// Who observes one call.
+pub(crate) struct Watching(Foreign<Arc<dyn CallObserver>>);
+
+impl Watching {
+    pub(crate) fn new(observer: Arc<dyn CallObserver>) -> Self {
+        Self(Foreign::new(AN_OBSERVER, observer))
+    }
+
+    /// Tells it something.
+    pub(crate) fn tell(&self, told: impl FnOnce(&dyn CallObserver)) {
+        tell(&self.0, |observer| told(&**observer));
+    }
 }
+
+/// What `told` gives, or nothing where the observer panics.
+fn tell<'a, O: ?Sized, T>(
+    observer: &'a Foreign<Arc<O>>,
+    told: impl FnOnce(&'a Arc<O>) -> T,
+) -> Option<T> {
+    observer
+        .call(told)
+        .inspect_err(|panicked| {
+            tracing::error!(target: "switchboard", %panicked, "it goes without what it was told");
+        })
+        .ok()
+}
+
+const AN_OBSERVER: &str = "an observer";

@@ -27,11 +27,13 @@
 pub(crate) mod backoff;
 pub(crate) mod channel;
 pub(crate) mod connection;
+pub(crate) mod floor;
 pub(crate) mod health;
 pub(crate) mod hedging;
 pub(crate) mod idle;
 pub(crate) mod lb;
 pub(crate) mod resolution;
+pub(crate) mod restart;
 pub(crate) mod retry;
 pub(crate) mod scaling;
 pub(crate) mod service_config;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::types::{Authority, Metadata, MethodPath, SecurityLevel, Status};
+use crate::types::{Authority, Foreign, Metadata, MethodPath, SecurityLevel, Status};
 
 use super::connect::BoxFuture;
 
@@ -145,10 +145,11 @@ impl fmt::Debug for BearerToken {
 
 /// Some call credentials, of which each is sent.
 #[derive(Clone, Default)]
-pub(crate) struct AllCallCredentials(Option<Arc<[Arc<dyn CallCredentials>]>>);
+pub(crate) struct AllCallCredentials(Option<Arc<[Foreign<Arc<dyn CallCredentials>>]>>);
 
 impl AllCallCredentials {
     pub(crate) fn with(&self, one: Arc<dyn CallCredentials>) -> Self {
+        let one = Foreign::new("a call credential", one);
         Self(Some(self.iter().cloned().chain([one]).collect()))
     }
 
@@ -156,7 +157,7 @@ impl AllCallCredentials {
         self.0.is_none()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<dyn CallCredentials>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Foreign<Arc<dyn CallCredentials>>> {
         self.0.iter().flat_map(|all| all.iter())
     }
 }

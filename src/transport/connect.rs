@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::observe::TlsReport;
-use crate::types::Address;
+use crate::types::{Address, Foreign, Panicked};
 
 /// A future behind a pointer, as the traits of this layer return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -136,7 +136,29 @@ enum Repr {
     Unix(tokio::net::UnixStream),
     #[cfg(feature = "_tls")]
     Tls(Box<TlsStream<Io>>),
-    Other(Box<dyn ByteStream>),
+    Other(Guarded),
+}
+
+/// A stream of bytes of the application. One that panics has failed for good: it gives an error
+/// from then on, instead of unwinding through the HTTP/2 engine and its locks.
+struct Guarded {
+    stream: Foreign<Box<dyn ByteStream>>,
+    failed: Option<Panicked>,
+}
+
+impl Guarded {
+    fn poll<T>(
+        &mut self,
+        poll: impl FnOnce(Pin<&mut dyn ByteStream>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if let Some(panicked) = &self.failed {
+            return Poll::Ready(Err(io::Error::other(panicked.clone())));
+        }
+        self.stream.call_mut(|stream| poll(Pin::new(&mut **stream))).unwrap_or_else(|panicked| {
+            self.failed = Some(panicked.clone());
+            Poll::Ready(Err(io::Error::other(panicked)))
+        })
+    }
 }
 
 /// The two ends of a socket. One that has no name has none here.
@@ -176,7 +198,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 impl Io {
     /// Wraps any stream of bytes. For a TCP or Unix socket use `Io::from`, which costs less.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self::of(Repr::Other(Box::new(stream)))
+        let stream: Box<dyn ByteStream> = Box::new(stream);
+        let stream = Foreign::new("the dialler's stream of bytes", stream);
+        Self::of(Repr::Other(Guarded { stream, failed: None }))
     }
 
     fn of(repr: Repr) -> Self {
@@ -324,7 +348,7 @@ impl AsyncRead for Io {
             Repr::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             #[cfg(feature = "_tls")]
             Repr::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-            Repr::Other(stream) => Pin::new(stream).poll_read(cx, buf),
+            Repr::Other(stream) => stream.poll(|stream| stream.poll_read(cx, buf)),
         }
     }
 }
@@ -341,7 +365,7 @@ impl AsyncWrite for Io {
             Repr::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             #[cfg(feature = "_tls")]
             Repr::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-            Repr::Other(stream) => Pin::new(stream).poll_write(cx, buf),
+            Repr::Other(stream) => stream.poll(|stream| stream.poll_write(cx, buf)),
         }
     }
 
@@ -356,7 +380,7 @@ impl AsyncWrite for Io {
             Repr::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             #[cfg(feature = "_tls")]
             Repr::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Repr::Other(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Repr::Other(stream) => stream.poll(|stream| stream.poll_write_vectored(cx, bufs)),
         }
     }
 
@@ -367,7 +391,10 @@ impl AsyncWrite for Io {
             Repr::Unix(stream) => stream.is_write_vectored(),
             #[cfg(feature = "_tls")]
             Repr::Tls(stream) => stream.is_write_vectored(),
-            Repr::Other(stream) => stream.is_write_vectored(),
+            // What panics here will be asked to write, and fail then.
+            Repr::Other(stream) => {
+                stream.stream.call(|stream| stream.is_write_vectored()).unwrap_or(false)
+            }
         }
     }
 
@@ -378,7 +405,7 @@ impl AsyncWrite for Io {
             Repr::Unix(stream) => Pin::new(stream).poll_flush(cx),
             #[cfg(feature = "_tls")]
             Repr::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Repr::Other(stream) => Pin::new(stream).poll_flush(cx),
+            Repr::Other(stream) => stream.poll(|stream| stream.poll_flush(cx)),
         }
     }
 
@@ -389,7 +416,7 @@ impl AsyncWrite for Io {
             Repr::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             #[cfg(feature = "_tls")]
             Repr::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Repr::Other(stream) => Pin::new(stream).poll_shutdown(cx),
+            Repr::Other(stream) => stream.poll(|stream| stream.poll_shutdown(cx)),
         }
     }
 }

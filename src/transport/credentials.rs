@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::types::{Address, Authority, SecurityLevel};
+use crate::types::{Address, Authority, Foreign, SecurityLevel};
 
 use super::call_credentials::{AllCallCredentials, CallCredentials};
 use super::connect::Io;
@@ -82,8 +82,10 @@ impl Credentials {
         expect(unused_variables, reason = "the name matters to TLS alone")
     )]
     pub(crate) fn prepare(&self, authority: &Authority) -> Result<Security, CredentialsError> {
-        let wants_security = |credentials: &Arc<dyn CallCredentials>| {
-            credentials.min_security_level() > SecurityLevel::None
+        let wants_security = |credentials: &Foreign<Arc<dyn CallCredentials>>| {
+            let level = credentials.call(|credentials| credentials.min_security_level());
+            // Calls will meet the panic again, and say so.
+            level.is_ok_and(|level| level > SecurityLevel::None)
         };
         if matches!(self.kind, Kind::Insecure) && self.calls.iter().any(wants_security) {
             return Err(CredentialsError::InsecureChannel);
@@ -202,7 +204,6 @@ impl SecurityError {
         Self { sentence: sentence.into(), source: None }
     }
 
-    #[cfg(feature = "_tls")]
     pub(super) fn with_source(mut self, source: impl Error + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
         self

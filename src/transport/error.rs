@@ -59,6 +59,8 @@ pub(crate) enum ConnectFault {
     Closed(String),
     /// The connect deadline passed.
     TimedOut(ConnectPhase),
+    /// Whatever dialled is gone: its task panicked or was dropped.
+    Abandoned,
 }
 
 impl fmt::Display for ConnectFault {
@@ -71,6 +73,7 @@ impl fmt::Display for ConnectFault {
             Self::Goaway(goaway) => write!(f, "the server began with {goaway}"),
             Self::Closed(how) => write!(f, "before HTTP/2 was under way, {how}"),
             Self::TimedOut(phase) => write!(f, "the connect deadline passed while {phase}"),
+            Self::Abandoned => f.write_str("the task that dials is gone"),
         }
     }
 }
@@ -84,7 +87,8 @@ impl Error for ConnectFault {
             | Self::Protocol(_)
             | Self::Goaway(_)
             | Self::Closed(_)
-            | Self::TimedOut(_) => None,
+            | Self::TimedOut(_)
+            | Self::Abandoned => None,
         }
     }
 }

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 use tokio::time::{Instant, timeout_at};
 
-use crate::types::{Address, Authority, Compression};
+use crate::types::{Address, Authority, Caught, Compression};
 
 pub use call_credentials::{BearerToken, CallContext, CallCredentials};
 pub use connect::{BoxFuture, Connect, Io, SocketConnector};
@@ -46,6 +46,7 @@ pub use tls::TlsConfig;
 pub(crate) use call_credentials::AllCallCredentials;
 pub(crate) use compression::{DecompressError, decompress};
 pub(crate) use credentials::Security;
+use credentials::SecurityError;
 pub(crate) use error::{
     ConnectError, ConnectFault, ConnectPhase, Disconnect, DisconnectCause, ErrorCode, NotGrpc,
     StreamError,
@@ -85,17 +86,25 @@ pub(crate) async fn dial(
             .map_err(timed_out(ConnectPhase::Connecting))?
             .map_err(|error| fail(ConnectFault::Dial(error.into())))?;
     }
-    let io = timeout_at(deadline, connector.connect(address))
+    let dialling = Caught::made("the dialler", || connector.connect(address));
+    let io = timeout_at(deadline, dialling)
         .await
         .map_err(timed_out(ConnectPhase::Connecting))?
+        .unwrap_or_else(|panicked| Err(std::io::Error::other(panicked)))
         .map_err(|error| fail(ConnectFault::Dial(error.into())))?;
     if let Some(keepalive) = &options.keepalive {
         let set = io.set_user_timeout(keepalive.timeout);
         set.map_err(|error| fail(ConnectFault::Dial(error.into())))?;
     }
-    let io = timeout_at(deadline, security.handshake(io, address))
+    // Verifiers of certificates can be the application's.
+    let handshake = || Box::pin(security.handshake(io, address)) as BoxFuture<'_, _>;
+    let io = timeout_at(deadline, Caught::made("the verifier of certificates", handshake))
         .await
         .map_err(timed_out(ConnectPhase::Handshaking))?
+        .unwrap_or_else(|panicked| {
+            let sentence = panicked.to_string();
+            Err(ConnectFault::NotSecured(SecurityError::new(sentence).with_source(panicked)))
+        })
         .map_err(fail)?;
     let identity = http2::Identity {
         address: address.clone(),

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{Metadata, MethodConfig, MethodPath, Status};
+use super::{Foreign, Metadata, MethodConfig, MethodPath, Status};
 
 /// Chooses what each call goes by, in place of the `methodConfig` of the service config: its
 /// timeout, sizes and policies, metadata to add, and what the load-balancing policy is to know of it
@@ -61,7 +61,7 @@ use super::{Metadata, MethodConfig, MethodPath, Status};
 /// ```
 pub trait ConfigSelector: Send + Sync + 'static {
     /// Chooses for one call. Asked once per call, on the task of the caller, before the first pick;
-    /// it must neither block nor panic.
+    /// it must not block. A panic ends the call with INTERNAL.
     ///
     /// A status ends the call, which is not attempted and does not wait for ready. Codes that are a
     /// server's alone, such as `NOT_FOUND`, become `INTERNAL` (A54).
@@ -74,6 +74,21 @@ where
 {
     fn select(&self, call: &SelectArgs<'_>) -> Result<CallConfig, Status> {
         self(call)
+    }
+}
+
+/// A selector of the application, whose panics end calls with INTERNAL.
+pub(crate) struct ForeignSelector(Foreign<Arc<dyn ConfigSelector>>);
+
+impl ForeignSelector {
+    pub(crate) fn new(selector: Arc<dyn ConfigSelector>) -> Self {
+        Self(Foreign::new("the config selector", selector))
+    }
+}
+
+impl ConfigSelector for ForeignSelector {
+    fn select(&self, call: &SelectArgs<'_>) -> Result<CallConfig, Status> {
+        self.0.call(|selector| selector.select(call)).unwrap_or_else(|it| Err(it.into_status()))
     }
 }
 
@@ -140,7 +155,7 @@ impl CallConfig {
     /// attempt is possible, or when it is over without that, be it that it failed before any attempt
     /// or was dropped. From then on the call needs nothing that the selector chose for its picks.
     ///
-    /// It runs on the task of the caller, and must neither block nor panic.
+    /// It runs on the task of the caller, and must not block. A panic in it is logged.
     pub fn on_commit(mut self, hook: impl FnOnce() + Send + 'static) -> Self {
         self.on_commit = Some(Box::new(hook));
         self

@@ -7,6 +7,7 @@ mod compression;
 mod config_selector;
 mod connectivity;
 mod deadline;
+mod foreign;
 mod id;
 mod metadata;
 mod method;
@@ -34,8 +35,9 @@ pub use status::{Code, Status};
 pub use target::{Target, TargetError};
 
 pub(crate) use chance::Dice;
-pub(crate) use config_selector::OnCommit;
+pub(crate) use config_selector::{ForeignSelector, OnCommit};
 pub(crate) use deadline::Timeout;
+pub(crate) use foreign::{Caught, Foreign, Panicked, caught};
 pub(crate) use method_config::{AttemptPolicy, CodeSet, HedgingPolicy, RetryPolicy};
 pub(crate) use seen::Seen;
 pub(crate) use shown::shown;

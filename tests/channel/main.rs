@@ -31,6 +31,7 @@ mod lifecycle;
 mod limits;
 mod names;
 mod observers;
+mod panics;
 mod proxy;
 mod retries;
 mod scaling;

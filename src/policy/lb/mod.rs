@@ -5,6 +5,7 @@
 //! runs its children and publishes one picker for all of them.
 
 pub(crate) mod endpoint_shards;
+mod foreign;
 pub(crate) mod graceful_switch;
 pub(crate) mod pick_first;
 mod picker;

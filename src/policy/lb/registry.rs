@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::foreign::ForeignBuilder;
 use super::{LbPolicy, LbPolicyConfig, pick_first, round_robin};
 use crate::policy::service_config::ServiceConfigError;
 
@@ -29,6 +30,11 @@ pub(crate) struct LbRegistry {
 }
 
 impl LbRegistry {
+    /// Adds a policy of the application, likewise.
+    pub(crate) fn register_foreign(&mut self, builder: Arc<dyn LbPolicyBuilder>) {
+        self.register(Arc::new(ForeignBuilder::new(builder)));
+    }
+
     /// Adds a policy; one of the same name gives way.
     pub(crate) fn register(&mut self, builder: Arc<dyn LbPolicyBuilder>) {
         self.builders.insert(builder.name().to_owned(), builder);

@@ -88,7 +88,7 @@ pub(crate) enum Event {
     Start,
     /// The lookup has a result.
     Resolved,
-    /// The lookup has failed.
+    /// The lookup has failed, or the resolver itself has: then it is made anew.
     Failed,
     /// The balancer has accepted the result.
     Accepted,
@@ -173,7 +173,10 @@ impl State {
                     ..settled
                 })
             }
-            (Self::Settled(settled), Event::Rejected) => rest(now, settled.attempt, pace),
+            // Failed: the resolver has ended by itself after it gave this result.
+            (Self::Settled(settled), Event::Rejected | Event::Failed) => {
+                rest(now, settled.attempt, pace)
+            }
             (Self::Settled(settled), Event::ResolveNow) => settled.wanted(now, pace, fx),
             (Self::Settled(Settled { attempt, due, .. }), Event::Wake)
                 if due.is_some_and(|due| now >= due) =>
@@ -207,7 +210,7 @@ impl State {
             // And a timer that is early, or late, as below.
             | (Self::Looking(_), Event::Start | Event::Rejected | Event::Wake)
             // Late news of a lookup that is no longer ours.
-            | (Self::Settled(_), Event::Start | Event::Resolved | Event::Failed | Event::Wake)
+            | (Self::Settled(_), Event::Start | Event::Resolved | Event::Wake)
             // A rest after a failure is not cut short by those who want to know.
             | (
                 Self::Backoff { .. },
