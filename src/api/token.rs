@@ -188,7 +188,8 @@ impl Shared {
             let seconds = FETCH_TIMEOUT.as_secs();
             Status::unavailable(format!("no token was fetched within {seconds} s"))
         })?;
-        let token = token.map_err(Panicked::into_status)??;
+        let unavailable = |it: Panicked| Status::unavailable(it.to_string()).with_source(it);
+        let token = token.map_err(unavailable)??;
         let end = match token.expires_in {
             None => None,
             Some(Duration::ZERO) => {
