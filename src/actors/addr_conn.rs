@@ -656,8 +656,8 @@ fn drive(core: Arc<Core>, subchannel: Arc<Subchannel>, connection: Connection, d
     // In this order they are dropped, should the task never be polled.
     let both = (driver, Driven::begin(core, subchannel, connection));
     tasks.spawn(async move {
-        let (driver, mut driven) = both;
-        driver.run(|news| driven.hear(news)).await;
+        let (driver, mut owner) = both;
+        driver.run(|news| owner.hear(news)).await;
     });
 }
 

@@ -42,10 +42,10 @@ impl Selected {
     /// The call is committed, or over.
     pub(super) fn commit(&self) {
         let hook = self.on_commit.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(hook) = hook {
-            if let Err(panicked) = caught("the config selector's `on_commit` hook", hook) {
-                tracing::error!(target: "switchboard", %panicked, "the call goes on");
-            }
+        if let Some(hook) = hook
+            && let Err(panicked) = caught("the config selector's `on_commit` hook", hook)
+        {
+            tracing::error!(target: "switchboard", %panicked, "the call goes on");
         }
     }
 }

@@ -145,7 +145,10 @@ impl fmt::Debug for BearerToken {
 
 /// Some call credentials, of which each is sent.
 #[derive(Clone, Default)]
-pub(crate) struct AllCallCredentials(Option<Arc<[Foreign<Arc<dyn CallCredentials>>]>>);
+pub(crate) struct AllCallCredentials(Option<Arc<[ForeignCredential]>>);
+
+/// A call credential, whose panics are caught.
+type ForeignCredential = Foreign<Arc<dyn CallCredentials>>;
 
 impl AllCallCredentials {
     pub(crate) fn with(&self, one: Arc<dyn CallCredentials>) -> Self {
@@ -157,7 +160,7 @@ impl AllCallCredentials {
         self.0.is_none()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Foreign<Arc<dyn CallCredentials>>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &ForeignCredential> {
         self.0.iter().flat_map(|all| all.iter())
     }
 }

@@ -393,7 +393,7 @@ impl AsyncWrite for Io {
             Repr::Tls(stream) => stream.is_write_vectored(),
             // What panics here will be asked to write, and fail then.
             Repr::Other(stream) => {
-                stream.stream.call(|stream| stream.is_write_vectored()).unwrap_or(false)
+                stream.stream.call(AsyncWrite::is_write_vectored).unwrap_or(false)
             }
         }
     }
