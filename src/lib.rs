@@ -14,6 +14,7 @@ mod call;
 pub mod fuzzing;
 mod observe;
 mod policy;
+mod sync;
 mod transport;
 mod types;
 

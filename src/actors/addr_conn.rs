@@ -191,7 +191,7 @@ impl AddrConn {
         self.mind_health(me, life);
         match standing.machine {
             State::Ready => {
-                if self.subchannel.slot.connection().is_none() {
+                if !self.subchannel.slot.has_connection() {
                     self.advance(me, life, Event::Lost, None);
                 }
                 // The watch has ended with the life that held it.
@@ -266,7 +266,11 @@ impl AddrConn {
                 subchannel.is_crowded();
             }
         });
-        self.subchannel.slot.fill(connection.clone());
+        if let Some(earlier) = self.subchannel.slot.fill(connection.clone()) {
+            // One that a crash made this actor forget. Calls find it no more.
+            earlier.siblings().iter().for_each(Connection::drain);
+        }
+        self.core.shared.slot_filled();
         if self.subchannel.is_retired() {
             // The order to end is still on its way; should this life not come to it, no other will.
             self.subchannel.drain();
@@ -346,7 +350,7 @@ impl AddrConn {
         life.vitals.fail(cause.clone());
         self.core.memory().disconnect = Some((Instant::now(), cause.clone()));
         // News of an older connection says nothing of the one that serves now.
-        if self.subchannel.slot.connection().is_none() {
+        if !self.subchannel.slot.has_connection() {
             self.advance(me, life, Event::Lost, None);
         }
         // If there are others: perhaps it was on this one, which it must not keep from closing.
@@ -368,14 +372,14 @@ impl AddrConn {
         }
         self.advance_health(me, life, health::Event::Enabled, None);
         let is_ready = self.subchannel.standing().machine == State::Ready;
-        if is_ready && self.subchannel.slot.connection().is_some() {
+        if is_ready && self.subchannel.slot.has_connection() {
             self.advance_health(me, life, health::Event::Connected, None);
         }
     }
 
     /// The watch goes to the connection that there is now, or ends if there is none.
     fn move_watch(&self, me: &ActorRef<Msg>, life: &mut Life) {
-        let is_connected = self.subchannel.slot.connection().is_some();
+        let is_connected = self.subchannel.slot.has_connection();
         let event = match self.subchannel.health().machine {
             _ if !is_connected => health::Event::Lost,
             health::State::Unconnected => health::Event::Connected,
@@ -403,7 +407,7 @@ impl AddrConn {
             }
             Said::End(WatchEnd::ConnectionLost) => {
                 // No word on the server's health. Whose end it is may not have done this yet.
-                self.subchannel.slot.empty_if_unusable();
+                self.subchannel.slot.renew();
                 return self.move_watch(me, life);
             }
             Said::End(WatchEnd::Unimplemented(status)) => {
@@ -694,9 +698,10 @@ impl Driven {
     /// It takes no more calls, because of `cause`.
     fn lost(&mut self, cause: &Disconnect) {
         self.is_lost = true;
+        // Calls stop picking it at once, before anybody is told; the actors hear of it when they
+        // come to it.
+        self.subchannel.slot.renew();
         self.open.disconnected(cause);
-        // Calls stop picking it at once; the actors hear of it when they come to it.
-        self.subchannel.slot.empty_if_unusable();
         self.subchannel.mailbox.tell(Msg::Lost(cause.clone()));
     }
 }

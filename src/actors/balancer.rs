@@ -401,7 +401,7 @@ impl Orphans {
             let (health, mut state) = (subchannel.look_at_health(), subchannel.standing().state());
             // Its connection may have been lost while its AddrConn was dead as well.
             let is_ready = state.connectivity == ConnectivityState::Ready;
-            if is_ready && subchannel.slot.connection().is_none() {
+            if is_ready && !subchannel.slot.has_connection() {
                 state.connectivity = ConnectivityState::Idle;
             }
             // The policies of the earlier life may have been others.

@@ -287,7 +287,7 @@ impl Core {
         drop(memory);
         #[cfg(feature = "test-util")]
         let picker = self.befallen(connectivity, picker);
-        self.shared.cell.publish(Snapshot {
+        self.shared.publish(Snapshot {
             generation: Generation::default(),
             connectivity,
             is_resolved: config.is_some(),

@@ -177,7 +177,7 @@ impl Registry {
 
     /// Whether any subchannel has a connection that takes calls.
     pub(super) fn any_live(&self) -> bool {
-        self.lock().entries.iter().flatten().any(|it| it.slot.connection().is_some())
+        self.lock().entries.iter().flatten().any(|it| it.slot.has_connection())
     }
 
     /// The slots of all subchannels, for a snapshot.

@@ -33,6 +33,7 @@ mod status;
 mod stream;
 mod terms;
 mod unary;
+mod waiters;
 
 pub(crate) use activity::Activity;
 pub(crate) use events::Events;

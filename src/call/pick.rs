@@ -1,9 +1,11 @@
 //! The pick: from a snapshot to a connection.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use super::shared::Elapsed;
-use super::{CallHead, Shared, Snapshot, Terms, status};
+use super::{CallHead, Shared, Snapshot, SubchannelSlot, Terms, status};
 use crate::observe::CallEvent;
 use crate::policy::lb::PickResult;
 use crate::transport::Connection;
@@ -11,9 +13,12 @@ use crate::types::{ConnectivityState, Generation, Status, SubchannelId};
 
 /// Picks a connection for one attempt, waiting for newer snapshots where the picker says so, the
 /// subchannel that it chose has no connection, or the pick failed and the call waits for ready.
+/// Where that subchannel has a connection again before anything is published, that ends the wait
+/// as well.
 ///
 /// The terms of the call are settled by its first pick; a config selector is asked once, on the
-/// first snapshot that has one. Each generation is used at most once.
+/// first snapshot that has one. Each generation is used at most once, and again for each connection
+/// in a slot that was empty.
 /// Cancel-safe.
 pub(super) async fn pick(
     shared: &Shared,
@@ -68,7 +73,7 @@ async fn pick_later(
         if wait.error.is_some() {
             last_error = wait.error;
         }
-        let newer = shared.cell.newer_than(wait.seen);
+        let newer = shared.cell.newer_than(wait.seen, wait.slot.as_deref());
         let deadline = terms.as_ref().and_then(|terms| terms.deadline);
         if let Err(Elapsed) = shared.before(deadline, newer).await {
             return Err(status::deadline_while_waiting(last_error).into());
@@ -135,6 +140,8 @@ impl Chosen {
 
 pub(super) struct Wait {
     seen: Generation,
+    /// The slot of the subchannel that was chosen, which is empty.
+    slot: Option<Arc<SubchannelSlot>>,
     demand: bool,
     /// Whether nothing has been resolved yet.
     for_names: bool,
@@ -150,9 +157,10 @@ pub(super) fn look(snapshot: &Snapshot, call: &CallHead, terms: &mut Option<Term
             Err(status) => return Step::End(PickError::Ended(status)),
         },
     };
-    let wait = |error| {
+    let wait = |slot, error| {
         Step::Wait(Wait {
             seen: snapshot.generation,
+            slot,
             // An idle channel connects because a call wants it to.
             demand: snapshot.connectivity == ConnectivityState::Idle,
             for_names: !snapshot.is_resolved,
@@ -163,13 +171,13 @@ pub(super) fn look(snapshot: &Snapshot, call: &CallHead, terms: &mut Option<Term
         PickResult::Complete(pick) => {
             let subchannel = pick.subchannel();
             let slot = snapshot.slots.get(subchannel);
-            match slot.and_then(super::slot::SubchannelSlot::connection) {
+            match slot.and_then(|slot| slot.connection()) {
                 Some(connection) => Step::Go(Chosen { subchannel, connection }),
-                None => wait(None),
+                None => wait(slot.cloned(), None),
             }
         }
-        PickResult::Queue => wait(None),
-        PickResult::Fail(status) if terms.wait_for_ready => wait(Some(status)),
+        PickResult::Queue => wait(None, None),
+        PickResult::Fail(status) if terms.wait_for_ready => wait(None, Some(status)),
         PickResult::Fail(status) => {
             Step::End(PickError::Failed(Status::from_control_plane(status)))
         }

@@ -40,7 +40,7 @@ pub(crate) async fn until_ready(
             }
             snapshot.generation
         };
-        let newer = shared.cell.newer_than(seen);
+        let newer = shared.cell.newer_than(seen, None);
         if let Err(Elapsed) = shared.before(deadline, newer).await {
             return Err(last_error);
         }

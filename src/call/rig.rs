@@ -42,7 +42,7 @@ impl PickRig {
         let mut slots = Vec::new();
         for nth in 0..endpoints {
             let slot = SubchannelSlot::new(SubchannelId::new(nth as u32, nth as u32 + 1));
-            slot.fill(connection.clone());
+            drop(slot.fill(connection.clone()));
             slots.push(Some(Arc::new(slot)));
         }
         let snapshot = Snapshot {

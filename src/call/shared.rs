@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use super::waiters::Turn;
 use super::{Activity, RetryLimits, Retrying, Snapshot, SnapshotCell, StateBoard};
 use crate::transport::AllCallCredentials;
 use crate::types::Compression;
@@ -81,6 +82,35 @@ impl Shared {
     /// Somebody wants this channel: it starts and connects, if it has not yet.
     pub(crate) fn demand(&self) -> Result<(), NoRuntime> {
         (self.demand)()
+    }
+
+    /// Puts a snapshot before the calls, and wakes those who wait for one. Only the `ClientConn`
+    /// publishes, or who stands in for it while it is dead. Nothing follows SHUTDOWN.
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
+        self.see_to(self.cell.publish(snapshot));
+    }
+
+    /// A slot has been filled: calls that found it empty look again.
+    pub(crate) fn slot_filled(&self) {
+        self.see_to(self.cell.slot_filled());
+    }
+
+    /// Wakes a first slice now and leaves the rest to a task, which lets others run in between.
+    /// If its runtime goes away, all of the rest are woken then.
+    fn see_to(&self, turn: Option<Turn>) {
+        let Some(mut turn) = turn else { return };
+        if !turn.wake_slice() {
+            return;
+        }
+        // A channel that was never started has no runtime, and nobody whose turn it might be.
+        if let Some(runtime) = self.runtime.get() {
+            runtime.spawn(async move {
+                tokio::task::yield_now().await;
+                while turn.wake_slice() {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
     }
 
     /// Waits for `work`, but not beyond `deadline`. For the ways in which a call waits before it

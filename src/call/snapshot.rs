@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use tokio::sync::Notify;
 
-use super::slot::SlotTable;
+use super::slot::{SlotTable, SubchannelSlot};
+use super::waiters::{News, Turn, Waiters, Wish};
 use crate::policy::lb::Picker;
 use crate::policy::service_config::ServiceConfig;
+use crate::sync::{Mutex, lock};
 use crate::types::{ConnectivityState, Generation};
 
 /// All that a call needs to know of its channel, published as one: nobody sees the picker of one
@@ -27,15 +28,26 @@ pub(crate) struct Snapshot {
     pub(crate) config: Arc<ServiceConfig>,
 }
 
-/// Holds the current snapshot. Reading is one load; waiting for a newer one is a separate path.
+/// Holds the current snapshot, and those who wait for a newer one. Reading is one load; waiting is
+/// a separate path.
+///
+/// Whoever finds no connection through a snapshot waits until there may be one: until a newer
+/// snapshot is [published](Self::publish), or a slot that gave none [gives
+/// one](Self::slot_filled). Nothing else makes a pick come out otherwise.
 pub(crate) struct SnapshotCell {
     current: ArcSwap<Snapshot>,
-    changed: Notify,
+    /// Held while a snapshot takes the place of another.
+    publishing: Mutex<()>,
+    waiters: Arc<Waiters>,
 }
 
 impl SnapshotCell {
     pub(crate) fn new(first: Snapshot) -> Self {
-        Self { current: ArcSwap::from_pointee(first), changed: Notify::new() }
+        Self {
+            current: ArcSwap::from_pointee(first),
+            publishing: Mutex::new(()),
+            waiters: Arc::new(Waiters::new()),
+        }
     }
 
     /// The current snapshot. The guard is for a short look, not to be held over an await.
@@ -44,26 +56,38 @@ impl SnapshotCell {
     }
 
     /// Replaces the snapshot; its generation is set here. The `ClientConn` alone calls this while
-    /// it runs.
-    pub(crate) fn publish(&self, mut snapshot: Snapshot) -> Generation {
-        let generation = self.current.load().generation.next();
-        snapshot.generation = generation;
+    /// it runs. Nothing follows SHUTDOWN.
+    pub(super) fn publish(&self, mut snapshot: Snapshot) -> Option<Turn> {
+        let publishing = lock(&self.publishing);
+        let current = self.current.load();
+        if current.connectivity == ConnectivityState::Shutdown {
+            return None;
+        }
+        snapshot.generation = current.generation.next();
         self.current.store(Arc::new(snapshot));
-        self.changed.notify_waiters();
-        generation
+        drop(publishing);
+        self.waiters.announce(News::Snapshot)
     }
 
-    /// Returns once a snapshot newer than `seen` is there. Cancel-safe.
-    pub(crate) async fn newer_than(&self, seen: Generation) {
+    /// A slot gives a connection that may have given none: calls that found it empty look again,
+    /// for no snapshot needs to follow.
+    pub(super) fn slot_filled(&self) -> Option<Turn> {
+        self.waiters.announce(News::Connection)
+    }
+
+    /// Returns once there is a snapshot newer than `seen`, or a connection in `slot`, which was
+    /// empty. Cancel-safe.
+    pub(crate) async fn newer_than(&self, seen: Generation, slot: Option<&SubchannelSlot>) {
+        let wish = if slot.is_some() { Wish::Connection } else { Wish::Snapshot };
         loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            // Listening comes before looking: what is published in between wakes us.
-            changed.as_mut().enable();
-            if self.current.load().generation > seen {
+            // Joining comes before looking: what is told in between wakes us.
+            let waiting = self.waiters.join(wish);
+            if self.current.load().generation > seen
+                || slot.is_some_and(SubchannelSlot::has_connection)
+            {
                 return;
             }
-            changed.await;
+            waiting.await;
         }
     }
 }
@@ -90,14 +114,24 @@ mod tests {
         let seen = cell.load().generation;
         let waiting = tokio::spawn({
             let cell = cell.clone();
-            async move { cell.newer_than(seen).await }
+            async move { cell.newer_than(seen, None).await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        let published = cell.publish(snapshot(ConnectivityState::Ready));
-        assert_eq!(published, seen.next());
+        drop(cell.publish(snapshot(ConnectivityState::Ready)));
+        assert_eq!(cell.load().generation, seen.next());
         waiting.await.unwrap();
-        cell.newer_than(seen).await;
+        cell.newer_than(seen, None).await;
         assert_eq!(cell.load().connectivity, ConnectivityState::Ready);
+    }
+
+    #[test]
+    fn nothing_is_published_after_the_end() {
+        let cell = SnapshotCell::new(snapshot(ConnectivityState::Idle));
+        drop(cell.publish(snapshot(ConnectivityState::Shutdown)));
+        let last = cell.load().generation;
+        drop(cell.publish(snapshot(ConnectivityState::Ready)));
+        assert_eq!(cell.load().generation, last);
+        assert_eq!(cell.load().connectivity, ConnectivityState::Shutdown);
     }
 }

@@ -32,6 +32,7 @@ mod limits;
 mod names;
 mod observers;
 mod panics;
+mod picks;
 mod proxy;
 mod retries;
 mod scaling;

@@ -17,6 +17,8 @@ pub(crate) struct Manner {
     pub(crate) service_time: Duration,
     /// Where this is n, only one call in n takes it that long, and the others no time.
     pub(crate) slow_one_in: Option<u32>,
+    /// After how many calls a connection says goodbye (GOAWAY); never, where there is none.
+    pub(crate) goodbye_after: Option<u32>,
     /// What becomes of watches of its health.
     pub(crate) health: Health,
 }
@@ -63,6 +65,9 @@ pub(crate) async fn answer_all_in(
     while let Some(call) = connection.accept().await {
         let (request, respond) = call?;
         calls = calls.wrapping_add(1);
+        if manner.goodbye_after == Some(calls) {
+            connection.graceful_shutdown();
+        }
         let is_slow = manner.slow_one_in.is_none_or(|n| calls.is_multiple_of(n));
         let service_time = if is_slow { manner.service_time } else { Duration::ZERO };
         let (head, body) = request.into_parts();

@@ -11,7 +11,8 @@ use crate::types::{Metadata, MethodPath, Status, SubchannelId};
 /// many at once. So it is small and immutable (at most an atomic cursor or load counter inside),
 /// and `pick` neither blocks nor allocates.
 pub trait Picker: Send + Sync + 'static {
-    /// Chooses for one attempt. A call asks each picker at most once per attempt.
+    /// Chooses for one attempt. An attempt asks each picker once, and again where the subchannel
+    /// that the picker chose had no connection and has one now.
     fn pick(&self, args: &PickArgs<'_>) -> PickResult;
 
     /// What it would tell about itself, for an inspection. Default: the name of its type.

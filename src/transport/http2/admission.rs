@@ -201,22 +201,26 @@ impl Admission {
         raised > swallowed
     }
 
-    /// Takes a connection out that takes no more streams; wakes who waits if it was the last.
-    pub(super) fn leave(&self, places: &Places, quota: &mut Quota) {
+    /// Takes a connection out that takes no more streams, which `stop` makes known; wakes who
+    /// waits if it was the last.
+    ///
+    /// To others both happen at once: whoever sees that it takes no more does not find it here,
+    /// and finds nobody here only once all have stopped for good.
+    pub(super) fn leave(&self, places: &Places, quota: &mut Quota, stop: impl FnOnce()) {
         if quota.is_over {
             return;
         }
         quota.is_over = true;
         places.take_all(usize::MAX);
         let mut members = self.members_mut();
+        stop();
         let is_other = |member: &&Connection| !std::ptr::eq(member.places(), places);
         *members = members.iter().filter(is_other).cloned().collect();
         let is_last = members.is_empty();
         drop(members);
         if is_last {
-            // Dropped, they tell those who wait.
             let waiting = std::mem::take(&mut *self.queue());
-            drop(waiting);
+            self.dismiss(waiting);
         }
     }
 
@@ -230,7 +234,9 @@ impl Admission {
         let mut unwanted = Vec::new();
         let mut queue = self.queue();
         if self.members().is_empty() {
-            queue.clear();
+            let waiting = std::mem::take(&mut *queue);
+            drop(queue);
+            return self.dismiss(waiting);
         }
         while let Some(first) = queue.pop_front() {
             if first.is_closed() {
@@ -247,6 +253,21 @@ impl Admission {
         }
         drop(queue);
         drop(unwanted);
+    }
+
+    /// Tells those who wait that no connection takes streams any more: a few at a time, so that
+    /// the others on the runtime have their turns, and apart, as the caller holds locks.
+    fn dismiss(&self, mut waiting: VecDeque<oneshot::Sender<Admitted>>) {
+        if waiting.is_empty() {
+            return;
+        }
+        // Dropped, they tell. If the runtime is gone, that is now.
+        self.runtime.spawn(async move {
+            while !waiting.is_empty() {
+                drop(waiting.drain(..waiting.len().min(SLICE_MAX)));
+                tokio::task::yield_now().await;
+            }
+        });
     }
 
     fn any_place(&self, fits: impl Fn(&Connection) -> bool) -> Option<Admitted> {
@@ -278,6 +299,9 @@ impl Drop for Queued<'_> {
         }
     }
 }
+
+/// How many are told at a time that they wait in vain.
+const SLICE_MAX: usize = 64;
 
 /// So many that have gone may lie in a queue before it is tidied.
 const GONE_MAX: usize = 32;

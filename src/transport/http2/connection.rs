@@ -101,7 +101,7 @@ impl Connection {
     }
 
     /// The connections to the same address that take streams, oldest first; without this one if it
-    /// does not.
+    /// does not. Once there is none, there never is again.
     pub(crate) fn siblings(&self) -> Arc<[Self]> {
         self.0.admission.members()
     }
@@ -330,7 +330,7 @@ pub(super) struct Shared {
     places: Places,
     /// Wakes the driver.
     pub(super) driver: AtomicWaker,
-    /// Why no more streams can be opened; set before `admission` is closed.
+    /// Why no more streams can be opened; set while `admission` is left.
     stopped: OnceLock<Arc<Disconnect>>,
     /// How the connection ended.
     ended: OnceLock<Arc<Disconnect>>,
@@ -633,10 +633,11 @@ impl Shared {
 
     /// Takes no more streams, for `cause` if it is the first, and wakes who waits for admission.
     pub(super) fn stop(&self, table: &mut Table, cause: impl FnOnce() -> DisconnectCause) {
-        self.stopped.get_or_init(|| Arc::new(self.disconnect(cause())));
         table.send_request = None;
         table.probe = None;
-        self.admission.leave(&self.places, &mut table.quota);
+        self.admission.leave(&self.places, &mut table.quota, || {
+            self.stopped.get_or_init(|| Arc::new(self.disconnect(cause())));
+        });
         self.driver.wake();
     }
 
