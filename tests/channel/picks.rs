@@ -129,10 +129,10 @@ impl LbPolicy for Once {
                 cx.connect(id);
                 cx.publish(ConnectivityState::Ready, Arc::new(Always(id)));
             }
-            LbEvent::SubchannelChanged { id, state } => {
-                if state.connectivity == ConnectivityState::Idle {
-                    cx.connect(id);
-                }
+            LbEvent::SubchannelChanged { id, state }
+                if state.connectivity == ConnectivityState::Idle =>
+            {
+                cx.connect(id);
             }
             _ => {}
         }
