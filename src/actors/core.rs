@@ -154,6 +154,8 @@ impl Record {
 pub(super) enum Life {
     /// Built, never used.
     New,
+    /// Its first task has not run.
+    Starting,
     /// Its actors are at work.
     Running,
     /// It is to end in this way.

@@ -1,10 +1,12 @@
 //! How a channel starts and ends.
 
 use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use ractor::Actor;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 
 use super::client_conn;
@@ -12,7 +14,8 @@ use super::core::{Core, Ending, Life};
 use super::mailbox::answer_within;
 use super::supervisor::Supervisor;
 use crate::call::NoRuntime;
-use crate::types::{ConnectivityState, Status};
+use crate::policy::lb::DropPicker;
+use crate::types::{ConnectivityState, Status, caught};
 
 /// Starts the channel unless it has started: on the runtime that the builder was given, else on
 /// the one that the caller is on.
@@ -21,20 +24,62 @@ pub(super) fn start(core: &Arc<Core>) -> Result<(), NoRuntime> {
         return Ok(());
     }
     let given = core.settings.runtime.clone();
-    let runtime = given.or_else(|| Handle::try_current().ok()).ok_or(NoRuntime)?;
+    let is_given = given.is_some();
+    let runtime = given.or_else(|| Handle::try_current().ok()).ok_or(NoRuntime::Missing)?;
+    if !has_timers(&runtime) {
+        return Err(NoRuntime::WithoutTime);
+    }
     let first = core.life.send_if_modified(|life| {
         let new = *life == Life::New;
         if new {
             // Whoever sees the channel running finds the runtime too. It was not set before.
             let _ = core.shared.runtime.set(runtime.clone());
-            *life = Life::Running;
+            *life = Life::Starting;
         }
         new
     });
     if first {
-        runtime.spawn(live(core.clone()));
+        let (begun, watched) = mpsc::channel();
+        // Made before the task: a runtime that is gone drops that without a poll.
+        let sentinel = Sentinel { core: core.clone(), armed: true };
+        runtime.spawn(live(core.clone(), sentinel, begun));
+        if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread && is_given {
+            watch_the_start(core, watched);
+        }
     }
     Ok(())
+}
+
+/// Whether there is a driver of timers on `runtime`: nobody says so but by a panic.
+fn has_timers(runtime: &Handle) -> bool {
+    let timer = || {
+        let _entered = runtime.enter();
+        drop(tokio::time::sleep(Duration::ZERO));
+    };
+    caught("the runtime", timer).is_ok()
+}
+
+/// Has calls fail while nobody drives the runtime of one thread that the builder was given: no
+/// timer of that runtime would ever end them. Once it is driven they go on as usual.
+fn watch_the_start(core: &Arc<Core>, begun: mpsc::Receiver<()>) {
+    let core = Arc::downgrade(core);
+    let watching = move || {
+        if begun.recv_timeout(START_PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout)
+            && let Some(core) = core.upgrade()
+            && *core.life.borrow() == Life::Starting
+        {
+            let text = format!(
+                "nobody has driven the runtime of the channel for {START_PATIENCE:?}: keep a \
+                 thread in its `block_on`, or give ChannelBuilder::runtime one of several threads"
+            );
+            let picker = Arc::new(DropPicker(Status::unavailable(text)));
+            core.publish(ConnectivityState::TransientFailure, picker);
+        }
+    };
+    let watcher = thread::Builder::new().name("switchboard-start".to_owned()).spawn(watching);
+    if let Err(error) = watcher {
+        tracing::warn!(target: "switchboard", %error, "nobody watches whether the channel starts");
+    }
 }
 
 impl Core {
@@ -70,7 +115,8 @@ impl Core {
     fn end(&self, ending: Ending) {
         let mut unused = false;
         self.life.send_if_modified(|life| match *life {
-            Life::New => {
+            // Its task, should it come to run, finds nothing to do.
+            Life::New | Life::Starting => {
                 unused = true;
                 *life = Life::Ended;
                 true
@@ -89,8 +135,19 @@ impl Core {
 }
 
 /// The life of a channel: one Supervisor after the other, until it is to end.
-async fn live(core: Arc<Core>) {
-    let mut sentinel = Sentinel { core: core.clone(), armed: true };
+async fn live(core: Arc<Core>, mut sentinel: Sentinel, begun: mpsc::Sender<()>) {
+    drop(begun);
+    let is_wanted = core.life.send_if_modified(|life| {
+        let is_wanted = *life == Life::Starting;
+        if is_wanted {
+            *life = Life::Running;
+        }
+        is_wanted
+    });
+    if !is_wanted {
+        sentinel.armed = false;
+        return;
+    }
     let mut life = core.life.subscribe();
     let mut restarts = 0;
     let ending = loop {
@@ -183,8 +240,10 @@ struct Sentinel {
 
 impl Drop for Sentinel {
     fn drop(&mut self) {
-        if self.armed {
-            let text = "the runtime that the channel ran on has shut down";
+        // A channel that was closed before it began has told its end.
+        if self.armed && !self.core.has_ended() {
+            let text = "the runtime of the channel has shut down: keep the one that \
+                        ChannelBuilder::runtime is given alive for as long as the channel";
             self.core.publish_end(Status::unavailable(text));
             self.core.has_ended_now();
         }
@@ -194,6 +253,9 @@ impl Drop for Sentinel {
 fn closed() -> Status {
     Status::cancelled("the channel is closed")
 }
+
+/// How long a runtime of one thread may take to poll the first task of the channel.
+const START_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long an actor is waited for that may be stalled.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(1);

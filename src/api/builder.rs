@@ -423,8 +423,11 @@ impl ChannelBuilder {
         self
     }
 
-    /// Runs the channel on this runtime. Default: the one on which it is first used. Either needs
-    /// its I/O and time drivers.
+    /// Runs the channel on this runtime. Default: the one on which it is first used.
+    ///
+    /// Either needs its time driver and, for sockets, its I/O driver; calls fail with UNAVAILABLE
+    /// where one is missing, where the runtime has shut down, and while nobody has driven a
+    /// runtime of one thread for 5 s after the first use.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
         self

@@ -73,7 +73,7 @@ pub(super) async fn gather(
     connection: &Connection,
 ) -> Result<Metadata, ProofError> {
     let level = connection.security_level();
-    let no_runtime = || ProofError::Ended(status::no_runtime(NoRuntime));
+    let no_runtime = || ProofError::Ended(status::no_runtime(NoRuntime::Missing));
     let runtime = shared.runtime.get().ok_or_else(no_runtime)?;
     let context = CallContext::new(path, authority, level, runtime);
     let mut all = Metadata::new();

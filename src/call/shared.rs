@@ -46,14 +46,25 @@ pub(crate) struct Conduct {
 
 /// There is no runtime to start the channel on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct NoRuntime;
+pub(crate) enum NoRuntime {
+    /// The caller is on none, and the builder was given none.
+    Missing,
+    /// It has no timers.
+    WithoutTime,
+}
 
 impl fmt::Display for NoRuntime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "the channel was first used outside of a tokio runtime: use it inside of one, or \
-             build it with ChannelBuilder::runtime",
-        )
+        f.write_str(match self {
+            Self::Missing => {
+                "the channel was first used outside of a tokio runtime: use it inside of one, or \
+                 build it with ChannelBuilder::runtime"
+            }
+            Self::WithoutTime => {
+                "the runtime that the channel was first used on has no timers: build it with \
+                 `enable_all`, or give ChannelBuilder::runtime another"
+            }
+        })
     }
 }
 

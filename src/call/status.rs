@@ -174,7 +174,7 @@ pub(super) fn too_little_security(
 
 /// The channel cannot start where it is used.
 pub(super) fn no_runtime(error: NoRuntime) -> Status {
-    Status::new(Code::FAILED_PRECONDITION, error.to_string()).with_source(error)
+    Status::unavailable(error.to_string()).with_source(error)
 }
 
 fn code_of(error: &StreamError) -> Code {

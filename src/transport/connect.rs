@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::observe::TlsReport;
-use crate::types::{Address, Foreign, Panicked};
+use crate::types::{Address, Caught, Foreign, Panicked};
 
 /// A future behind a pointer, as the traits of this layer return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -41,7 +41,7 @@ pub struct SocketConnector;
 
 impl Connect for SocketConnector {
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, io::Result<Io>> {
-        Box::pin(async move {
+        let dialling = Box::pin(async move {
             let stream = match address {
                 Address::Socket(addr) => TcpStream::connect(addr).await?,
                 Address::Name(name) => connect_by_name(name).await?,
@@ -52,9 +52,22 @@ impl Connect for SocketConnector {
             // acknowledgement of the one before, 40 ms on most systems.
             stream.set_nodelay(true)?;
             Ok(Io::from(stream))
-        })
+        });
+        let dialling = Caught::of(TOKIO, dialling);
+        Box::pin(async move { dialling.await.map_err(|it| io::Error::other(without_io(&it)))? })
     }
 }
+
+/// What is wrong where tokio panics over a socket: its runtime has no driver for them.
+pub(super) fn without_io(panicked: &Panicked) -> String {
+    format!(
+        "the runtime of the channel cannot use sockets: build it with `enable_all`, or give \
+         ChannelBuilder::runtime another ({panicked})"
+    )
+}
+
+/// How errors name it.
+pub(super) const TOKIO: &str = "tokio";
 
 async fn connect_by_name(name: &str) -> io::Result<TcpStream> {
     let well_formed = name

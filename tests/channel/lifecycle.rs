@@ -169,6 +169,96 @@ fn a_runtime_that_dies_under_a_channel_ends_its_calls() {
     block_on(channel.close());
 }
 
+/// What can be done with a channel whose runtime is of no use: all of it ends, calls with a
+/// status that says `reason`.
+fn nothing_hangs_on(channel: &Channel, reason: &str) {
+    let says = |status: switchboard::Status| {
+        assert_eq!(status.code(), Code::UNAVAILABLE, "{status}");
+        assert!(status.message().contains(reason), "{status}");
+    };
+    for timeout in [None, Some(Duration::from_secs(600))] {
+        let mut options = CallOptions::new();
+        if let Some(timeout) = timeout {
+            options = options.timeout(timeout);
+        }
+        for wait_for_ready in [false, true] {
+            let options = options.clone().wait_for_ready(wait_for_ready);
+            let request = ask("Ada").options(options.clone());
+            says(block_on(channel.invoke(&SAY_HELLO, request)).unwrap_err());
+            says(block_on(channel.new_stream(&BIDI_HELLO, options)).unwrap_err());
+        }
+    }
+    channel.connect();
+    block_on(channel.inspect());
+    let mut states = channel.watch_state();
+    assert!(block_on(states.next()).is_some());
+    let crash = switchboard::Fault::crash(switchboard::ActorKind::Balancer);
+    block_on(channel.inject(crash)).unwrap_err();
+    block_on(channel.close());
+    let late = block_on(channel.invoke(&SAY_HELLO, ask("Ada"))).unwrap_err();
+    assert!([Code::UNAVAILABLE, Code::CANCELLED].contains(&late.code()), "{late}");
+}
+
+fn channel_on(runtime: &tokio::runtime::Runtime) -> Channel {
+    let builder = plaintext("ipv4:127.0.0.1:1").runtime(runtime.handle().clone());
+    builder.allow_injection().build().unwrap()
+}
+
+#[test]
+fn a_runtime_that_is_gone_before_the_first_call_is_named() {
+    for mut builder in runtimes() {
+        let runtime = builder.enable_all().build().unwrap();
+        let channel = channel_on(&runtime);
+        drop(runtime);
+        nothing_hangs_on(&channel, "ChannelBuilder::runtime");
+    }
+}
+
+#[test]
+fn a_runtime_without_timers_is_named() {
+    for mut builder in runtimes() {
+        let runtime = builder.enable_io().build().unwrap();
+        nothing_hangs_on(&channel_on(&runtime), "has no timers");
+    }
+}
+
+#[test]
+fn no_runtime_at_all_is_named() {
+    let channel = plaintext("ipv4:127.0.0.1:1").allow_injection().build().unwrap();
+    nothing_hangs_on(&channel, "outside of a tokio runtime");
+}
+
+#[test]
+fn a_runtime_without_sockets_is_named_by_what_needs_them() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
+    let channel = channel_on(&runtime);
+    let status = block_on(channel.invoke(&SAY_HELLO, ask("Ada"))).unwrap_err();
+    assert_eq!(status.code(), Code::UNAVAILABLE, "{status}");
+    assert!(status.message().contains("cannot use sockets"), "{status}");
+    block_on(channel.close());
+}
+
+#[test]
+fn a_runtime_that_nobody_drives_fails_calls_until_somebody_does() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    nothing_hangs_on(&channel_on(&runtime), "nobody has driven");
+    // Driven at last, it serves.
+    let greeter = [Greeter::start()];
+    let channel = plaintext(target_of(&greeter)).runtime(runtime.handle().clone()).build().unwrap();
+    let status = block_on(channel.invoke(&SAY_HELLO, ask("Ada"))).unwrap_err();
+    assert!(status.message().contains("nobody has driven"), "{status}");
+    runtime.block_on(async {
+        until("it serves", async || channel.invoke(&SAY_HELLO, ask("Ada")).await.is_ok()).await;
+        close_without_leaks(channel, &greeter).await;
+    });
+}
+
+fn runtimes() -> [tokio::runtime::Builder; 2] {
+    let mut several = tokio::runtime::Builder::new_multi_thread();
+    several.worker_threads(1);
+    [tokio::runtime::Builder::new_current_thread(), several]
+}
+
 /// A little executor that is not tokio's.
 fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);

@@ -14,9 +14,9 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Hosts, Resolver, TokioResolver};
 
-use crate::types::{Address, Refresh, Target, TargetError};
+use crate::types::{Address, Caught, Refresh, Target, TargetError};
 
-use super::super::connect::BoxFuture;
+use super::super::connect::{BoxFuture, TOKIO, without_io};
 use super::super::error::in_words;
 use super::hostname::hostname;
 use super::{
@@ -197,7 +197,8 @@ struct DnsResolver {
 
 impl Resolve for DnsResolver {
     fn resolve(&mut self) -> BoxFuture<'_, Result<Resolution, ResolveError>> {
-        Box::pin(self.look_up())
+        let looking = Caught::of(TOKIO, Box::pin(self.look_up()));
+        Box::pin(async move { looking.await.map_err(|it| ResolveError::new(without_io(&it)))? })
     }
 
     fn refresh(&self) -> Refresh {
