@@ -440,6 +440,14 @@ impl ChannelBuilder {
         self
     }
 
+    /// Leaves each connection only this many stream ids, after which it takes no more streams. A
+    /// connection has 2^30 of them, which no test could use up. Default: all of them.
+    #[cfg(feature = "test-util")]
+    pub fn stream_ids_per_connection(mut self, ids: u32) -> Self {
+        self.connection.first_stream_id = STREAM_IDS_END - 2 * ids.clamp(1, STREAM_IDS_END / 2);
+        self
+    }
+
     /// Lets [`Channel::inject`] do harm to this channel.
     #[cfg(feature = "test-util")]
     #[cfg(feature = "test-util")]
@@ -771,6 +779,10 @@ const CHANNEL_RETRY_BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// As gRPC has it for every client (A62).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// Beyond the last stream id of a client.
+#[cfg(feature = "test-util")]
+const STREAM_IDS_END: u32 = (1 << 31) + 1;
 
 /// As A105 has it.
 const CONNECTIONS_CAP: usize = 10;

@@ -157,6 +157,9 @@ pub(crate) struct ConnectionOptions {
     pub(crate) receive_buffer: Arc<ReceiveBuffer>,
     /// Whether they note when they were last used for what.
     pub(crate) keeps_times: bool,
+    /// The id of the first stream of each.
+    #[cfg(feature = "test-util")]
+    pub(crate) first_stream_id: u32,
     /// What a test has them suffer.
     #[cfg(feature = "test-util")]
     pub(crate) faults: Option<Arc<Faults>>,
@@ -176,6 +179,8 @@ impl Default for ConnectionOptions {
             queued_streams_max: QUEUED_STREAMS_MAX,
             receive_buffer: ReceiveBuffer::new(RECEIVE_BUFFER_BYTES_MAX),
             keeps_times: false,
+            #[cfg(feature = "test-util")]
+            first_stream_id: 1,
             #[cfg(feature = "test-util")]
             faults: None,
         }

@@ -122,6 +122,7 @@ async fn what_the_selector_chooses_takes_the_place_of_what_the_service_config_sa
     close_without_leaks(channel, &greeter).await;
 }
 
+// spec: A31/method-config
 #[tokio::test]
 async fn a_timeout_and_waiting_for_ready_may_be_chosen() {
     let greeter = [Greeter::start()];
@@ -150,6 +151,7 @@ async fn a_timeout_and_waiting_for_ready_may_be_chosen() {
     greeter[0].release();
 }
 
+// spec: A31/metadata
 #[tokio::test]
 async fn metadata_is_added_to_every_attempt() {
     let greeter = [Greeter::start()];
@@ -169,6 +171,7 @@ async fn metadata_is_added_to_every_attempt() {
     close_without_leaks(channel, &greeter).await;
 }
 
+// spec: A31/metadata
 #[tokio::test]
 async fn metadata_is_added_to_streams_and_beside_that_of_credentials() {
     struct Token;
@@ -216,6 +219,7 @@ async fn metadata_is_added_to_streams_and_beside_that_of_credentials() {
 
 // spec: A31/status
 // spec: A54/config-selector
+// spec: A54/restricted-codes
 #[tokio::test]
 async fn a_selector_that_fails_ends_the_call_before_any_attempt_and_cannot_speak_for_the_server() {
     let greeter = [Greeter::start()];

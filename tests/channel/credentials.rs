@@ -152,6 +152,7 @@ async fn credentials_do_not_travel_on_a_connection_that_protects_too_little() {
 }
 
 // spec: A54/call-credentials
+// spec: A54/restricted-codes
 #[tokio::test]
 async fn credentials_that_fail_do_not_blame_the_application() {
     let (greeter, _server, builder) = secured(|tls| tls).await;

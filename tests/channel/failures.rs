@@ -3,9 +3,15 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use switchboard::{BackoffConfig, ChannelBuilder, Code, ConnectivityState};
+use futures_util::FutureExt as _;
+use switchboard::memory::MemoryNetwork;
+use switchboard::{
+    BackoffConfig, CallOptions, ChannelBuilder, Code, ConnectivityState, ManualResolver,
+    StateChange,
+};
 
-use crate::support::greeter::{Greeter, SAY_HELLO, ask, target_of};
+use crate::support::greeter::{BIDI_HELLO, Greeter, SAY_HELLO, ask, hello, target_of};
+use crate::support::mini::answer_all;
 use crate::support::{
     CALLERS, Load, ROUND_ROBIN, close_without_leaks, plaintext, report_of, reports, until,
     until_connected, until_state,
@@ -167,6 +173,7 @@ async fn calls_that_a_killed_server_had_not_accepted_go_elsewhere() {
     close_without_leaks(channel, &greeters).await;
 }
 
+// spec: A62/ready-lost
 #[tokio::test]
 async fn a_lost_connection_makes_pick_first_idle_and_the_next_call_connects() {
     let mut greeter = [Greeter::start()];
@@ -198,4 +205,108 @@ async fn resetting_the_backoff_ends_a_wait_that_would_have_been_long() {
 async fn until_ready(channel: &switchboard::Channel, greeters: &[Greeter]) {
     channel.connect();
     until_connected(channel, greeters).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_whose_stream_ids_are_used_up_is_replaced_and_costs_no_call() {
+    for connections in [1, 3] {
+        let greeter = [Greeter::start()];
+        let channel = plaintext(target_of(&greeter))
+            .stream_ids_per_connection(5)
+            .connections_per_address(connections)
+            .build()
+            .unwrap();
+        // One after the other, then many at a time.
+        for _ in 0..20 {
+            channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        }
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let channel = channel.clone();
+            tasks.spawn(async move {
+                for _ in 0..20 {
+                    let request = ask("Ada").timeout(Duration::from_secs(20));
+                    channel.invoke(&SAY_HELLO, request).await.unwrap();
+                }
+            });
+        }
+        while let Some(task) = tasks.join_next().await {
+            task.unwrap();
+        }
+        assert_eq!(greeter[0].received(), 180);
+        assert!(greeter[0].accepted() >= 180 / 5, "{}", greeter[0].accepted());
+        // A stream that has the last id outlives what it has used up.
+        let mut streams = Vec::new();
+        for _ in 0..12 {
+            let options = CallOptions::new().timeout(Duration::from_secs(20));
+            let mut stream = channel.new_stream(&BIDI_HELLO, options).await.unwrap();
+            stream.send(hello("Ada")).await.unwrap();
+            stream.recv().await.unwrap().unwrap();
+            streams.push(stream);
+        }
+        for mut stream in streams {
+            stream.send(hello("Ada")).await.unwrap();
+            stream.recv().await.unwrap().unwrap();
+            stream.close_send();
+            assert!(stream.recv().await.unwrap().is_none());
+        }
+        channel.close().await;
+    }
+}
+
+// spec: A62/sticky-tf
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_fails_does_not_flicker_between_dials() {
+    use ConnectivityState::{Connecting, Idle, Ready, TransientFailure};
+    let network = MemoryNetwork::new();
+    let channel = plaintext("passthrough:server").connector(network.connector()).build().unwrap();
+    let mut states = channel.watch_state();
+    channel.connect();
+    // Several dials have failed by then.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let mut listener = network.listen("server");
+    let server = tokio::spawn(async move {
+        let stream = listener.accept().await.unwrap();
+        let _ = answer_all(stream, |_| ()).await;
+    });
+    channel.invoke(&SAY_HELLO, ask("Ada").wait_for_ready(true)).await.unwrap();
+    for state in [Idle, Connecting, TransientFailure, Ready] {
+        assert_eq!(states.next().await, Some(StateChange::Changed(state)));
+    }
+    channel.close().await;
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_wait_out_an_update_without_servers_only_if_they_wait_for_ready() {
+    let greeter = [Greeter::start()];
+    for policy in ["pick_first", "round_robin"] {
+        let manual = ManualResolver::new();
+        manual.set([]);
+        let channel = plaintext("manual:greeter")
+            .resolver("manual", manual.clone())
+            .default_service_config(format!(r#"{{"loadBalancingConfig":[{{"{policy}":{{}}}}]}}"#))
+            .build()
+            .unwrap();
+        let request = ask("Ada").timeout(Duration::from_secs(20));
+        let status = channel.invoke(&SAY_HELLO, request.clone()).await.unwrap_err();
+        assert_eq!(status.code(), Code::UNAVAILABLE, "{status}");
+        assert!(!status.message().is_empty());
+        let short = request.clone().wait_for_ready(true).timeout(Duration::from_millis(20));
+        let late = channel.invoke(&SAY_HELLO, short).await.unwrap_err();
+        assert_eq!(late.code(), Code::DEADLINE_EXCEEDED);
+        assert!(late.message().contains(status.message()), "{late}");
+        let request = request.wait_for_ready(true);
+        // Also when there were servers, and are no more.
+        for _ in 0..2 {
+            let waiting = channel.invoke(&SAY_HELLO, request.clone());
+            let mut waiting = std::pin::pin!(waiting);
+            assert!(waiting.as_mut().now_or_never().is_none());
+            manual.set([greeter[0].address().into()]);
+            waiting.await.unwrap();
+            manual.set([]);
+            until_state(&channel, ConnectivityState::TransientFailure).await;
+        }
+        close_without_leaks(channel, &greeter).await;
+    }
 }

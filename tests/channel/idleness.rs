@@ -59,6 +59,7 @@ async fn end(channel: Channel) {
     no_leaks(&[]).await;
 }
 
+// spec: A62/idle-timeout
 #[tokio::test(start_paused = true)]
 async fn a_channel_lets_go_of_everything_half_an_hour_after_its_last_call() {
     let (server, builder) = Server::start();
@@ -229,6 +230,7 @@ async fn what_is_found_for_a_channel_that_has_gone_idle_is_not_taken_when_it_wak
 
 /// A thousand channels, each with callers that call again and again just when it goes idle, in an
 /// order that the round's number decides.
+// spec: A62/idle-timeout
 #[tokio::test(start_paused = true)]
 async fn no_call_is_lost_to_a_channel_that_is_just_going_idle() {
     let timeout = Duration::from_secs(1);

@@ -1,13 +1,14 @@
 //! Servers that freeze, and servers that are asked too often, on a paused clock.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use switchboard::memory::MemoryNetwork;
-use switchboard::{Address, Code, ConnectivityState, KeepaliveConfig, ManualResolver};
+use switchboard::{Address, CallOptions, Code, ConnectivityState, KeepaliveConfig, ManualResolver};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::time::Instant;
 
-use crate::support::greeter::{SAY_HELLO, ask};
+use crate::support::greeter::{BIDI_HELLO, SAY_HELLO, ask};
 use crate::support::mini::answer_all;
 use crate::support::{no_leaks, plaintext, until_state};
 
@@ -46,6 +47,7 @@ async fn answer_once_and_freeze(stream: DuplexStream) {
     std::future::pending::<()>().await;
 }
 
+// spec: A8/keepalive
 #[tokio::test(start_paused = true)]
 async fn calls_leave_a_server_that_freezes_and_the_inspection_says_why() {
     let network = MemoryNetwork::new();
@@ -138,4 +140,64 @@ async fn a_server_that_is_asked_too_often_makes_the_whole_channel_ask_half_as_of
     channel.close().await;
     drop(channel);
     no_leaks(&[]).await;
+}
+
+/// Serves calls, and notes when a PING comes.
+async fn note_pings(stream: DuplexStream, pings: Arc<Mutex<Vec<u64>>>, since: Instant) {
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let answering = tokio::spawn(answer_all(far, |_| ()));
+    let (mut client_read, mut client_write) = tokio::io::split(stream);
+    let (mut server_read, mut server_write) = tokio::io::split(near);
+    let answers =
+        tokio::spawn(async move { tokio::io::copy(&mut server_read, &mut client_write).await });
+    let mut preface = [0; 24];
+    client_read.read_exact(&mut preface).await.unwrap();
+    server_write.write_all(&preface).await.unwrap();
+    let mut header = [0; 9];
+    while client_read.read_exact(&mut header).await.is_ok() {
+        let len = u32::from_be_bytes([0, header[0], header[1], header[2]]) as usize;
+        let mut payload = vec![0; len];
+        client_read.read_exact(&mut payload).await.unwrap();
+        // Not the answer to one.
+        if header[3] == 6 && header[4] == 0 {
+            pings.lock().unwrap().push(since.elapsed().as_secs());
+        }
+        if server_write.write_all(&[&header[..], &payload].concat()).await.is_err() {
+            break;
+        }
+    }
+    answers.abort();
+    answering.abort();
+}
+
+// spec: A8/without-calls
+#[tokio::test(start_paused = true)]
+async fn a_server_is_asked_while_calls_are_open_and_without_them_only_where_that_is_permitted() {
+    for permitted in [false, true] {
+        let (connector, mut listener) = switchboard::memory::pipe();
+        let pings: Arc<Mutex<Vec<u64>>> = Arc::default();
+        let (noted, since) = (pings.clone(), Instant::now());
+        let server = tokio::spawn(async move {
+            let stream = listener.accept().await.unwrap();
+            note_pings(stream, noted, since).await;
+        });
+        let channel = plaintext("passthrough:server")
+            .connector(connector)
+            .receive_windows(1 << 16, 1 << 20)
+            .keepalive(KeepaliveConfig { permit_without_stream: permitted, ..KEEPALIVE })
+            .build()
+            .unwrap();
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(35)).await;
+        let asked = std::mem::take(&mut *pings.lock().unwrap());
+        assert_eq!(asked.len(), if permitted { 3 } else { 0 }, "{asked:?}");
+        // A stream that nobody answers.
+        let stream = channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(35)).await;
+        let asked = std::mem::take(&mut *pings.lock().unwrap());
+        assert!((3..=4).contains(&asked.len()), "{asked:?}");
+        drop(stream);
+        channel.close().await;
+        server.await.unwrap();
+    }
 }

@@ -1,9 +1,13 @@
 //! How channels begin, change their state and end.
 
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use switchboard::{CallOptions, Channel, Code, ConnectivityState, Credentials, StateChange};
+use switchboard::{
+    BoxFuture, CallOptions, Channel, Code, ConnectivityState, Credentials, Resolution, Resolve,
+    ResolveError, StateChange, Target,
+};
 use tokio_stream::StreamExt as _;
 
 use crate::support::greeter::{
@@ -67,6 +71,59 @@ async fn closing_ends_calls_that_wait_and_later_ones_with_cancelled() {
     let late = channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap_err();
     assert_eq!(late.code(), Code::CANCELLED);
     channel.connect();
+    close_without_leaks(channel, &[]).await;
+}
+
+/// Finds nothing and never ends; notes that it is given up.
+struct Endless(Arc<AtomicUsize>);
+
+impl Resolve for Endless {
+    fn resolve(&mut self) -> BoxFuture<'_, Result<Resolution, ResolveError>> {
+        let guard = Counted(self.0.clone());
+        Box::pin(async move {
+            let _guard = guard;
+            std::future::pending().await
+        })
+    }
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn closing_while_names_are_looked_up_ends_the_lookup_and_the_calls_that_wait_for_it() {
+    let given_up: Arc<AtomicUsize> = Arc::default();
+    let count = given_up.clone();
+    let endless = move |_: &Target| {
+        let resolve: Box<dyn Resolve> = Box::new(Endless(count.clone()));
+        Ok(resolve)
+    };
+    let channel = plaintext("endless:greeter").resolver("endless", endless).build().unwrap();
+    let mut calls = tokio::task::JoinSet::new();
+    for waits in [true, false] {
+        let (unary, stream) = (channel.clone(), channel.clone());
+        calls.spawn(async move {
+            let request = ask("Ada").wait_for_ready(waits);
+            unary.invoke(&SAY_HELLO, request).await.map(drop).unwrap_err()
+        });
+        calls.spawn(async move {
+            let options = CallOptions::new().wait_for_ready(waits);
+            stream.new_stream(&BIDI_HELLO, options).await.map(drop).unwrap_err()
+        });
+    }
+    until_state(&channel, ConnectivityState::Connecting).await;
+    assert_eq!(given_up.load(Ordering::SeqCst), 0);
+    // They are not given any grace: there is nothing that they could still be answered by.
+    channel.close_within(Duration::from_secs(3_600)).await;
+    while let Some(status) = calls.join_next().await {
+        assert_eq!(status.unwrap().code(), Code::CANCELLED);
+    }
+    assert_eq!(given_up.load(Ordering::SeqCst), 1);
     close_without_leaks(channel, &[]).await;
 }
 
@@ -263,11 +320,11 @@ fn runtimes() -> [tokio::runtime::Builder; 2] {
 fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
-        fn wake(self: std::sync::Arc<Self>) {
+        fn wake(self: Arc<Self>) {
             self.0.unpark();
         }
     }
-    let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+    let waker = Arc::new(Unpark(std::thread::current())).into();
     let mut cx = std::task::Context::from_waker(&waker);
     let mut future = std::pin::pin!(future);
     loop {

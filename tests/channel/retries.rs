@@ -1,5 +1,6 @@
 //! Calls that are attempted again, and what the service config says of methods.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -501,4 +502,72 @@ async fn the_config_of_a_method_may_have_calls_wait_and_the_call_may_not() {
     let status = channel.new_stream(&BIDI_HELLO, options).await.unwrap_err();
     assert_eq!(status.code(), Code::UNAVAILABLE);
     channel.close().await;
+}
+
+/// A server that takes one stream at a time: the first it fails once a message has come, and all
+/// others it leaves alone until they are reset.
+async fn fail_the_first_and_hold_the_others(
+    stream: tokio::io::DuplexStream,
+    opened: Arc<AtomicUsize>,
+) {
+    let mut builder = h2::server::Builder::new();
+    let mut connection = builder.max_concurrent_streams(1).handshake(stream).await.unwrap();
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        if opened.fetch_add(1, Ordering::SeqCst) == 0 {
+            tokio::spawn(give(Fails(14), request.into_body(), respond));
+        } else {
+            tokio::spawn(async move {
+                let mut respond = respond;
+                std::future::poll_fn(|cx| respond.poll_reset(cx)).await.map(|_| request)
+            });
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_is_heard_while_a_retry_waits_for_room_or_for_its_time() {
+    for waits_for_room in [true, false] {
+        let (connector, mut listener) = switchboard::memory::pipe();
+        let opened: Arc<AtomicUsize> = Arc::default();
+        let count = opened.clone();
+        tokio::spawn(async move {
+            let stream = listener.accept().await.unwrap();
+            fail_the_first_and_hold_the_others(stream, count).await;
+        });
+        let builder = plaintext("passthrough:server").connector(connector).seed(1);
+        let channel = builder.default_service_config(config("")).build().unwrap();
+        let stream = channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap();
+        let (mut requests, mut replies) = stream.split();
+        requests.send(hello("Ada")).await.unwrap();
+        let receiving = tokio::spawn(async move { (replies.recv().await.map(drop), replies) });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // The only place is another's when the second attempt is due.
+        let other = channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap();
+        let queued = async || {
+            let reports = reports(&channel).await;
+            reports.iter().filter_map(|it| it.counters.get("queued streams").copied()).sum::<u64>()
+        };
+        if waits_for_room {
+            until("the retry waits for room", async || queued().await == 1).await;
+        }
+        let since = Instant::now();
+        requests.cancel();
+        let (received, mut replies) = receiving.await.unwrap();
+        assert_eq!(received.unwrap_err().code(), Code::CANCELLED);
+        assert_eq!(since.elapsed(), Duration::ZERO);
+        // What is done with the call from then on says the same.
+        assert_eq!(replies.recv().await.unwrap_err().code(), Code::CANCELLED);
+        assert_eq!(requests.send(hello("Bob")).await.unwrap_err().code(), Code::CANCELLED);
+        requests.close_send();
+        assert_eq!(queued().await, 0);
+        // Its place goes to the next, and nothing more of the call is sent.
+        drop(other);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(opened.load(Ordering::SeqCst), 2);
+        let next = channel.new_stream(&BIDI_HELLO, CallOptions::new()).await.unwrap();
+        until("the next is there", async || opened.load(Ordering::SeqCst) == 3).await;
+        drop(next);
+        drop((requests, replies));
+        channel.close().await;
+    }
 }

@@ -94,6 +94,7 @@ async fn connections_that_are_kept_share_the_calls_evenly() {
     end(channel).await;
 }
 
+// spec: A105/growth
 #[tokio::test]
 async fn the_oldest_connection_with_room_is_used_and_more_only_when_it_is_full() {
     let greeter = [Greeter::start_with_max_streams(2)];

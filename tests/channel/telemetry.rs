@@ -154,6 +154,7 @@ const RETRIES: &str = r#"{"methodConfig":[{"name":[{}],"retryPolicy":{"maxAttemp
     "initialBackoff":"0.001s","maxBackoff":"1s","backoffMultiplier":1,
     "retryableStatusCodes":["UNAVAILABLE"]}}]}"#;
 
+// spec: A66/method-label
 // spec: A66/metrics
 #[tokio::test]
 async fn a_call_has_the_metrics_of_a66_and_no_others_unless_they_are_asked_for() {
@@ -192,6 +193,54 @@ async fn a_call_has_the_metrics_of_a66_and_no_others_unless_they_are_asked_for()
             "grpc.client.call.duration {grpc.method=other,grpc.status=OK} = 1".to_owned(),
         ]
     );
+    close_without_leaks(channel, &greeter).await;
+}
+
+// spec: A66/status-label
+#[tokio::test]
+async fn a_code_that_a_server_made_up_is_unknown_in_metrics() {
+    let collector = Collector::new();
+    let (connector, mut listener) = memory::pipe();
+    tokio::spawn(async move {
+        let mut connection = h2::server::handshake(listener.accept().await.unwrap()).await.unwrap();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            let mut response = http::Response::new(());
+            let grpc = http::HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert("content-type", grpc);
+            response.headers_mut().insert("grpc-status", 4711.into());
+            respond.send_response(response, true).unwrap();
+        }
+    });
+    let builder = plaintext("passthrough:server").connector(connector);
+    let channel = builder.observer(collector.metrics()).build().unwrap();
+    let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert_eq!(status.code(), Code::from_number(4711));
+    let known = "grpc.method=helloworld.Greeter/SayHello";
+    for name in ["grpc.client.call.duration", "grpc.client.attempt.duration"] {
+        let [series] = collector.series_of(name).try_into().unwrap();
+        assert!(series.contains(known) && series.contains("grpc.status=UNKNOWN}"), "{series}");
+    }
+    channel.close().await;
+}
+
+// spec: A66/method-label
+#[tokio::test]
+async fn the_path_of_an_unknown_method_is_a_label_only_where_the_filter_takes_it() {
+    let collector = Collector::new();
+    let telemetry = OpenTelemetry::builder()
+        .meter_provider(&collector.meters)
+        .generic_method_attribute_filter(|name| name == "helloworld.Greeter/SayHello")
+        .build()
+        .unwrap();
+    let (channel, greeter) = observed(telemetry, |it| it).await;
+    for path in ["/helloworld.Greeter/SayHello", "/helloworld.Greeter/SayNothing"] {
+        let _ = channel.invoke::<HelloRequest, HelloReply>(path, ask("Ada")).await;
+    }
+    let series = collector.series_of("grpc.client.attempt.started");
+    let expected = ["helloworld.Greeter/SayHello", "other"];
+    let expected =
+        expected.map(|it| format!("grpc.client.attempt.started {{grpc.method={it}}} = 1"));
+    assert_eq!(series, expected);
     close_without_leaks(channel, &greeter).await;
 }
 
