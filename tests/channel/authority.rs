@@ -212,6 +212,38 @@ async fn where_connections_prove_nothing_any_name_goes_and_credentials_are_for_t
     }
 }
 
+// spec: A81/credentials
+#[cfg(unix)]
+#[tokio::test]
+async fn over_a_unix_socket_credentials_are_for_the_channels_name_whatever_the_call_is_addressed_to()
+ {
+    let folder = std::env::temp_dir().join(format!("switchboard-names-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("greeter.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let names = seen.clone();
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let note = |head: &http::request::Parts| {
+            names.lock().unwrap().push(head.uri.authority().unwrap().to_string());
+        };
+        let _ = answer_all(stream, note).await;
+    });
+    let asked = Asked::default();
+    let credentials = Credentials::local().with_call_credentials(asked.clone());
+    let builder = Channel::builder(format!("unix:{}", path.display())).credentials(credentials);
+    let channel = builder.build().unwrap();
+    for ended in called(&channel, "other.example").await {
+        ended.unwrap();
+    }
+    assert_eq!(*seen.lock().unwrap(), ["other.example"; 2]);
+    assert_eq!(asked.take(), ["localhost"; 2]);
+    channel.close().await;
+    server.await.unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 /// Leads to these servers in turn, whatever it is to dial.
 struct InTurn {
     servers: Vec<SocketAddr>,
