@@ -144,7 +144,7 @@ pub struct Machines {
 
 /// The machine of one subchannel.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Connection(connection::State);
+pub struct Connection(connection::State<()>);
 
 /// What the machine of a connection wants done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,7 +163,7 @@ impl Connection {
         let events = [
             Event::Connect,
             Event::Dialed,
-            Event::DialFailed,
+            Event::DialFailed(()),
             Event::Lost,
             Event::Wake,
             Event::ResetBackoff,

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use super::faults::Blow;
 use super::health::{Said, Watch, fact, failed, not_serving};
 use super::open::{Open, tell_of_dial};
-use super::registry::{Health, Standing, Subchannel};
+use super::registry::{Health, Subchannel};
 use super::task::spawn_told;
 use super::timer::Timer;
 use super::vitals::Vitals;
@@ -161,9 +161,9 @@ impl Actor for AddrConn {
         }
         match message {
             Msg::Connect => self.connect(&me, life),
-            Msg::Retire => self.advance(&me, life, Event::Retire, None),
+            Msg::Retire => self.advance(&me, life, Event::Retire),
             Msg::ResetBackoff => {
-                self.advance(&me, life, Event::ResetBackoff, None);
+                self.advance(&me, life, Event::ResetBackoff);
                 self.advance_health(&me, life, health::Event::ResetBackoff, None);
             }
             Msg::Lost(cause) => self.lost(&me, life, &cause),
@@ -185,14 +185,14 @@ impl AddrConn {
     /// Continues where an earlier life ended: with its connection, its backoff, or its orders.
     fn resume(&self, me: &ActorRef<Msg>, life: &mut Life) {
         let standing = self.subchannel.standing();
-        life.vitals.enter(standing.machine.connectivity().to_string());
-        life.arm(me, &standing.machine);
+        life.vitals.enter(standing.connectivity().to_string());
+        life.arm(me, &standing);
         life.arm_health(me, &self.subchannel.health().machine);
         self.mind_health(me, life);
-        match standing.machine {
+        match standing {
             State::Ready => {
                 if !self.subchannel.slot.has_connection() {
-                    self.advance(me, life, Event::Lost, None);
+                    self.advance(me, life, Event::Lost);
                 }
                 // The watch has ended with the life that held it.
                 self.move_watch(me, life);
@@ -206,7 +206,7 @@ impl AddrConn {
             State::Idle { .. } | State::Backoff { .. } | State::Retired => {}
         }
         if self.subchannel.is_retired() {
-            self.advance(me, life, Event::Retire, None);
+            self.advance(me, life, Event::Retire);
         } else {
             self.connect(me, life);
         }
@@ -214,7 +214,7 @@ impl AddrConn {
 
     fn connect(&self, me: &ActorRef<Msg>, life: &mut Life) {
         if self.subchannel.take_order() {
-            self.advance(me, life, Event::Connect, None);
+            self.advance(me, life, Event::Connect);
         }
     }
 
@@ -251,7 +251,7 @@ impl AddrConn {
             }
             Completion::Wake(epoch) => {
                 if life.timer.is_current(epoch) {
-                    self.advance(me, life, Event::Wake, None);
+                    self.advance(me, life, Event::Wake);
                 }
             }
         }
@@ -276,7 +276,7 @@ impl AddrConn {
             self.subchannel.drain();
         }
         self.start_driving(connection, driver);
-        self.advance(me, life, Event::Dialed, None);
+        self.advance(me, life, Event::Dialed);
         self.advance_health(me, life, health::Event::Connected, None);
         self.scale(me, life, scaling::Event::Looked);
     }
@@ -341,7 +341,7 @@ impl AddrConn {
         life.vitals.count("failed dials");
         life.vitals.fail(error.clone());
         let status = Status::unavailable(error.to_string()).with_source(error);
-        self.advance(me, life, Event::DialFailed, Some(&status));
+        self.advance(me, life, Event::DialFailed(status));
     }
 
     fn lost(&self, me: &ActorRef<Msg>, life: &mut Life, cause: &Disconnect) {
@@ -351,7 +351,7 @@ impl AddrConn {
         self.core.memory().disconnect = Some((Instant::now(), cause.clone()));
         // News of an older connection says nothing of the one that serves now.
         if !self.subchannel.slot.has_connection() {
-            self.advance(me, life, Event::Lost, None);
+            self.advance(me, life, Event::Lost);
         }
         // If there are others: perhaps it was on this one, which it must not keep from closing.
         self.move_watch(me, life);
@@ -371,7 +371,7 @@ impl AddrConn {
             return self.advance_health(me, life, health::Event::Disabled, None);
         }
         self.advance_health(me, life, health::Event::Enabled, None);
-        let is_ready = self.subchannel.standing().machine == State::Ready;
+        let is_ready = matches!(self.subchannel.standing(), State::Ready);
         if is_ready && self.subchannel.slot.has_connection() {
             self.advance_health(me, life, health::Event::Connected, None);
         }
@@ -517,8 +517,8 @@ impl AddrConn {
     }
 
     /// One step of the machine: the new standing is written down, then carried out.
-    fn advance(&self, me: &ActorRef<Msg>, life: &mut Life, event: Event, error: Option<&Status>) {
-        let machine = self.subchannel.standing().machine;
+    fn advance(&self, me: &ActorRef<Msg>, life: &mut Life, event: Event) {
+        let machine = self.subchannel.standing();
         let mut effects = Vec::new();
         let mut timing = Timing {
             backoff: &self.core.settings.backoff,
@@ -527,9 +527,10 @@ impl AddrConn {
         };
         let machine = machine.step(Instant::now().into_std(), event, &mut timing, &mut effects);
         life.arm(me, &machine);
-        self.subchannel.set_standing(Standing { machine, error: error.cloned() });
+        let error = machine.cause().cloned();
+        self.subchannel.set_standing(machine);
         for effect in effects {
-            self.perform(me, life, effect, error);
+            self.perform(me, life, effect, error.as_ref());
         }
     }
 

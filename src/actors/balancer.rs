@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::client_conn::{self, Published};
 #[cfg(feature = "test-util")]
 use super::faults::Blow;
-use super::registry::Subchannel;
+use super::registry::{Subchannel, told};
 use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, addr_conn, resolver, supervisor};
@@ -398,7 +398,7 @@ impl Orphans {
     fn take_adopted(&mut self) -> Vec<(SubchannelId, SubchannelState, SubchannelState)> {
         let adopted = std::mem::take(&mut self.adopted);
         let states = adopted.into_iter().map(|subchannel| {
-            let (health, mut state) = (subchannel.look_at_health(), subchannel.standing().state());
+            let (health, mut state) = (subchannel.look_at_health(), told(&subchannel.standing()));
             // Its connection may have been lost while its AddrConn was dead as well.
             let is_ready = state.connectivity == ConnectivityState::Ready;
             if is_ready && !subchannel.slot.has_connection() {

@@ -134,6 +134,7 @@ impl ClientConn {
         let balanced = memory.update.is_some() || memory.failure.is_some();
         life.machine = match memory.config.clone() {
             config if !memory.resolving => State::Idle { config },
+            None if memory.unconfigured => State::Unconfigured,
             Some(config) if balanced => State::Serving { config },
             config => State::Resolving { config },
         };
@@ -232,6 +233,7 @@ impl ClientConn {
         let mut effects = Vec::new();
         let machine = mem::take(&mut life.machine);
         life.machine = machine.step(event, &self.core.settings.default_config, &mut effects);
+        self.core.memory().unconfigured = matches!(life.machine, State::Unconfigured);
         for effect in effects {
             self.perform(life, effect);
         }

@@ -184,6 +184,8 @@ pub(super) struct Memory {
     pub(super) config: Option<Arc<ServiceConfig>>,
     /// What the Balancer was last ordered to balance.
     pub(super) update: Option<balancer::Update>,
+    /// Whether the first config was bad, and none has come since that is good.
+    pub(super) unconfigured: bool,
     /// The failure that it was told of since.
     pub(super) failure: Option<Status>,
     /// What the Balancer published last.

@@ -60,20 +60,12 @@ pub(crate) struct Subchannel {
     observers: Observers,
 }
 
-/// How a subchannel stands.
-#[derive(Clone, Default)]
-pub(super) struct Standing {
-    /// The state of its `AddrConn`'s machine.
-    pub(super) machine: connection::State,
-    /// Why it is in `TRANSIENT_FAILURE`, if it is.
-    pub(super) error: Option<Status>,
-}
+/// How a subchannel stands: the state of its `AddrConn`'s machine.
+pub(super) type Standing = connection::State;
 
-impl Standing {
-    /// As its policy is told.
-    pub(super) fn state(&self) -> SubchannelState {
-        SubchannelState { connectivity: self.machine.connectivity(), error: self.error.clone() }
-    }
+/// As its policy is told.
+pub(super) fn told(standing: &Standing) -> SubchannelState {
+    SubchannelState { connectivity: standing.connectivity(), error: standing.cause().cloned() }
 }
 
 /// What is known of the server's health.
@@ -284,9 +276,9 @@ impl Subchannel {
 
     /// Writes it down, and tells observers of another state.
     pub(super) fn set_standing(&self, standing: Standing) {
-        let SubchannelState { connectivity, error } = standing.state();
+        let SubchannelState { connectivity, error } = told(&standing);
         let mut current = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = mem::replace(&mut *current, standing).machine.connectivity();
+        let from = mem::replace(&mut *current, standing).connectivity();
         drop(current);
         self.tell_of_change(from, connectivity, error.as_ref());
     }
@@ -321,7 +313,7 @@ impl Subchannel {
 impl Drop for Subchannel {
     /// Its `AddrConn` may have been killed before it came to that.
     fn drop(&mut self) {
-        let from = self.standing().machine.connectivity();
+        let from = self.standing().connectivity();
         self.tell_of_change(from, ConnectivityState::Shutdown, None);
     }
 }

@@ -208,13 +208,14 @@ fn of_reset(code: ErrorCode) -> Code {
         ErrorCode::NO_ERROR
         | ErrorCode::PROTOCOL_ERROR
         | ErrorCode::INTERNAL_ERROR
+        | ErrorCode::FLOW_CONTROL_ERROR
         | ErrorCode::SETTINGS_TIMEOUT
         | ErrorCode::STREAM_CLOSED
         | ErrorCode::FRAME_SIZE_ERROR
         | ErrorCode::COMPRESSION_ERROR
         | ErrorCode::CONNECT_ERROR
         | ErrorCode::HTTP_1_1_REQUIRED => Code::INTERNAL,
-        ErrorCode::FLOW_CONTROL_ERROR | ErrorCode::ENHANCE_YOUR_CALM => Code::RESOURCE_EXHAUSTED,
+        ErrorCode::ENHANCE_YOUR_CALM => Code::RESOURCE_EXHAUSTED,
         ErrorCode::REFUSED_STREAM => Code::UNAVAILABLE,
         ErrorCode::CANCEL => Code::CANCELLED,
         ErrorCode::INADEQUATE_SECURITY => Code::PERMISSION_DENIED,
@@ -266,11 +267,11 @@ mod tests {
     // spec: grpc/http2-error-mapping
     #[test]
     fn resets_become_codes() {
-        let internal = [0, 1, 2, 4, 5, 6, 9, 10, 13];
+        let internal = [0, 1, 2, 3, 4, 5, 6, 9, 10, 13];
         for number in 0..=14 {
             let code = match number {
                 _ if internal.contains(&number) => Code::INTERNAL,
-                3 | 11 => Code::RESOURCE_EXHAUSTED,
+                11 => Code::RESOURCE_EXHAUSTED,
                 7 => Code::UNAVAILABLE,
                 8 => Code::CANCELLED,
                 12 => Code::PERMISSION_DENIED,

@@ -147,7 +147,8 @@ async fn where_no_server_serves_calls_are_told_who_said_what_of_which_service() 
 async fn an_empty_name_asks_for_the_server_as_a_whole() {
     let greeters = [Greeter::start_with_health()];
     greeters[0].health().say("", Serving::No);
-    let config = r#"{"loadBalancingConfig":[{"round_robin":{}}],"healthCheckConfig":{}}"#;
+    let config =
+        r#"{"loadBalancingConfig":[{"round_robin":{}}],"healthCheckConfig":{"serviceName":""}}"#;
     let channel = connected(&greeters, builder(&greeters, config)).await;
     until_state(&channel, ConnectivityState::TransientFailure).await;
     let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
@@ -183,7 +184,11 @@ async fn a_watch_that_dies_is_begun_again() {
     // One that says nothing makes the next one wait.
     health.refuse(Some(tonic::Status::permission_denied("not you")));
     health.end_watches(tonic::Status::internal("a fit"));
-    until_health(&channel, &greeters[0], "not serving").await;
+    until("it is asked, and refuses", async || {
+        let report = report_of(&channel, &greeters[0]).await.unwrap();
+        report.facts["health"].contains("PERMISSION_DENIED")
+    })
+    .await;
     until_calls_go_to(&channel, &greeters[1..]).await;
     let report = report_of(&channel, &greeters[0]).await.unwrap();
     assert!(report.facts["health"].contains("PERMISSION_DENIED: not you"), "{report}");

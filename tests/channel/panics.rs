@@ -488,7 +488,10 @@ async fn a_part_that_panics_ends_calls_with_its_name_or_not_at_all() {
                         assert!(is_named, "{row:?}: {status}");
                         let codes = [Code::INTERNAL, Code::UNAVAILABLE];
                         assert!(codes.contains(&status.code()), "{row:?}: {status}");
-                        assert!(text.contains(&format!("{part:?} {when:?}")), "{row:?}: {status}");
+                        // The second is of h2: with its unstable features, which tests have, it
+                        // asserts that a connection which broke has no streams left.
+                        let texts = [format!("{part:?} {when:?}"), "slab.is_empty()".to_owned()];
+                        assert!(texts.iter().any(|it| text.contains(it)), "{row:?}: {status}");
                     }
                     // All actors answer, once they are there again.
                     until("all actors answer", async || {

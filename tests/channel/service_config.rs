@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use hickory_server::proto::rr::RecordType;
 use switchboard::{
-    Channel, ChannelBuilder, Code, ConnectivityState, Dns, Endpoint, ManualResolver, Resolution,
-    Status,
+    ActorKind, Address, Channel, ChannelBuilder, Code, ConnectivityState, Dns, Endpoint, Fault,
+    ManualResolver, Resolution, ResolveError, Status,
 };
 
 use crate::support::greeter::{Greeter, SAY_HELLO, ask};
 use crate::support::name_server::{Answer, NameServer};
-use crate::support::{ROUND_ROBIN, close_without_leaks, plaintext, until, until_state};
+use crate::support::{ROUND_ROBIN, close_without_leaks, plaintext, reports, until, until_state};
 
 const NAME: &str = "greeter.example.";
 const CONFIG_NAME: &str = "_grpc_config.greeter.example.";
@@ -258,4 +258,33 @@ async fn addresses_that_cannot_be_looked_up_do_not_wait_for_the_config() {
     names.server.set(CONFIG_NAME, Answer::Silence);
     let status = policy(&names.builder()).await.unwrap_err();
     assert!(status.message().contains("there is no such name"), "{status}");
+}
+
+// spec: A21/first-config-bad
+#[tokio::test(start_paused = true)]
+async fn a_bad_first_config_is_not_replaced_by_the_default_after_a_failed_lookup_nor_a_crash() {
+    let resolver = ManualResolver::new();
+    let bad = Resolution::new([Endpoint::from(Address::Name("server".into()))]);
+    resolver.set_resolution(bad.clone().with_service_config("{"));
+    let channel = plaintext("manual:greeter")
+        .resolver("manual", resolver.clone())
+        .connector(switchboard::memory::MemoryNetwork::new().connector())
+        .default_service_config(ROUND_ROBIN)
+        .allow_injection()
+        .build()
+        .unwrap();
+    let fails_with_its_error = async || {
+        let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+        assert!(status.message().contains("error parsing service config"), "{status}");
+    };
+    fails_with_its_error().await;
+    let lookups = resolver.lookups();
+    resolver.fail(ResolveError::new("no such name"));
+    until("the failure is known", async || resolver.lookups() > lookups + 2).await;
+    fails_with_its_error().await;
+    channel.inject(Fault::crash(ActorKind::ClientConn)).await.unwrap();
+    until("it is there again", async || reports(&channel).await.iter().any(|it| it.restarts > 0))
+        .await;
+    fails_with_its_error().await;
+    channel.close().await;
 }

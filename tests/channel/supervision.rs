@@ -1,15 +1,16 @@
 //! Actors that crash or stall, under load.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use switchboard::memory::{MemoryConnector, MemoryNetwork, pipe};
 use switchboard::{
-    ActorAnswer, ActorKind, Address, BackoffConfig, CallOptions, Channel, Code, ConnectivityState,
-    Endpoint, EndpointShards, Fault, InjectError, LbContext, LbPolicy, LbPolicyBuilder,
-    LbPolicyConfig, ManualResolver, Pick, PickArgs, PickResult, Picker, ReadyEndpoint, Resolution,
-    ServiceConfigError, Spread, StateChange, SubchannelId,
+    ActorAnswer, ActorKind, Address, BackoffConfig, BoxFuture, CallOptions, Channel, Code, Connect,
+    ConnectivityState, Endpoint, EndpointShards, Fault, InjectError, Io, LbContext, LbPolicy,
+    LbPolicyBuilder, LbPolicyConfig, ManualResolver, Pick, PickArgs, PickResult, Picker,
+    ReadyEndpoint, Resolution, ServiceConfigError, Spread, StateChange, SubchannelId,
 };
 
 use tokio::task::AbortHandle;
@@ -209,6 +210,38 @@ async fn faults_need_a_channel_that_allows_them_and_an_actor_to_suffer_them() {
     let channel = plaintext("ipv4:127.0.0.1:1").allow_injection().build().unwrap();
     let unused = channel.inject(crash).await;
     assert_eq!(unused.unwrap_err(), InjectError::NoSuchActor(ActorKind::Balancer));
+}
+
+/// Refuses every dial.
+struct Refuses;
+
+impl Connect for Refuses {
+    fn connect<'a>(&'a self, _: &'a Address) -> BoxFuture<'a, io::Result<Io>> {
+        Box::pin(async { Err(io::Error::new(io::ErrorKind::ConnectionRefused, "not today")) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_cause_of_a_failure_outlives_every_balancer() {
+    let channel = plaintext("passthrough:server")
+        .connector(Refuses)
+        .backoff(BackoffConfig { base_delay: Duration::from_secs(100), ..BackoffConfig::default() })
+        .allow_injection()
+        .build()
+        .unwrap();
+    channel.connect();
+    until_state(&channel, ConnectivityState::TransientFailure).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Each new Balancer has the subchannel connect, which rests from its failure; with the
+    // Supervisor all are new.
+    for actor in [ActorKind::Balancer, ActorKind::Supervisor] {
+        channel.inject(Fault::crash(actor)).await.unwrap();
+        until("the restart shows", async || restarts(&channel, actor).await > 0).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+        assert!(status.message().contains("not today"), "after {actor}: {status}");
+    }
+    channel.close().await;
 }
 
 /// A policy that cannot be set up while `is_broken` says so.

@@ -94,7 +94,7 @@ fn a_first_call_outside_of_any_runtime_says_what_to_do() {
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     match call.as_mut().poll(&mut cx) {
         std::task::Poll::Ready(Err(status)) => {
-            assert_eq!(status.code(), Code::FAILED_PRECONDITION);
+            assert_eq!(status.code(), Code::UNAVAILABLE);
             assert!(status.message().contains("ChannelBuilder::runtime"), "{status}");
         }
         other => panic!("{other:?}"),

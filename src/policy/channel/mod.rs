@@ -14,7 +14,7 @@ use crate::types::{ConfigSelector, ConnectivityState, Endpoint, Status};
 ///     └──────┘        └───────────┘                         └─────────┘
 ///                           │ Resolved, with a bad config        ▲
 ///                           ▼ and none to go on with             │
-///                     ┌──────────────┐ Resolved, ResolveFailed   │
+///                     ┌──────────────┐ Resolved, with a good one │
 ///                     │ Unconfigured │ ──────────────────────────┘
 ///                     └──────────────┘
 ///
@@ -155,9 +155,6 @@ impl State {
             (Self::Resolving { config }, Event::ResolveFailed(status)) => {
                 fail(status, config.unwrap_or_else(|| Arc::clone(default_config)), fx)
             }
-            (Self::Unconfigured, Event::ResolveFailed(status)) => {
-                fail(status, Arc::clone(default_config), fx)
-            }
             (Self::Serving { config }, Event::ResolveFailed(status)) => fail(status, config, fx),
             (state @ Self::Serving { .. }, Event::Published { connectivity, picker }) => {
                 fx.push(Effect::Publish { connectivity, picker });
@@ -177,8 +174,11 @@ impl State {
                 fx.push(Effect::LetGo);
                 Self::Shutdown
             }
+            // A failed lookup says nothing of the config: the default is not used in its place, and
+            // calls fail with what is wrong with it until a good one comes [A21].
+            (state @ Self::Unconfigured, Event::ResolveFailed(_))
             // Already on its way; and there is no balancer yet that could tell us anything.
-            (
+            | (
                 state @ (Self::Resolving { .. } | Self::Unconfigured),
                 Event::Demand | Event::Published { .. },
             )

@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::later;
-use crate::types::ConnectivityState;
-use crate::types::Dice;
+use crate::types::{ConnectivityState, Dice, Status};
 
 /// The life of one subchannel's connection.
 ///
@@ -25,8 +24,10 @@ use crate::types::Dice;
 ///
 /// `attempt` counts the failures in a row; it is the index into the backoff. It starts over when a
 /// connection was up, however short, and when it is told to.
+///
+/// `C` is why a dial failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum State<C = Status> {
     /// Nobody has asked for a connection since the last one ended.
     Idle {
         /// Failures in a row so far.
@@ -47,6 +48,8 @@ pub(crate) enum State {
         attempt: u32,
         /// The end of the rest.
         until: Instant,
+        /// Why the dial failed.
+        cause: C,
     },
     /// Given up for good.
     Retired,
@@ -54,13 +57,13 @@ pub(crate) enum State {
 
 /// What happens to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum Event<C = Status> {
     /// The policy wants a connection.
     Connect,
     /// The dial has led to a connection.
     Dialed,
-    /// The dial has failed, or its deadline has passed.
-    DialFailed,
+    /// The dial has failed for this reason, or its deadline has passed.
+    DialFailed(C),
     /// The connection is gone, or takes no new streams.
     Lost,
     /// The time of `wake_at` has come.
@@ -99,18 +102,18 @@ pub(crate) struct Timing<'a> {
     pub(crate) dice: &'a mut Dice,
 }
 
-impl Default for State {
+impl<C> Default for State<C> {
     fn default() -> Self {
         Self::Idle { attempt: 0 }
     }
 }
 
-impl State {
+impl<C> State<C> {
     /// The state after `event`; what is to be done goes onto `fx`, in order.
     pub(crate) fn step(
         self,
         now: Instant,
-        event: Event,
+        event: Event<C>,
         timing: &mut Timing<'_>,
         fx: &mut Vec<Effect>,
     ) -> Self {
@@ -126,12 +129,12 @@ impl State {
                 fx.push(Effect::Report(ConnectivityState::Ready));
                 Self::Ready
             }
-            (Self::Connecting { attempt, .. }, Event::DialFailed) => {
+            (Self::Connecting { attempt, .. }, Event::DialFailed(cause)) => {
                 // In this order, so that whoever sees the failure can count on a new resolution.
                 fx.push(Effect::ResolveNow);
                 fx.push(Effect::Report(ConnectivityState::TransientFailure));
                 let until = later(now, timing.backoff.delay(attempt, timing.dice));
-                Self::Backoff { attempt, until }
+                Self::Backoff { attempt, until, cause }
             }
             // Never TRANSIENT_FAILURE: the address was good a moment ago.
             (Self::Ready, Event::Lost) => {
@@ -139,7 +142,7 @@ impl State {
                 fx.push(Effect::Report(ConnectivityState::Idle));
                 Self::Idle { attempt: 0 }
             }
-            (Self::Backoff { attempt, until }, Event::Wake) if now >= until => {
+            (Self::Backoff { attempt, until, .. }, Event::Wake) if now >= until => {
                 fx.push(Effect::Report(ConnectivityState::Idle));
                 Self::Idle {
                     attempt: attempt.saturating_add(1),
@@ -169,29 +172,38 @@ impl State {
                 Self::Retired
             }
             // A policy may ask at any time; only an idle address has to act on it.
-            (Self::Connecting { .. } | Self::Ready | Self::Backoff { .. }, Event::Connect)
+            (
+                state @ (Self::Connecting { .. } | Self::Ready | Self::Backoff { .. }),
+                Event::Connect,
+            )
             // Late news of a dial or a connection that is no longer ours.
             | (
-                Self::Idle { .. } | Self::Ready | Self::Backoff { .. },
-                Event::Dialed | Event::DialFailed,
+                state @ (Self::Idle { .. } | Self::Ready | Self::Backoff { .. }),
+                Event::Dialed | Event::DialFailed(_),
             )
-            | (Self::Idle { .. } | Self::Connecting { .. } | Self::Backoff { .. }, Event::Lost)
+            | (
+                state @ (Self::Idle { .. } | Self::Connecting { .. } | Self::Backoff { .. }),
+                Event::Lost,
+            )
             // Timers that are early, or late.
             | (
-                Self::Idle { .. } | Self::Connecting { .. } | Self::Ready | Self::Backoff { .. },
+                state @ (Self::Idle { .. }
+                | Self::Connecting { .. }
+                | Self::Ready
+                | Self::Backoff { .. }),
                 Event::Wake,
             )
-            | (Self::Ready, Event::ResetBackoff)
+            | (state @ Self::Ready, Event::ResetBackoff)
             | (
-                Self::Retired,
+                state @ Self::Retired,
                 Event::Connect
                 | Event::Dialed
-                | Event::DialFailed
+                | Event::DialFailed(_)
                 | Event::Lost
                 | Event::Wake
                 | Event::ResetBackoff
                 | Event::Retire,
-            ) => self,
+            ) => state,
         }
     }
 
@@ -199,6 +211,14 @@ impl State {
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         match self {
             Self::Backoff { until, .. } => Some(*until),
+            Self::Idle { .. } | Self::Connecting { .. } | Self::Ready | Self::Retired => None,
+        }
+    }
+
+    /// Why the last dial failed, for as long as it rests from that.
+    pub(crate) fn cause(&self) -> Option<&C> {
+        match self {
+            Self::Backoff { cause, .. } => Some(cause),
             Self::Idle { .. } | Self::Connecting { .. } | Self::Ready | Self::Retired => None,
         }
     }

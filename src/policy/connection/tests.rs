@@ -1,10 +1,13 @@
-use super::*;
+use super::{Backoff, ConnectivityState, Dice, Duration, Effect, Instant, Timing};
 use crate::policy::testing::{assert_table, start};
+
+type State = super::State<&'static str>;
+type Event = super::Event<&'static str>;
 
 const EVENTS: [Event; 7] = [
     Event::Connect,
     Event::Dialed,
-    Event::DialFailed,
+    Event::DialFailed("refused"),
     Event::Lost,
     Event::Wake,
     Event::ResetBackoff,
@@ -56,8 +59,8 @@ impl Rig {
                 format!("Connecting({attempt}, until {})", self.seconds(deadline))
             }
             State::Ready => "Ready".to_owned(),
-            State::Backoff { attempt, until } => {
-                format!("Backoff({attempt}, until {})", self.seconds(until))
+            State::Backoff { attempt, until, cause } => {
+                format!("Backoff({attempt}, until {}, {cause})", self.seconds(until))
             }
             State::Retired => "Retired".to_owned(),
         }
@@ -86,8 +89,8 @@ fn every_state_has_an_answer_to_every_event() {
         State::Idle { attempt: 2 },
         State::Connecting { attempt: 2, deadline: rig.at(130) },
         State::Ready,
-        State::Backoff { attempt: 2, until: rig.at(110) },
-        State::Backoff { attempt: 2, until: rig.at(100) },
+        State::Backoff { attempt: 2, until: rig.at(110), cause: "timed out" },
+        State::Backoff { attempt: 2, until: rig.at(100), cause: "timed out" },
         State::Retired,
     ];
     let mut table = Vec::new();
@@ -114,7 +117,7 @@ fn a_lost_connection_goes_idle_and_asks_for_resolution() {
 fn resolution_is_asked_for_before_a_failure_is_reported() {
     let mut rig = Rig::new();
     let connecting = rig.run(State::default(), &[Event::Connect]);
-    let (_, fx) = rig.step(connecting, Event::DialFailed);
+    let (_, fx) = rig.step(connecting, Event::DialFailed("refused"));
     assert_eq!(fx, [Effect::ResolveNow, Effect::Report(ConnectivityState::TransientFailure)]);
 }
 
@@ -124,7 +127,7 @@ fn rests_grow_with_each_failure_and_start_over_after_a_connection() {
     let mut state = State::default();
     let mut rests = Vec::new();
     for _ in 0..4 {
-        state = rig.run(state, &[Event::Connect, Event::DialFailed]);
+        state = rig.run(state, &[Event::Connect, Event::DialFailed("refused")]);
         let until = state.wake_at().unwrap();
         rests.push((until - rig.now).as_secs());
         rig.now = until;
@@ -132,7 +135,7 @@ fn rests_grow_with_each_failure_and_start_over_after_a_connection() {
     }
     assert_eq!(rests, [1, 2, 40, 40]);
     state = rig.run(state, &[Event::Connect, Event::Dialed, Event::Lost]);
-    state = rig.run(state, &[Event::Connect, Event::DialFailed]);
+    state = rig.run(state, &[Event::Connect, Event::DialFailed("refused")]);
     assert_eq!(state.wake_at().unwrap() - rig.now, Duration::from_secs(1));
 }
 
@@ -150,7 +153,7 @@ fn a_dial_has_the_longer_of_the_least_timeout_and_the_backoff() {
 fn resetting_the_backoff_ends_a_rest_at_once() {
     let mut rig = Rig::new();
     rig.backoff = Backoff::new([Duration::MAX], 0.0);
-    let resting = rig.run(State::default(), &[Event::Connect, Event::DialFailed]);
+    let resting = rig.run(State::default(), &[Event::Connect, Event::DialFailed("refused")]);
     let (state, fx) = rig.step(resting, Event::ResetBackoff);
     assert_eq!(state, State::Idle { attempt: 0 });
     assert_eq!(fx, [Effect::Report(ConnectivityState::Idle)]);
@@ -162,7 +165,7 @@ fn what_is_reported_is_what_the_state_says() {
     let mut state = State::default();
     for event in [
         Event::Connect,
-        Event::DialFailed,
+        Event::DialFailed("refused"),
         Event::ResetBackoff,
         Event::Connect,
         Event::Dialed,
@@ -176,47 +179,47 @@ fn what_is_reported_is_what_the_state_says() {
     }
 }
 
-const TABLE: &str = "
+const TABLE: &str = r#"
 Idle(2) + Connect = Connecting(2, until 140): report CONNECTING, dial until 140
 Idle(2) + Dialed = Idle(2):
-Idle(2) + DialFailed = Idle(2):
+Idle(2) + DialFailed("refused") = Idle(2):
 Idle(2) + Lost = Idle(2):
 Idle(2) + Wake = Idle(2):
 Idle(2) + ResetBackoff = Idle(0):
 Idle(2) + Retire = Retired: report SHUTDOWN
 Connecting(2, until 130) + Connect = Connecting(2, until 130):
 Connecting(2, until 130) + Dialed = Ready: report READY
-Connecting(2, until 130) + DialFailed = Backoff(2, until 140): resolve now, report TRANSIENT_FAILURE
+Connecting(2, until 130) + DialFailed("refused") = Backoff(2, until 140, refused): resolve now, report TRANSIENT_FAILURE
 Connecting(2, until 130) + Lost = Connecting(2, until 130):
 Connecting(2, until 130) + Wake = Connecting(2, until 130):
 Connecting(2, until 130) + ResetBackoff = Connecting(0, until 130):
 Connecting(2, until 130) + Retire = Retired: abandon dial, report SHUTDOWN
 Ready + Connect = Ready:
 Ready + Dialed = Ready:
-Ready + DialFailed = Ready:
+Ready + DialFailed("refused") = Ready:
 Ready + Lost = Idle(0): resolve now, report IDLE
 Ready + Wake = Ready:
 Ready + ResetBackoff = Ready:
 Ready + Retire = Retired: drain, report SHUTDOWN
-Backoff(2, until 110) + Connect = Backoff(2, until 110):
-Backoff(2, until 110) + Dialed = Backoff(2, until 110):
-Backoff(2, until 110) + DialFailed = Backoff(2, until 110):
-Backoff(2, until 110) + Lost = Backoff(2, until 110):
-Backoff(2, until 110) + Wake = Backoff(2, until 110):
-Backoff(2, until 110) + ResetBackoff = Idle(0): report IDLE
-Backoff(2, until 110) + Retire = Retired: report SHUTDOWN
-Backoff(2, until 100) + Connect = Backoff(2, until 100):
-Backoff(2, until 100) + Dialed = Backoff(2, until 100):
-Backoff(2, until 100) + DialFailed = Backoff(2, until 100):
-Backoff(2, until 100) + Lost = Backoff(2, until 100):
-Backoff(2, until 100) + Wake = Idle(3): report IDLE
-Backoff(2, until 100) + ResetBackoff = Idle(0): report IDLE
-Backoff(2, until 100) + Retire = Retired: report SHUTDOWN
+Backoff(2, until 110, timed out) + Connect = Backoff(2, until 110, timed out):
+Backoff(2, until 110, timed out) + Dialed = Backoff(2, until 110, timed out):
+Backoff(2, until 110, timed out) + DialFailed("refused") = Backoff(2, until 110, timed out):
+Backoff(2, until 110, timed out) + Lost = Backoff(2, until 110, timed out):
+Backoff(2, until 110, timed out) + Wake = Backoff(2, until 110, timed out):
+Backoff(2, until 110, timed out) + ResetBackoff = Idle(0): report IDLE
+Backoff(2, until 110, timed out) + Retire = Retired: report SHUTDOWN
+Backoff(2, until 100, timed out) + Connect = Backoff(2, until 100, timed out):
+Backoff(2, until 100, timed out) + Dialed = Backoff(2, until 100, timed out):
+Backoff(2, until 100, timed out) + DialFailed("refused") = Backoff(2, until 100, timed out):
+Backoff(2, until 100, timed out) + Lost = Backoff(2, until 100, timed out):
+Backoff(2, until 100, timed out) + Wake = Idle(3): report IDLE
+Backoff(2, until 100, timed out) + ResetBackoff = Idle(0): report IDLE
+Backoff(2, until 100, timed out) + Retire = Retired: report SHUTDOWN
 Retired + Connect = Retired:
 Retired + Dialed = Retired:
-Retired + DialFailed = Retired:
+Retired + DialFailed("refused") = Retired:
 Retired + Lost = Retired:
 Retired + Wake = Retired:
 Retired + ResetBackoff = Retired:
 Retired + Retire = Retired:
-";
+"#;

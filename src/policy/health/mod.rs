@@ -20,8 +20,9 @@ use crate::types::Dice;
 ///                                                    ▼ └─────────┘ ────────────┤
 ///                        Answered ┌─────────┐ ┌────────────┐                   │
 ///                          ┌────► │ Serving │ │ NotServing │ ◄────┐            │
-///                          │      └─────────┘ └────────────┘      │ WatchEnded │
-///                          └─────────── one or the other ─────────┴────────────┘
+///                          │      └─────────┘ └────────────┘      │            │
+///                          └─────────── one or the other ─────────┘            │
+///                            WatchEnded, from both: Resting ───────────────────┘
 ///
 ///     Lost, or Enabled with another service, from all but Off: Unconnected
 ///     Connected, from all but Off: Checking
@@ -29,7 +30,7 @@ use crate::types::Dice;
 /// ```
 ///
 /// `attempt` counts the watches in a row that ended without a word; it is the index into the
-/// backoff. After one that said something the next begins at once.
+/// backoff. After one that said something it starts over.
 ///
 /// What is asked, and whom, it does not know: it goes by what came of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,16 +166,10 @@ impl State {
                 fx.push(Effect::Complain);
                 self.enter(Self::Unsupported, fx)
             }
-            (Self::Checking { attempt }, Event::WatchEnded) => {
-                fx.push(Effect::Report(ConnectivityState::TransientFailure));
-                let until = later(now, pace.backoff.delay(attempt, pace.dice));
-                Self::Resting { attempt, until }
-            }
-            // It has spoken, so the next one may begin at once.
-            (Self::Serving | Self::NotServing, Event::WatchEnded) => {
-                fx.push(Effect::Report(ConnectivityState::TransientFailure));
-                Self::NotServing.watch(0, fx)
-            }
+            (Self::Checking { attempt }, Event::WatchEnded) => rest(now, attempt, pace, fx),
+            // It has spoken, so failures before it are over; yet a server that ends each watch
+            // after a word must not be asked without a pause.
+            (Self::Serving | Self::NotServing, Event::WatchEnded) => rest(now, 0, pace, fx),
             (Self::Resting { attempt, until }, Event::Wake) if now >= until => {
                 self.watch(attempt.saturating_add(1), fx)
             }
@@ -262,6 +257,11 @@ impl State {
         }
         next
     }
+}
+
+fn rest(now: Instant, attempt: u32, pace: &mut Pace<'_>, fx: &mut Vec<Effect>) -> State {
+    fx.push(Effect::Report(ConnectivityState::TransientFailure));
+    State::Resting { attempt, until: later(now, pace.backoff.delay(attempt, pace.dice)) }
 }
 
 #[cfg(test)]

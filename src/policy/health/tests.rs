@@ -171,20 +171,30 @@ fn watches_that_say_nothing_are_repeated_after_rests_that_grow() {
 
 // spec: A17/backoff
 #[test]
-fn a_watch_that_said_something_is_repeated_at_once_and_the_rests_start_over() {
+fn a_watch_that_said_something_is_repeated_after_a_rest_and_the_rests_start_over() {
     for said in [SERVES, SERVES_NOT] {
         let mut rig = Rig::new();
         let (state, _) = rig.step(State::Checking { attempt: 7 }, said);
         let (state, fx) = rig.step(state, Event::WatchEnded);
-        let again = [
-            Effect::Report(ConnectivityState::TransientFailure),
-            Effect::Watch,
-            Effect::Report(ConnectivityState::Connecting),
-        ];
-        assert_eq!(fx, again);
-        let (state, _) = rig.step(state, Event::WatchEnded);
+        assert_eq!(fx, [Effect::Report(ConnectivityState::TransientFailure)]);
         assert_eq!(state, State::Resting { attempt: 0, until: rig.at(1) });
     }
+}
+
+#[test]
+fn a_server_that_ends_each_watch_after_a_word_is_asked_once_a_rest() {
+    let mut rig = Rig::new();
+    let (mut state, mut watches, begun) = (State::Checking { attempt: 0 }, 0, rig.now);
+    while rig.now < begun + Duration::from_secs(60) {
+        for event in [SERVES, Event::WatchEnded] {
+            state = rig.step(state, event).0;
+        }
+        rig.now = state.wake_at().expect("it rests");
+        let (next, fx) = rig.step(state, Event::Wake);
+        watches += fx.iter().filter(|it| **it == Effect::Watch).count();
+        state = next;
+    }
+    assert!(watches <= 60, "{watches} in a minute");
 }
 
 #[test]
@@ -247,7 +257,7 @@ const TABLE: &str = "
     Serving + Answered { serving: true }                = Serving:
     Serving + Answered { serving: false }               = NotServing: report TRANSIENT_FAILURE
     Serving + Unimplemented                             = Unsupported: complain, stop watch
-    Serving + WatchEnded                                = Checking(0): report TRANSIENT_FAILURE, watch, report CONNECTING
+    Serving + WatchEnded                                = Resting(0, until 101): report TRANSIENT_FAILURE
     Serving + Wake                                      = Serving:
     Serving + ResetBackoff                              = Serving:
     NotServing + Enabled                                = Unconnected: stop watch, report CONNECTING
@@ -258,7 +268,7 @@ const TABLE: &str = "
     NotServing + Answered { serving: true }             = Serving: report READY
     NotServing + Answered { serving: false }            = NotServing: report TRANSIENT_FAILURE
     NotServing + Unimplemented                          = Unsupported: complain, stop watch, report READY
-    NotServing + WatchEnded                             = Checking(0): report TRANSIENT_FAILURE, watch, report CONNECTING
+    NotServing + WatchEnded                             = Resting(0, until 101): report TRANSIENT_FAILURE
     NotServing + Wake                                   = NotServing:
     NotServing + ResetBackoff                           = NotServing:
     Resting(1, until 110) + Enabled                     = Unconnected: report CONNECTING

@@ -155,6 +155,10 @@ fn max_connections_per_subchannel(
 
 fn health_service(config: &Map<String, Value>) -> Result<Option<Arc<str>>, ServiceConfigError> {
     let Some(fields) = json::optional_object(config, HEALTH)? else { return Ok(None) };
+    // Without one the server is not asked (A17); grpc-go asks it for itself as a whole.
+    if json::present(fields, "serviceName").is_none() {
+        return Ok(None);
+    }
     let name = json::optional_text(fields, "serviceName").map_err(|error| error.within(HEALTH))?;
     Ok(Some(name.into()))
 }

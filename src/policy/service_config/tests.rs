@@ -301,12 +301,12 @@ fn a_config_that_says_the_same_of_throttling_goes_on_with_its_tokens() {
 
 // spec: A17/service-config
 #[test]
-fn a_health_check_config_switches_checks_on_by_being_there() {
+fn a_service_name_switches_health_checks_on() {
     let rows = [
         ("{}", None),
         (r#"{"healthCheckConfig": null}"#, None),
-        (r#"{"healthCheckConfig": {}}"#, Some("")),
-        (r#"{"healthCheckConfig": {"serviceName": null}}"#, Some("")),
+        (r#"{"healthCheckConfig": {}}"#, None),
+        (r#"{"healthCheckConfig": {"serviceName": null}}"#, None),
         (r#"{"healthCheckConfig": {"serviceName": ""}}"#, Some("")),
         (r#"{"healthCheckConfig": {"serviceName": "a.S", "more": 1}}"#, Some("a.S")),
     ];
