@@ -24,7 +24,7 @@ use crate::policy::lb::graceful_switch::GracefulSwitch;
 use crate::policy::lb::{LbContext, LbEffect, SubchannelState, Subchannels};
 use crate::policy::service_config::ServiceConfig;
 use crate::types::Dice;
-use crate::types::{Address, ConnectivityState, Endpoint, SubchannelId};
+use crate::types::{Address, ConnectivityState, Endpoint, Status, SubchannelId};
 
 /// What a Balancer is told.
 pub(crate) enum Msg {
@@ -74,6 +74,14 @@ pub(crate) struct Update {
     pub(super) config: Arc<ServiceConfig>,
 }
 
+/// Why there is nothing to balance, or nothing newer.
+#[derive(Clone)]
+pub(crate) struct Failure {
+    pub(super) status: Status,
+    /// The config that applies.
+    pub(super) config: Arc<ServiceConfig>,
+}
+
 pub(super) struct Balancer {
     pub(super) core: Arc<Core>,
 }
@@ -86,6 +94,8 @@ pub(super) struct Life {
     flushing: bool,
     /// What servers are asked for, as the subchannels have been told.
     health_service: Option<Arc<str>>,
+    /// The config that the tree was told of last.
+    config: Option<Arc<ServiceConfig>>,
     /// How often the channel had gone idle when the tree began.
     era: u64,
     /// How often the tree has published.
@@ -111,6 +121,7 @@ impl Actor for Balancer {
             timer: Timer::new(self.core.tasks.clone()),
             flushing: false,
             health_service: None,
+            config: None,
             era: self.core.memory().era,
             pickers: 0,
             vitals: Vitals::new(&self.core, ActorKind::Balancer, None, restarts),
@@ -164,6 +175,7 @@ impl Balancer {
     fn let_go(&self, life: &mut Life) {
         life.tree = GracefulSwitch::new();
         life.timer = Timer::new(self.core.tasks.clone());
+        life.config = None;
         life.era = self.core.memory().era;
         life.vitals.enter(ConnectivityState::Idle.to_string());
         for subchannel in self.core.registry.all() {
@@ -179,6 +191,7 @@ impl Balancer {
         let update = self.core.memory().update.clone();
         let Some(Update { endpoints, config }) = update else { return };
         life.vitals.count("updates");
+        life.config = Some(config.clone());
         let pickers = life.pickers;
         let rejected = self.with_tree(me, life, orphans, |tree, cx| {
             tree.update(config.lb(), endpoints, cx);
@@ -206,7 +219,8 @@ impl Balancer {
 
     fn resolver_failed(&self, me: &ActorRef<Msg>, life: &mut Life) {
         let failure = self.core.memory().failure.clone();
-        if let Some(status) = failure {
+        if let Some(Failure { status, config }) = failure {
+            life.config = Some(config);
             life.vitals.fail(status.clone());
             self.act(me, life, |tree, cx| tree.resolver_failed(status, cx));
         }
@@ -290,8 +304,8 @@ impl Balancer {
                     self.core.resolver.tell(resolver::Msg::ResolveNow);
                 }
                 LbEffect::Publish { connectivity, picker } => {
-                    let era = life.era;
-                    self.publish(life, Published { connectivity, picker, era });
+                    let (config, era) = (life.config.clone(), life.era);
+                    self.publish(life, Published { connectivity, picker, config, era });
                 }
             }
         }
@@ -323,7 +337,8 @@ impl Balancer {
     fn publish_again(&self, life: &mut Life) {
         let published = self.core.memory().published.clone();
         if let Some(published) = published.filter(|published| published.era == life.era) {
-            self.publish(life, published);
+            let config = life.config.clone();
+            self.publish(life, Published { config, ..published });
         }
     }
 

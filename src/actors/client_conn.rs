@@ -22,6 +22,7 @@ use crate::observe::{ActorKind, ActorReport, ChannelEvent};
 use crate::policy::channel::{Effect, Event, State};
 use crate::policy::idle::{self, GoIdle};
 use crate::policy::lb::{FailPicker, Picker};
+use crate::policy::service_config::ServiceConfig;
 use crate::types::{ConnectivityState, Status};
 
 /// What a `ClientConn` is told.
@@ -60,6 +61,8 @@ enum Completion {
 pub(crate) struct Published {
     pub(super) connectivity: ConnectivityState,
     pub(super) picker: Arc<dyn Picker>,
+    /// The config that the tree was told of last when it made that picker.
+    pub(super) config: Option<Arc<ServiceConfig>>,
     /// How often the channel had gone idle before the tree began that says this.
     pub(super) era: u64,
 }
@@ -198,10 +201,10 @@ impl ClientConn {
     }
 
     fn published(&self, life: &mut Life, published: Published) {
-        let Published { connectivity, picker, era } = published;
+        let Published { connectivity, picker, config, era } = published;
         // What was said before the channel went idle says nothing of what was built since.
         if era == self.core.memory().era {
-            self.advance(life, Event::Published { connectivity, picker });
+            self.advance(life, Event::Published { connectivity, picker, config });
             if connectivity == ConnectivityState::Idle && self.core.settings.keep_connected {
                 self.advance(life, Event::Demand);
             }
@@ -265,8 +268,8 @@ impl ClientConn {
             }
             Effect::FailBalancer { config, status } => {
                 let mut memory = self.core.memory();
-                memory.configure(config);
-                memory.failure = Some(status);
+                let config = memory.configure(config);
+                memory.failure = Some(balancer::Failure { status, config });
                 drop(memory);
                 self.core.balancer.tell(balancer::Msg::ResolverFailed);
             }
@@ -275,10 +278,10 @@ impl ClientConn {
                 life.vitals.fail(Status::unavailable(reason.clone()));
                 self.core.resolver.tell(resolver::Msg::Rejected(reason));
             }
-            Effect::Publish { connectivity, picker } => {
+            Effect::Publish { connectivity, picker, config } => {
                 life.vitals.enter(connectivity.to_string());
                 life.vitals.count("published");
-                self.core.publish(connectivity, picker);
+                self.core.publish_made_of(config, connectivity, picker);
                 self.core.lives.client_conn.prove();
             }
             Effect::LetGo => {

@@ -187,7 +187,7 @@ pub(super) struct Memory {
     /// Whether the first config was bad, and none has come since that is good.
     pub(super) unconfigured: bool,
     /// The failure that it was told of since.
-    pub(super) failure: Option<Status>,
+    pub(super) failure: Option<balancer::Failure>,
     /// What the Balancer published last.
     pub(super) published: Option<client_conn::Published>,
     /// How often the channel has gone idle.
@@ -199,7 +199,7 @@ pub(super) struct Memory {
     pub(super) disconnect: Option<(Instant, Disconnect)>,
     /// What was published last.
     #[cfg(feature = "test-util")]
-    last_published: Option<(ConnectivityState, Arc<dyn Picker>)>,
+    last_published: Option<LastPublished>,
 }
 
 impl Memory {
@@ -218,6 +218,10 @@ impl Memory {
         *self = Self { config, era, keepalive_time, disconnect, ..Self::default() };
     }
 }
+
+/// What was published last: the config that the picker was made of, and the two of them.
+#[cfg(feature = "test-util")]
+type LastPublished = (Option<Arc<ServiceConfig>>, ConnectivityState, Arc<dyn Picker>);
 
 /// The outcome of a resolution.
 #[derive(Clone)]
@@ -282,15 +286,26 @@ impl Core {
         self.resolver.tell(resolver::Msg::ResetBackoff);
     }
 
+    /// Puts a picker that was made of no config before the calls, with the config in force.
+    pub(super) fn publish(&self, connectivity: ConnectivityState, picker: Arc<dyn Picker>) {
+        self.publish_made_of(None, connectivity, picker);
+    }
+
     /// Puts a snapshot before the calls, then its state before the watchers, so that whoever is
     /// woken by READY finds a picker that is. Only the `ClientConn` publishes, or who stands in
     /// for it while it is dead.
-    pub(super) fn publish(&self, connectivity: ConnectivityState, picker: Arc<dyn Picker>) {
-        let memory = self.memory();
-        let config = memory.config.clone();
-        drop(memory);
+    ///
+    /// Calls go by the `config` that the picker was made of, and not by a newer one that the
+    /// Balancer has not heard of: the two may depend on each other.
+    pub(super) fn publish_made_of(
+        &self,
+        config: Option<Arc<ServiceConfig>>,
+        connectivity: ConnectivityState,
+        picker: Arc<dyn Picker>,
+    ) {
         #[cfg(feature = "test-util")]
-        let picker = self.befallen(connectivity, picker);
+        let picker = self.befallen(config.as_ref(), connectivity, picker);
+        let config = config.or_else(|| self.memory().config.clone());
         self.shared.publish(Snapshot {
             generation: Generation::default(),
             connectivity,
@@ -311,11 +326,12 @@ impl Core {
     #[cfg(feature = "test-util")]
     fn befallen(
         &self,
+        config: Option<&Arc<ServiceConfig>>,
         connectivity: ConnectivityState,
         picker: Arc<dyn Picker>,
     ) -> Arc<dyn Picker> {
         let Some(faults) = self.faults() else { return picker };
-        self.memory().last_published = Some((connectivity, picker.clone()));
+        self.memory().last_published = Some((config.cloned(), connectivity, picker.clone()));
         if connectivity == ConnectivityState::Shutdown {
             return picker;
         }
@@ -329,8 +345,8 @@ impl Core {
     #[cfg(feature = "test-util")]
     pub(super) fn publish_again(&self) {
         let last = self.memory().last_published.clone();
-        if let Some((connectivity, picker)) = last {
-            self.publish(connectivity, picker);
+        if let Some((config, connectivity, picker)) = last {
+            self.publish_made_of(config, connectivity, picker);
         }
     }
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 use switchboard::memory::{MemoryConnector, MemoryListener, pipe};
 use switchboard::{
     ActorAnswer, ActorKind, Address, BoxFuture, CallInfo, CallObserver, Channel, ChannelEvent,
-    ChannelInfo, Connect, ConnectivityState, Endpoint, Io, LbContext, LbEvent, LbPolicy,
-    LbPolicyBuilder, LbPolicyConfig, ManualResolver, Observer, Pick, PickArgs, PickResult, Picker,
-    PolicyReport, Resolution, ServiceConfigError, SubchannelId,
+    ChannelInfo, Code, Connect, ConnectivityState, Endpoint, Fault, Io, LbContext, LbEvent,
+    LbPolicy, LbPolicyBuilder, LbPolicyConfig, ManualResolver, Observer, Pick, PickArgs,
+    PickResult, Picker, PolicyReport, Resolution, ServiceConfigError, SubchannelId,
 };
 use tokio::sync::{Semaphore, mpsc as async_mpsc};
 
@@ -325,4 +325,51 @@ async fn an_actor_answers_after_a_bounded_number_of_waiting_calls_were_woken() {
     }
     drop(channel);
     no_leaks(&[]).await;
+}
+
+/// The config says that a call takes no longer than a second, and the Balancer has not heard of it:
+/// what it published before goes with what it had heard of then.
+#[tokio::test(start_paused = true)]
+async fn a_picker_is_never_shown_with_a_config_that_it_was_not_made_of() {
+    let manual = ManualResolver::new();
+    let server = || [Endpoint::from(Address::Name("server".into()))];
+    let config = |timeout: &str| {
+        let json = format!(r#"{{"methodConfig":[{{"name":[{{}}],"timeout":"{timeout}"}}]}}"#);
+        Resolution::new(server()).with_service_config(json)
+    };
+    manual.set_resolution(config("100s"));
+    let (connector, listener) = pipe();
+    serve(Manner { service_time: Duration::from_secs(5), ..Manner::default() }, listener);
+    let channel = plaintext("manual:///server")
+        .resolver("manual", manual.clone())
+        .connector(connector)
+        .allow_injection()
+        .build()
+        .unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    let stall = Duration::from_secs(600);
+    channel.inject(Fault::stall(ActorKind::Balancer, stall)).await.unwrap();
+    manual.set_resolution(config("1s"));
+    let counted = async |kind: ActorKind, what: &str| {
+        let reports = reports(&channel).await;
+        let report = reports.into_iter().find(|report| report.actor == kind);
+        report.and_then(|report| report.counters.get(what).copied()).unwrap_or_default()
+    };
+    until("the new config is in force", async || {
+        counted(ActorKind::ClientConn, "resolutions").await == 2
+    })
+    .await;
+    // Its next life shows again what was published last.
+    channel.inject(Fault::crash(ActorKind::ClientConn)).await.unwrap();
+    until("the restart shows", async || {
+        let reports = reports(&channel).await;
+        reports.iter().any(|it| it.actor == ActorKind::ClientConn && it.restarts == 1)
+    })
+    .await;
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    // Once the Balancer goes on, calls go by the new one.
+    tokio::time::sleep(stall).await;
+    let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert_eq!(status.code(), Code::DEADLINE_EXCEEDED);
+    end(channel).await;
 }

@@ -77,6 +77,8 @@ pub(crate) enum Event {
         connectivity: ConnectivityState,
         /// How calls are to pick.
         picker: Arc<dyn Picker>,
+        /// The config that this was made of.
+        config: Option<Arc<ServiceConfig>>,
     },
     /// The application has no more use for the channel.
     Close,
@@ -113,6 +115,9 @@ pub(crate) enum Effect {
         connectivity: ConnectivityState,
         /// How calls are to pick.
         picker: Arc<dyn Picker>,
+        /// The config that the picker was made of, which calls go by; the one in force, where it
+        /// was made of none.
+        config: Option<Arc<ServiceConfig>>,
     },
     /// Stop resolving, drop the policies and let go of every connection.
     LetGo,
@@ -132,6 +137,7 @@ impl State {
                 fx.push(Effect::Publish {
                     connectivity: ConnectivityState::Connecting,
                     picker: lb::queue(),
+                    config: None,
                 });
                 fx.push(Effect::StartResolver);
                 Self::Resolving { config }
@@ -156,8 +162,8 @@ impl State {
                 fail(status, config.unwrap_or_else(|| Arc::clone(default_config)), fx)
             }
             (Self::Serving { config }, Event::ResolveFailed(status)) => fail(status, config, fx),
-            (state @ Self::Serving { .. }, Event::Published { connectivity, picker }) => {
-                fx.push(Effect::Publish { connectivity, picker });
+            (state @ Self::Serving { .. }, Event::Published { connectivity, picker, config }) => {
+                fx.push(Effect::Publish { connectivity, picker, config });
                 state
             }
             (
@@ -170,6 +176,7 @@ impl State {
                 fx.push(Effect::Publish {
                     connectivity: ConnectivityState::Shutdown,
                     picker: Arc::new(DropPicker(Status::cancelled("the channel is closed"))),
+                    config: None,
                 });
                 fx.push(Effect::LetGo);
                 Self::Shutdown
@@ -212,7 +219,8 @@ fn idle(config: Option<Arc<ServiceConfig>>, fx: &mut Vec<Effect>) -> State {
     if let Some(config) = config.as_ref().filter(|_| has_selector) {
         fx.push(Effect::Configure(Arc::clone(config)));
     }
-    fx.push(Effect::Publish { connectivity: ConnectivityState::Idle, picker: lb::queue() });
+    let picker = lb::queue();
+    fx.push(Effect::Publish { connectivity: ConnectivityState::Idle, picker, config: None });
     fx.push(Effect::LetGo);
     State::Idle { config }
 }
@@ -245,6 +253,7 @@ fn resolved(
             fx.push(Effect::Publish {
                 connectivity: ConnectivityState::TransientFailure,
                 picker: Arc::new(FailPicker(Status::unavailable(reason.clone()))),
+                config: None,
             });
             fx.push(Effect::RejectUpdate(reason));
             State::Unconfigured

@@ -34,7 +34,11 @@ fn events() -> Vec<(&'static str, Event)> {
         ("ResolveFailed", Event::ResolveFailed(Status::unavailable("no such name"))),
         (
             "Published",
-            Event::Published { connectivity: ConnectivityState::Ready, picker: lb::queue() },
+            Event::Published {
+                connectivity: ConnectivityState::Ready,
+                picker: lb::queue(),
+                config: None,
+            },
         ),
         ("Close", Event::Close),
     ]
@@ -63,7 +67,7 @@ fn text(effect: &Effect) -> String {
             format!("fail({}, {})", config.lb().name(), status.message())
         }
         Effect::RejectUpdate(reason) => format!("reject({reason})"),
-        Effect::Publish { connectivity, picker } => {
+        Effect::Publish { connectivity, picker, .. } => {
             format!("publish({connectivity}, {})", picked(&**picker))
         }
         Effect::Configure(config) => format!("configure({})", config.lb().name()),
