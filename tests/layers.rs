@@ -47,6 +47,36 @@ fn the_engine_stays_in_its_adapter_and_the_actors_in_theirs() {
     }
 }
 
+/// The files that `model` compiles with what loom watches.
+const MODELLED: [&str; 5] = [
+    "call/activity.rs",
+    "call/slot.rs",
+    "call/snapshot.rs",
+    "call/waiters.rs",
+    "transport/http2/members.rs",
+];
+
+#[test]
+fn what_is_model_checked_takes_its_atomics_and_locks_from_sync_alone() {
+    for file in MODELLED {
+        let name = Path::new(file).file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = fs::read_to_string(root().join("src").join(file)).expect("it can be read");
+        for (line, code) in code_of(&text) {
+            let mut std_parts = code.split("std::sync::").skip(1).flat_map(|parts| {
+                parts.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty())
+            });
+            let is_foreign = ["tokio", "arc_swap"].iter().any(|it| names(code, it))
+                || std_parts.any(|part| !["Arc", "PoisonError"].contains(&part));
+            assert!(!is_foreign, "{file}:{line}: take this from `crate::sync`: {code}");
+        }
+        let included = ["call.rs", "transport.rs"].iter().any(|by| {
+            let by = fs::read_to_string(root().join("model/src").join(by)).expect("it can be read");
+            by.contains(&format!("src/{file}"))
+        });
+        assert!(included, "{name} is not compiled by the package in `model`");
+    }
+}
+
 #[test]
 fn machines_answer_every_event_by_name() {
     let machines =

@@ -1,9 +1,8 @@
 //! Whether a channel is in use, apart from the streams that its connections know of.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use crate::sync::{AtomicU64, AtomicUsize, Instant, Ordering};
 
 /// Counts the calls of a channel that have no stream, because they wait for one; and knows when the
 /// last of them was over. Calls that have a stream are counted by its connection: nothing here is
@@ -73,7 +72,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
-
+use crate::sync::ArcSwapOption;
 use crate::transport::Connection;
 use crate::types::SubchannelId;
 

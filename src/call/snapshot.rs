@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use arc_swap::{ArcSwap, Guard};
-
 use super::slot::{SlotTable, SubchannelSlot};
 use super::waiters::{News, Turn, Waiters, Wish};
 use crate::policy::lb::Picker;
 use crate::policy::service_config::ServiceConfig;
-use crate::sync::{Mutex, lock};
+use crate::sync::{ArcSwap, Guard, Mutex, lock};
 use crate::types::{ConnectivityState, Generation};
 
 /// All that a call needs to know of its channel, published as one: nobody sees the picker of one
@@ -92,7 +90,7 @@ impl SnapshotCell {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::policy::lb::{self, LbRegistry};

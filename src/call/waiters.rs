@@ -247,7 +247,7 @@ pub(super) const SLICE_MAX: usize = 64;
 /// So many who have gone may lie in a queue before it is tidied.
 const GONE_MAX: usize = 32;
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;

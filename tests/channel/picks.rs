@@ -201,7 +201,7 @@ async fn a_connection_in_an_empty_slot_wakes_calls_without_a_newer_snapshot() {
 /// its server has seen it.
 async fn churn(deadline: Option<Duration>) {
     const CALLERS: usize = 32;
-    const CALLS: usize = 250;
+    const CALLS: usize = 150;
     let (connector, listener) = pipe();
     let accepted = serve(Manner { goodbye_after: Some(20), ..Manner::default() }, listener);
     let channel = plaintext("passthrough:server")

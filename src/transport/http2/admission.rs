@@ -5,16 +5,19 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
+use crate::sync::RwLockWriteGuard;
+
 use super::super::ConnectionOptions;
 use super::super::error::StreamError;
 use super::connection::{Admitted, Connection};
+use super::members::Members;
 
 /// Admits streams to the connections of one address.
 pub(super) struct Admission {
@@ -26,8 +29,8 @@ pub(super) struct Admission {
     queue: Mutex<VecDeque<oneshot::Sender<Admitted>>>,
     /// Whether streams go to the connection that has fewest, and not to the oldest with room.
     spread: bool,
-    /// The connections that take streams, oldest first. Once it is empty again, it stays so.
-    members: RwLock<Arc<[Connection]>>,
+    /// The connections that take streams.
+    members: Members,
     /// Told when a call comes to wait.
     crowded: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Where the connections were dialled: its timers serve callers that run elsewhere.
@@ -89,7 +92,7 @@ impl Admission {
             queued_max: options.queued_streams_max,
             queue: Mutex::default(),
             spread: options.connections_per_address > 1,
-            members: RwLock::new(Arc::new([])),
+            members: Members::new(),
             crowded: OnceLock::new(),
             runtime: Handle::current(),
         })
@@ -98,12 +101,12 @@ impl Admission {
     /// The connections, to which one may be added as long as there is one, or at the very
     /// beginning.
     pub(super) fn members_mut(&self) -> RwLockWriteGuard<'_, Arc<[Connection]>> {
-        self.members.write().unwrap_or_else(PoisonError::into_inner)
+        self.members.lock()
     }
 
     /// The connections that take streams, oldest first.
     pub(super) fn members(&self) -> Arc<[Connection]> {
-        self.members.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.members.all()
     }
 
     /// Calls `crowded` whenever a call comes to wait. The first to say so counts.
@@ -203,22 +206,14 @@ impl Admission {
 
     /// Takes a connection out that takes no more streams, which `stop` makes known; wakes who
     /// waits if it was the last.
-    ///
-    /// To others both happen at once: whoever sees that it takes no more does not find it here,
-    /// and finds nobody here only once all have stopped for good.
     pub(super) fn leave(&self, places: &Places, quota: &mut Quota, stop: impl FnOnce()) {
         if quota.is_over {
             return;
         }
         quota.is_over = true;
         places.take_all(usize::MAX);
-        let mut members = self.members_mut();
-        stop();
-        let is_other = |member: &&Connection| !std::ptr::eq(member.places(), places);
-        *members = members.iter().filter(is_other).cloned().collect();
-        let is_last = members.is_empty();
-        drop(members);
-        if is_last {
+        let is_leaving = |member: &Connection| std::ptr::eq(member.places(), places);
+        if self.members.leave(is_leaving, stop) {
             let waiting = std::mem::take(&mut *self.queue());
             self.dismiss(waiting);
         }

@@ -12,6 +12,7 @@ mod driver;
 mod ends;
 mod fault;
 mod keepalive;
+mod members;
 mod observed;
 mod pings;
 mod request;
