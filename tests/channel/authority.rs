@@ -393,6 +393,7 @@ impl ServerCertVerifier for Lists {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let name = name.to_str().into_owned();
         self.asked.lock().unwrap().push(name.clone());
+        assert_ne!(name, "panics.example", "planted");
         if self.names.contains(&name.as_str()) {
             return Ok(ServerCertVerified::assertion());
         }
@@ -443,7 +444,14 @@ async fn a_verifier_of_ones_own_is_asked_for_each_name_once_on_a_connection() {
             assert!(status.message().contains("elsewhere.example is not on the list"), "{status}");
         }
     }
+    // A panic is a refusal of the name, and not the caller's.
+    for ended in called(&channel, "panics.example").await {
+        let status = ended.unwrap_err();
+        assert_eq!(status.code(), Code::UNAVAILABLE);
+        assert!(status.message().contains("the certificate verifier panicked"), "{status}");
+    }
     let asked = verifier.asked.lock().unwrap().clone();
-    assert_eq!(asked, [NAME, "other.example", "elsewhere.example"]);
+    assert_eq!(asked, [NAME, "other.example", "elsewhere.example", "panics.example"]);
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
     channel.close().await;
 }

@@ -8,7 +8,7 @@ use rustls::client::verify_server_name;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 
-use crate::types::Authority;
+use crate::types::{Authority, caught};
 
 use super::sentence;
 
@@ -60,7 +60,7 @@ impl Proven {
             return known.clone();
         }
         // Not under the lock: the verifier may be the application's.
-        let verdict = self.judge(&name).map_err(|error| sentence::of_error(&error).into());
+        let verdict = self.judge(&name);
         let mut verdicts = self.verdicts();
         if verdicts.len() >= NAMES_MAX {
             verdicts.clear();
@@ -69,17 +69,19 @@ impl Proven {
         verdict
     }
 
-    fn judge(&self, name: &ServerName<'_>) -> Result<(), rustls::Error> {
-        let Some((own, intermediates)) = self.chain.split_first() else {
-            return Err(rustls::Error::NoCertificatesPresented);
-        };
-        match &self.judge {
-            Judge::Certificate => verify_server_name(&ParsedCertificate::try_from(own)?, name),
-            Judge::Verifier(verifier) => {
+    fn judge(&self, name: &ServerName<'_>) -> Verdict {
+        let judged = match (self.chain.split_first(), &self.judge) {
+            (None, _) => Err(rustls::Error::NoCertificatesPresented),
+            (Some((own, _)), Judge::Certificate) => ParsedCertificate::try_from(own)
+                .and_then(|certificate| verify_server_name(&certificate, name)),
+            (Some((own, intermediates)), Judge::Verifier(verifier)) => {
                 let now = UnixTime::now();
-                verifier.verify_server_cert(own, intermediates, name, &[], now).map(drop)
+                let verify = || verifier.verify_server_cert(own, intermediates, name, &[], now);
+                let verified = caught("the certificate verifier", verify);
+                verified.map_err(|panicked| panicked.to_string())?.map(drop)
             }
-        }
+        };
+        judged.map_err(|error| sentence::of_error(&error).into())
     }
 
     fn verdicts(&self) -> MutexGuard<'_, HashMap<ServerName<'static>, Verdict>> {
