@@ -440,11 +440,11 @@ impl ChannelBuilder {
         self
     }
 
-    /// Leaves each connection only this many stream ids, after which it takes no more streams. A
-    /// connection has 2^30 of them, which no test could use up. Default: all of them.
+    /// Lets each connection have only this many streams of calls, as if its stream ids were used up
+    /// then: HTTP/2 has 2^30 of them, more than a test can use. Default: no limit.
     #[cfg(feature = "test-util")]
-    pub fn stream_ids_per_connection(mut self, ids: u32) -> Self {
-        self.connection.first_stream_id = STREAM_IDS_END - 2 * ids.clamp(1, STREAM_IDS_END / 2);
+    pub fn stream_ids_per_connection(mut self, ids: u64) -> Self {
+        self.connection.stream_ids = ids;
         self
     }
 
@@ -779,10 +779,6 @@ const CHANNEL_RETRY_BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// As gRPC has it for every client (A62).
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
-
-/// Beyond the last stream id of a client.
-#[cfg(feature = "test-util")]
-const STREAM_IDS_END: u32 = (1 << 31) + 1;
 
 /// As A105 has it.
 const CONNECTIONS_CAP: usize = 10;

@@ -157,9 +157,9 @@ pub(crate) struct ConnectionOptions {
     pub(crate) receive_buffer: Arc<ReceiveBuffer>,
     /// Whether they note when they were last used for what.
     pub(crate) keeps_times: bool,
-    /// The id of the first stream of each.
+    /// How many streams each may have, where that is fewer than HTTP/2 has ids for.
     #[cfg(feature = "test-util")]
-    pub(crate) first_stream_id: u32,
+    pub(crate) stream_ids: u64,
     /// What a test has them suffer.
     #[cfg(feature = "test-util")]
     pub(crate) faults: Option<Arc<Faults>>,
@@ -180,7 +180,7 @@ impl Default for ConnectionOptions {
             receive_buffer: ReceiveBuffer::new(RECEIVE_BUFFER_BYTES_MAX),
             keeps_times: false,
             #[cfg(feature = "test-util")]
-            first_stream_id: 1,
+            stream_ids: u64::MAX,
             #[cfg(feature = "test-util")]
             faults: None,
         }

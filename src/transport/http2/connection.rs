@@ -308,6 +308,8 @@ pub(super) fn new(
         window: AtomicU32::new(options.initial_connection_window),
         #[cfg(feature = "test-util")]
         faults: options.faults.clone(),
+        #[cfg(feature = "test-util")]
+        stream_ids: options.stream_ids,
     });
     options.receive_buffer.join(&shared);
     let connection = Connection(shared.clone());
@@ -347,6 +349,9 @@ pub(super) struct Shared {
     pub(super) window: AtomicU32,
     #[cfg(feature = "test-util")]
     faults: Option<Arc<super::super::Faults>>,
+    /// How many streams it may have.
+    #[cfg(feature = "test-util")]
+    stream_ids: u64,
 }
 
 /// The part of a connection under its lock.
@@ -491,6 +496,12 @@ fn start(
 
     let mut guard = shared.table();
     let table = &mut *guard;
+    #[cfg(feature = "test-util")]
+    if table.streams_started >= shared.stream_ids {
+        // As below, where the engine says so.
+        shared.stop(table, || DisconnectCause::StreamIdsUsedUp);
+        return Err(shared.unsent());
+    }
     let (Some(send_request), Some(probe)) = (&mut table.send_request, &mut table.probe) else {
         return Err(shared.unsent());
     };

@@ -82,10 +82,7 @@ pub(super) async fn establish(
 ) -> Result<(Connection, Driver), ConnectFault> {
     let watch = Arc::new(Watch::new(options.receive_buffer.clone()));
     let observed = Observed::new(io, Arc::clone(&watch));
-    let mut builder = h2::client::Builder::new();
-    #[cfg(feature = "test-util")]
-    builder.initial_stream_id(options.first_stream_id);
-    let handshake = builder
+    let handshake = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(options.initial_stream_window.min(WINDOW_MAX))
         .initial_connection_window_size(options.initial_connection_window.min(WINDOW_MAX))

@@ -76,9 +76,9 @@ impl Proven {
                 .and_then(|certificate| verify_server_name(&certificate, name)),
             (Some((own, intermediates)), Judge::Verifier(verifier)) => {
                 let now = UnixTime::now();
-                let verify = || verifier.verify_server_cert(own, intermediates, name, &[], now);
-                let verified = caught("the certificate verifier", verify);
-                verified.map_err(|panicked| panicked.to_string())?.map(drop)
+                let ask = || verifier.verify_server_cert(own, intermediates, name, &[], now);
+                let answer = caught("the certificate verifier", ask);
+                answer.map_err(|panicked| panicked.to_string())?.map(drop)
             }
         };
         judged.map_err(|error| sentence::of_error(&error).into())
