@@ -328,7 +328,9 @@ impl Balancer {
         life.vitals.enter(published.connectivity.to_string());
         life.vitals.count("pickers");
         life.pickers += 1;
-        self.core.memory().published = Some(published.clone());
+        // Its picker is the application's, and goes without the lock.
+        let before = self.core.memory().published.replace(published.clone());
+        drop(before);
         self.core.lives.balancer.prove();
         self.core.client_conn.tell(client_conn::Msg::Published(published));
     }

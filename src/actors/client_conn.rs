@@ -255,10 +255,11 @@ impl ClientConn {
                 let mut memory = self.core.memory();
                 let before =
                     memory.update.as_ref().map(|update| update.config.lb().name().to_owned());
-                let config = memory.configure(config);
-                memory.update = Some(balancer::Update { endpoints, config: config.clone() });
-                memory.failure = None;
+                let (config, last) = memory.configure(config);
+                let update = balancer::Update { endpoints, config: config.clone() };
+                let gone = (last, memory.update.replace(update), memory.failure.take());
                 drop(memory);
+                drop(gone);
                 let policy = config.lb().name();
                 if before.is_none_or(|before| before != policy) {
                     let observers = &self.core.settings.observers;
@@ -268,12 +269,16 @@ impl ClientConn {
             }
             Effect::FailBalancer { config, status } => {
                 let mut memory = self.core.memory();
-                let config = memory.configure(config);
-                memory.failure = Some(balancer::Failure { status, config });
+                let (config, last) = memory.configure(config);
+                let gone = (last, memory.failure.replace(balancer::Failure { status, config }));
                 drop(memory);
+                drop(gone);
                 self.core.balancer.tell(balancer::Msg::ResolverFailed);
             }
-            Effect::Configure(config) => drop(self.core.memory().configure(config)),
+            Effect::Configure(config) => {
+                let gone = self.core.memory().configure(config);
+                drop(gone);
+            }
             Effect::RejectUpdate(reason) => {
                 life.vitals.fail(Status::unavailable(reason.clone()));
                 self.core.resolver.tell(resolver::Msg::Rejected(reason));
@@ -285,7 +290,8 @@ impl ClientConn {
                 self.core.lives.client_conn.prove();
             }
             Effect::LetGo => {
-                self.core.memory().go_idle();
+                let gone = self.core.memory().go_idle();
+                drop(gone);
                 self.core.resolver.tell(resolver::Msg::Stop);
                 self.core.balancer.tell(balancer::Msg::LetGo);
             }

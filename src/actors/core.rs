@@ -203,19 +203,26 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// From now on this config is in force; gives it as it is then, with the tokens of the last.
-    pub(super) fn configure(&mut self, config: Arc<ServiceConfig>) -> Arc<ServiceConfig> {
+    /// From now on this config is in force; gives it as it is then, with the tokens of the last,
+    /// and the last, to be dropped without the lock: its selector is the application's.
+    pub(super) fn configure(
+        &mut self,
+        config: Arc<ServiceConfig>,
+    ) -> (Arc<ServiceConfig>, Option<Arc<ServiceConfig>>) {
         let config = config.go_on_from(self.config.as_deref());
-        self.config = Some(config.clone());
-        config
+        let last = self.config.replace(config.clone());
+        (config, last)
     }
 
     /// Keeps what a channel knows that goes idle: the config that applied, and what servers put up
     /// with.
-    pub(super) fn go_idle(&mut self) {
+    ///
+    /// Gives the rest, to be dropped without the lock.
+    pub(super) fn go_idle(&mut self) -> Self {
         let (config, disconnect) = (self.config.take(), self.disconnect.take());
         let (keepalive_time, era) = (self.keepalive_time, self.era + 1);
-        *self = Self { config, era, keepalive_time, disconnect, ..Self::default() };
+        let idle = Self { config, era, keepalive_time, disconnect, ..Self::default() };
+        std::mem::replace(self, idle)
     }
 }
 

@@ -10,11 +10,10 @@ use tokio::time::Instant;
 use super::credentials::{prove, wants_proof};
 use super::pick::{PickError, Picked, let_others_run, pick};
 use super::retry::AttemptError;
-use super::{CallHead, Events, Shared, Terms};
-use crate::observe::CallEvent;
+use super::{CallHead, Shared, Terms};
 use crate::transport::{
-    Connection, Discard, Headers, Message, Received, RecvHalf, Run, Stream, StreamError,
-    StreamHandle, Trailers,
+    Connection, Discard, Headers, Received, RecvHalf, Run, Stream, StreamError, StreamHandle,
+    Trailers,
 };
 use crate::types::{Address, SecurityLevel, Status};
 
@@ -135,12 +134,6 @@ impl Attempt {
         let reader: Weak<Self> = Arc::downgrade(&attempt);
         attempt.sending.read_by(reader);
         attempt
-    }
-
-    /// Tells of a message that is on its way.
-    pub(super) fn tell_of_message(&self, events: &Events, message: &Message) {
-        let (attempt, wire_bytes) = (self.number, message.frame_len());
-        events.tell(|| CallEvent::MessageSent { attempt, wire_bytes });
     }
 
     /// The headers for whoever reads them first, `None` for everybody else.

@@ -123,10 +123,23 @@ impl Attempts {
         is_kept: bool,
     ) -> Next {
         let FailedAttempt { number, error, committed } = failed;
-        let limits = &shared.retrying.limits;
-        let policy = terms.retry_policy().filter(|_| is_kept && limits.attempts_cap > 1);
         let (failure, status) = error.told(terms);
         call.events.attempt_ended(number, Err(&status));
+        self.judge_untold(failure, status, committed, shared, terms, is_kept)
+    }
+
+    /// As [`judge`](Self::judge), where the caller tells observers of the end of the attempt.
+    pub(super) fn judge_untold(
+        &mut self,
+        failure: Failure,
+        status: Status,
+        committed: bool,
+        shared: &Shared,
+        terms: &Terms,
+        is_kept: bool,
+    ) -> Next {
+        let limits = &shared.retrying.limits;
+        let policy = terms.retry_policy().filter(|_| is_kept && limits.attempts_cap > 1);
         let rules = Rules {
             policy,
             attempts_cap: limits.attempts_cap,

@@ -1,5 +1,6 @@
 //! The channel's connectivity state, and those who watch it.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, broadcast};
@@ -14,15 +15,23 @@ pub(crate) struct StateBoard {
 
 struct Posted {
     state: ConnectivityState,
-    /// `None` once the state is SHUTDOWN: then watchers have had their last change.
-    watchers: Option<broadcast::Sender<ConnectivityState>>,
+    /// Its number.
+    nth: u64,
+    /// `None` once watchers have been told of SHUTDOWN, which is their last change.
+    watchers: Option<broadcast::Sender<(u64, ConnectivityState)>>,
+    /// Changes that watchers are yet to be told, and whether somebody is at that.
+    untold: VecDeque<(u64, ConnectivityState)>,
+    is_telling: bool,
 }
 
 impl StateBoard {
     pub(crate) fn new() -> Self {
         let current = Mutex::new(Posted {
             state: ConnectivityState::Idle,
+            nth: 0,
             watchers: Some(broadcast::Sender::new(WATCHED_CHANGES_MAX)),
+            untold: VecDeque::new(),
+            is_telling: false,
         });
         Self { current, changed: Notify::new() }
     }
@@ -36,20 +45,42 @@ impl StateBoard {
     /// follows SHUTDOWN.
     pub(crate) fn post(&self, state: ConnectivityState) -> bool {
         let mut posted = self.lock();
-        if posted.state == state || posted.watchers.is_none() {
+        if posted.state == state || posted.state == ConnectivityState::Shutdown {
             return false;
         }
         posted.state = state;
-        if let Some(watchers) = &posted.watchers {
-            // An error says that nobody watches.
-            let _ = watchers.send(state);
-        }
-        if state == ConnectivityState::Shutdown {
-            posted.watchers = None;
-        }
+        posted.nth += 1;
+        let change = (posted.nth, state);
+        posted.untold.push_back(change);
+        let is_telling = std::mem::replace(&mut posted.is_telling, true);
         drop(posted);
+        if !is_telling {
+            self.tell();
+        }
         self.changed.notify_waiters();
         true
+    }
+
+    /// Tells watchers what they have not been told, in order; without the lock, as whoever is woken
+    /// may ask for the state at once. One poster does so for all that come meanwhile.
+    fn tell(&self) {
+        loop {
+            let mut posted = self.lock();
+            let Some(change) = posted.untold.pop_front() else {
+                posted.is_telling = false;
+                return;
+            };
+            let watchers = if change.1 == ConnectivityState::Shutdown {
+                posted.watchers.take()
+            } else {
+                posted.watchers.clone()
+            };
+            drop(posted);
+            if let Some(watchers) = watchers {
+                // An error says that nobody watches.
+                let _ = watchers.send(change);
+            }
+        }
     }
 
     /// Returns once the state is another than `from`, and which. Cancel-safe.
@@ -84,6 +115,7 @@ impl StateBoard {
         let posted = self.lock();
         StateChanges {
             first: Some(posted.state),
+            seen: posted.nth,
             changes: posted.watchers.as_ref().map(broadcast::Sender::subscribe),
         }
     }
@@ -98,7 +130,9 @@ impl StateBoard {
 #[derive(Debug)]
 pub struct StateChanges {
     first: Option<ConnectivityState>,
-    changes: Option<broadcast::Receiver<ConnectivityState>>,
+    /// The number of the first. Those before it may be told yet.
+    seen: u64,
+    changes: Option<broadcast::Receiver<(u64, ConnectivityState)>>,
 }
 
 /// What [`StateChanges`] tells.
@@ -117,10 +151,16 @@ impl StateChanges {
         if let Some(first) = self.first.take() {
             return Some(StateChange::Changed(first));
         }
-        match self.changes.as_mut()?.recv().await {
-            Ok(state) => Some(StateChange::Changed(state)),
-            Err(broadcast::error::RecvError::Lagged(missed)) => Some(StateChange::Lagged(missed)),
-            Err(broadcast::error::RecvError::Closed) => None,
+        let changes = self.changes.as_mut()?;
+        loop {
+            match changes.recv().await {
+                Ok((nth, _)) if nth <= self.seen => {}
+                Ok((_, state)) => return Some(StateChange::Changed(state)),
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    return Some(StateChange::Lagged(missed));
+                }
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
         }
     }
 }

@@ -208,9 +208,9 @@ impl StreamCall {
         }
         state.replay.half_close();
         if let Phase::Live(attempt) = &state.phase {
-            self.head.events.tell(|| CallEvent::RequestsEnded);
             // Where the stream has failed, receiving says so.
             let _ = attempt.sending.finish();
+            state.say(|| Word::RequestsEnded);
         }
     }
 
@@ -372,9 +372,8 @@ impl StreamCall {
         }
         let mut state = self.lock();
         if !headers.trailers_only {
-            let (attempt, metadata) = (attempt.number, &headers.metadata);
-            self.head.events.tell(|| CallEvent::ResponseHeaders { attempt, metadata });
             state.replay.commit();
+            state.say(|| Word::ResponseHeaders(attempt.number, headers.metadata.clone()));
         }
         state.headers = Some(headers.metadata);
         state.encoding = headers.encoding;
@@ -401,18 +400,18 @@ impl StreamCall {
             Phase::Live(attempt) => attempt,
             Phase::Ended(outcome) => return Err(outcome.status_for_sender()),
         };
+        let number = attempt.number;
         match attempt.sending.send_if_room(message, !has_many) {
             Ok(true) => {}
             Ok(false) => return Ok(Sent::NoRoom(attempt.clone())),
             Err(failure) => return Ok(Sent::Failed(attempt.clone(), failure)),
         }
-        let events = &self.head.events;
-        events.tell(|| CallEvent::RequestMessage { payload: plain.payload() });
-        attempt.tell_of_message(events, message);
+        state.say(|| Word::RequestMessage(plain.clone()));
+        state.say(|| Word::MessageSent(number, message.frame_len()));
         state.replay.push(message);
         if !has_many {
             state.replay.half_close();
-            events.tell(|| CallEvent::RequestsEnded);
+            state.say(|| Word::RequestsEnded);
         }
         state.sent += 1;
         Ok(Sent::Done)
@@ -462,8 +461,8 @@ impl StreamCall {
             self.terms.succeeded();
         }
         let outcome = result.as_ref().map(drop).map_err(Clone::clone);
-        self.head.events.attempt_ended(attempt.number, result.as_ref().map(drop));
-        self.end(&mut state, result);
+        state.say(|| Word::AttemptEnded(attempt.number, outcome.clone()));
+        state.end(result);
         outcome.map(|()| message)
     }
 
@@ -522,7 +521,7 @@ impl StreamCall {
             let (place, number) = (attempt.place + 1, head.events.attempt_began(kind));
             let error = match begin(shared, head, &mut terms, failed, place, number).await {
                 Begun::Attempt(attempt) => {
-                    return self.lock().go_on_with(attempt, &self.head.events);
+                    return self.lock().go_on_with(attempt);
                 }
                 Begun::Ended(status) => return Err(self.end_with(status)),
                 Begun::Failed(error) => error,
@@ -537,7 +536,7 @@ impl StreamCall {
         if let Phase::Ended(outcome) = &state.phase {
             return outcome.result.clone().err().unwrap_or(status);
         }
-        self.end(&mut state, Err(status.clone()));
+        state.end(Err(status.clone()));
         status
     }
 
@@ -545,19 +544,19 @@ impl StreamCall {
     /// its end is put aside for whoever receives: all of it is in memory already.
     ///
     /// Gives the failure of the attempt, or fails with the status for the sender.
-    fn why_ended(&self, attempt: &Attempt, state: &mut State) -> Result<AttemptError, Status> {
+    fn why_ended(&self, attempt: &Attempt, state: &mut Locked<'_>) -> Result<AttemptError, Status> {
         match attempt.read_ahead(self.terms.receive_bytes_max) {
             Some(Err(failure)) => Ok(AttemptError::Stream(failure, attempt.peer.address.clone())),
             Some(Ok(trailers)) => match self.read_trailers(trailers, attempt) {
                 Ok(_) => Err(no_more_wanted()),
                 Err(status) if attempt.has_unread() => Err(status),
                 Err(status) if state.replay.is_committed() => {
-                    self.head.events.trailers(attempt.number, Err(&status));
-                    self.end(state, Err(status.clone()));
+                    state.say(|| Word::Trailers(attempt.number, status.clone()));
+                    state.end(Err(status.clone()));
                     Err(status)
                 }
                 Err(status) => {
-                    self.head.events.trailers(attempt.number, Err(&status));
+                    state.say(|| Word::Trailers(attempt.number, status.clone()));
                     Ok(AttemptError::Answered(status))
                 }
             },
@@ -579,19 +578,13 @@ impl StreamCall {
     }
 
     /// This side ends the call, unless it is over.
-    fn abort(&self, state: &mut State, status: Status) -> Status {
+    fn abort(&self, state: &mut Locked<'_>, status: Status) -> Status {
         if let Phase::Live(attempt) = &state.phase {
             self.is_aborted.store(true, Ordering::Release);
             attempt.sending.reset();
-            self.end(state, Err(status.clone()));
+            state.end(Err(status.clone()));
         }
         status
-    }
-
-    /// Ends the call, and tells a half that waits for another attempt.
-    fn end(&self, state: &mut State, result: Result<Metadata, Status>) {
-        state.end(&self.head.events, result);
-        self.over.notify_waiters();
     }
 
     /// For a look that commits nothing, and ends nothing.
@@ -602,15 +595,124 @@ impl StreamCall {
     fn lock(&self) -> Locked<'_> {
         let state = self.look();
         let hook = Hook(self.terms.are_selected().then_some(&self.terms));
-        Locked { state, hook }
+        let told = Told { call: self, words: Vec::new(), is_over: false };
+        Locked { state, hook, told }
     }
 }
 
-/// The state, and who is told once that is free again, should the call be committed or over.
+/// The state, and who is told once that is free again: the code of the application that is called
+/// then (observers, hooks, wakers) may use this very call.
 struct Locked<'a> {
     // Dropped in this order.
     state: MutexGuard<'a, State>,
     hook: Hook<'a>,
+    told: Told<'a>,
+}
+
+/// What happened under the lock.
+struct Told<'a> {
+    call: &'a StreamCall,
+    /// For observers, in order.
+    words: Vec<Word>,
+    /// Whether the call has ended, which a half may wait for.
+    is_over: bool,
+}
+
+/// What observers are told; attempts by their numbers.
+enum Word {
+    RequestMessage(Message),
+    MessageSent(u32, usize),
+    RequestsEnded,
+    ResponseHeaders(u32, Metadata),
+    /// Trailers with a status that is not OK.
+    Trailers(u32, Status),
+    AttemptEnded(u32, Result<(), Status>),
+    Ended(Result<(), Status>),
+}
+
+impl Word {
+    fn tell(&self, events: &Events) {
+        match self {
+            Self::RequestMessage(message) => {
+                events.tell(|| CallEvent::RequestMessage { payload: message.payload() });
+            }
+            Self::MessageSent(attempt, wire_bytes) => {
+                let (attempt, wire_bytes) = (*attempt, *wire_bytes);
+                events.tell(|| CallEvent::MessageSent { attempt, wire_bytes });
+            }
+            Self::RequestsEnded => events.tell(|| CallEvent::RequestsEnded),
+            Self::ResponseHeaders(attempt, metadata) => {
+                let attempt = *attempt;
+                events.tell(|| CallEvent::ResponseHeaders { attempt, metadata });
+            }
+            Self::Trailers(attempt, status) => events.trailers(*attempt, Err(status)),
+            Self::AttemptEnded(attempt, result) => {
+                events.attempt_ended(*attempt, result.as_ref().map(drop));
+            }
+            Self::Ended(result) => events.ended(result.as_ref().map(drop)),
+        }
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.words.iter().for_each(|word| word.tell(&self.call.head.events));
+        if self.is_over {
+            self.call.over.notify_waiters();
+        }
+    }
+}
+
+impl Locked<'_> {
+    /// Has observers told, once the lock is free.
+    fn say(&mut self, word: impl FnOnce() -> Word) {
+        if !self.told.call.head.events.are_unseen() {
+            self.told.words.push(word());
+        }
+    }
+
+    /// Ends the call, and tells a half that waits for another attempt.
+    fn end(&mut self, result: Result<Metadata, Status>) {
+        self.say(|| Word::Ended(result.as_ref().map(drop).map_err(Clone::clone)));
+        self.told.is_over = true;
+        self.state.end(result);
+    }
+
+    /// What follows the failure of the attempt of this `number`.
+    fn judge(&mut self, error: AttemptError, call: &StreamCall, number: u32) -> Next {
+        let StreamCall { shared, terms, .. } = call;
+        let committed = self.replay.is_committed();
+        let (failure, status) = error.told(terms);
+        self.say(|| Word::AttemptEnded(number, Err(status.clone())));
+        let next = self.attempts.judge_untold(failure, status, committed, shared, terms, true);
+        self.next = Some(next.clone());
+        next
+    }
+
+    /// Puts `next` in the place of an attempt that failed, unless this side has ended the call
+    /// meanwhile.
+    fn go_on_with(&mut self, next: Arc<Attempt>) -> Result<(), Status> {
+        if let Phase::Ended(outcome) = &self.phase {
+            return outcome.result.clone();
+        }
+        self.next = None;
+        // A failure shows to whoever uses the attempt next.
+        let _ = self.replay_on(&next);
+        self.phase = Phase::Live(next);
+        Ok(())
+    }
+
+    /// Sends on a new attempt what was sent on the one before.
+    fn replay_on(&mut self, attempt: &Attempt) -> Result<(), StreamError> {
+        let half_closed = self.replay.is_half_closed();
+        let messages = self.replay.messages().to_vec();
+        for (nth, message) in messages.iter().enumerate() {
+            let last = half_closed && nth + 1 == messages.len();
+            attempt.sending.send(message.clone(), last)?;
+            self.say(|| Word::MessageSent(attempt.number, message.frame_len()));
+        }
+        if half_closed && messages.is_empty() { attempt.sending.finish() } else { Ok(()) }
+    }
 }
 
 /// What a config selector wants called: code of the application, so not under the lock.
@@ -651,17 +753,7 @@ impl State {
         self.replay.is_committed() || matches!(self.phase, Phase::Ended(_))
     }
 
-    /// What follows the failure of the attempt of this `number`.
-    fn judge(&mut self, error: AttemptError, call: &StreamCall, number: u32) -> Next {
-        let StreamCall { shared, head, terms, .. } = call;
-        let failed = FailedAttempt { number, error, committed: self.replay.is_committed() };
-        let next = self.attempts.judge(failed, shared, head, terms, true);
-        self.next = Some(next.clone());
-        next
-    }
-
-    fn end(&mut self, events: &Events, result: Result<Metadata, Status>) {
-        events.ended(result.as_ref().map(drop));
+    fn end(&mut self, result: Result<Metadata, Status>) {
         let (result, trailers) = match result {
             Ok(trailers) => (Ok(()), trailers),
             Err(status) => {
@@ -678,31 +770,6 @@ impl State {
             Phase::Live(attempt) => Some(attempt.peer.clone()),
             Phase::Ended(outcome) => outcome.peer.clone(),
         }
-    }
-
-    /// Puts `next` in the place of an attempt that failed, unless this side has ended the call
-    /// meanwhile.
-    fn go_on_with(&mut self, next: Arc<Attempt>, events: &Events) -> Result<(), Status> {
-        if let Phase::Ended(outcome) = &self.phase {
-            return outcome.result.clone();
-        }
-        self.next = None;
-        // A failure shows to whoever uses the attempt next.
-        let _ = self.replay_on(&next, events);
-        self.phase = Phase::Live(next);
-        Ok(())
-    }
-
-    /// Sends on a new attempt what was sent on the one before.
-    fn replay_on(&self, attempt: &Attempt, events: &Events) -> Result<(), StreamError> {
-        let half_closed = self.replay.is_half_closed();
-        let messages = self.replay.messages();
-        for (nth, message) in messages.iter().enumerate() {
-            let last = half_closed && nth + 1 == messages.len();
-            attempt.sending.send(message.clone(), last)?;
-            attempt.tell_of_message(events, message);
-        }
-        if half_closed && messages.is_empty() { attempt.sending.finish() } else { Ok(()) }
     }
 }
 

@@ -34,6 +34,7 @@ mod observers;
 mod panics;
 mod picks;
 mod proxy;
+mod reentrance;
 mod retries;
 mod scaling;
 mod service_config;

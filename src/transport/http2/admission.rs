@@ -226,7 +226,7 @@ impl Admission {
 
     /// Hands places out in the order of the queue, as long as there are both.
     fn serve(&self) {
-        let mut unwanted = Vec::new();
+        let mut granted = Vec::new();
         let mut queue = self.queue();
         if self.members().is_empty() {
             let waiting = std::mem::take(&mut *queue);
@@ -241,13 +241,14 @@ impl Admission {
                 queue.push_front(first);
                 break;
             };
-            if let Err(place) = first.send(place) {
-                // Dropped after the lock: that gives it back, which serves again.
-                unwanted.push(place);
-            }
+            granted.push((first, place));
         }
         drop(queue);
-        drop(unwanted);
+        // Without the lock: whoever is woken may come here at once.
+        for (first, place) in granted {
+            // One that nobody wants any more is given back by its drop, which serves again.
+            let _ = first.send(place);
+        }
     }
 
     /// Tells those who wait that no connection takes streams any more: a few at a time, so that
