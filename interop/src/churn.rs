@@ -1,55 +1,146 @@
-//! `goaway_churn`: callers call without a pause while the server ends every connection, gracefully,
-//! soon after it was made. No call may fail: neither one that is open at that time nor one that
-//! begins then.
+//! `goaway_churn`: callers call without a pause while the server, or a proxy before it, ends its
+//! connections gracefully, one after the other. No call may fail: neither one that is open at that
+//! time nor one that begins then. Calls whose connection ended with `ECONNRESET` on reading are
+//! counted apart: what the server still had to say may be lost with the connection.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, ensure};
 use switchboard::{CallOptions, Channel, Request};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::cases::{check_payload, expect_end, expect_response, number, open, send, zeros};
+use crate::cases::{check_payload, expect_end, expect_response, number, open, send};
 use crate::described;
-use crate::flags::Flags;
+use crate::flags::{ChurnClient, Flags};
+use crate::ledger::{Cause, Ledger, numbered};
 use crate::proto::{
-    FULL_DUPLEX_CALL, ResponseParameters, SimpleRequest, StreamingOutputCallRequest, UNARY_CALL,
+    FULL_DUPLEX_CALL, ResponseParameters, SimpleRequest, StreamingOutputCallRequest,
+    StreamingOutputCallResponse, UNARY_CALL,
 };
-use crate::wire::Counting;
+use crate::tonic_client::TonicClient;
 
 pub(crate) async fn run(flags: &Flags) -> Result<()> {
-    let connections = watch::Sender::new(0_u64);
-    let builder = flags.channel_builder().map_err(Error::msg)?;
-    let builder = builder.connector(Counting { connections: connections.clone() });
-    let channel = builder.build().context("building a channel")?;
-
+    let ledger = Ledger::default();
+    // One of each kind: a connection that is told to go away stays open for a stream, and would not
+    // be closed right behind an answer.
+    let clients: Vec<_> =
+        KINDS.iter().map(|_| Client::new(flags, &ledger)).collect::<Result<_>>()?;
     let end = Instant::now() + flags.churn.time;
-    let mut callers = JoinSet::new();
+    let (mut callers, calls) = (JoinSet::new(), Arc::new(AtomicU64::new(0)));
     for nth in 0..flags.churn.callers {
-        let kind = if nth % STREAM_EVERY == STREAM_EVERY - 1 { Kind::Stream } else { Kind::Unary };
-        callers.spawn(call_until(end, channel.clone(), kind));
+        let of_kind = nth as usize % KINDS.len();
+        let ((kind, size), client) = (KINDS[of_kind], clients[of_kind].clone());
+        let caller = Caller { client, ledger: ledger.clone(), kind, size };
+        callers.spawn(caller.call_until(end, calls.clone()));
     }
     let mut all = Tally::default();
     while let Some(tally) = callers.join_next().await {
         all.add(tally.context("a caller panicked")?);
     }
-    channel.close().await;
-
-    let (connections, failed) = (*connections.borrow(), all.failed());
-    println!("{} unary calls and {} streams", all.unary, all.streams);
-    println!("{connections} connections");
-    for (failure, calls) in all.failures.iter().take(FAILURES_SHOWN) {
-        println!("{calls} x {failure}");
+    for client in clients {
+        client.close().await;
     }
-    println!("{failed} failed calls");
-    ensure!(failed == 0, "expected no call to fail, and {failed} have");
+
+    let connections = ledger.connections();
+    for ((cause, failure), calls) in all.failures.iter().take(FAILURES_SHOWN) {
+        println!("{calls} x {cause:?}: {failure}");
+    }
+    let (write, reset) = (all.failed(Cause::FailedWrite), all.failed(Cause::ResetOnReading));
+    let other = all.failures.values().sum::<u64>() - write - reset;
+    // `interop/run` reads this line, which `interop/go/callers` prints as well.
+    println!(
+        "unary={} streams={} connections={connections} write={write} reset={reset} other={other}",
+        all.unary, all.streams
+    );
     ensure!(
         connections > 1,
         "expected a server that ends connections, and there was {connections} in all"
     );
+    // Another client may do as it does.
+    if flags.churn.client == ChurnClient::Switchboard {
+        let failed = write + other;
+        ensure!(failed == 0, "expected no call to fail, and {failed} have");
+    }
     Ok(())
+}
+
+/// Whoever makes the calls.
+#[derive(Clone)]
+enum Client {
+    Switchboard(Channel),
+    Tonic(TonicClient),
+}
+
+impl Client {
+    fn new(flags: &Flags, ledger: &Ledger) -> Result<Self> {
+        Ok(match flags.churn.client {
+            ChurnClient::Switchboard => {
+                let builder = flags.channel_builder().map_err(Error::msg)?;
+                let builder = builder.connector(ledger.clone());
+                Self::Switchboard(builder.build().context("building a channel")?)
+            }
+            ChurnClient::Tonic => {
+                Self::Tonic(TonicClient::new(flags.uri(), ledger.clone(), CALL_TIME_MAX)?)
+            }
+        })
+    }
+
+    async fn unary(&self, call: u64, size: usize) -> Result<()> {
+        let request = SimpleRequest {
+            response_size: number(size),
+            payload: Some(numbered(call, size)),
+            ..Default::default()
+        };
+        let response = match self {
+            Self::Switchboard(channel) => {
+                let request = Request::new(request).timeout(CALL_TIME_MAX);
+                channel.invoke(&UNARY_CALL, request).await?.into_message()
+            }
+            Self::Tonic(client) => client.unary(request).await?,
+        };
+        check_payload(response.payload.as_ref(), size)
+    }
+
+    async fn stream(&self, call: u64, size: usize) -> Result<()> {
+        let request = StreamingOutputCallRequest {
+            response_parameters: vec![ResponseParameters {
+                size: number(size),
+                interval_us: STREAM_INTERVAL_US,
+                compressed: None,
+            }],
+            payload: Some(numbered(call, size)),
+            ..Default::default()
+        };
+        let requests = vec![request; STREAM_MESSAGES];
+        match self {
+            Self::Switchboard(channel) => {
+                let options = CallOptions::new().timeout(CALL_TIME_MAX);
+                let mut stream = open(channel, &FULL_DUPLEX_CALL, options).await?;
+                for request in requests {
+                    send(&mut stream, request).await?;
+                    expect_response(&mut stream, size).await?;
+                }
+                stream.close_send();
+                expect_end(&mut stream).await
+            }
+            Self::Tonic(client) => {
+                let check = |response: &StreamingOutputCallResponse| {
+                    check_payload(response.payload.as_ref(), size)
+                };
+                client.ping_pong(requests, check).await
+            }
+        }
+    }
+
+    async fn close(&self) {
+        if let Self::Switchboard(channel) = self {
+            channel.close().await;
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -64,13 +155,13 @@ enum Kind {
 struct Tally {
     unary: u64,
     streams: u64,
-    /// By what is said of them.
-    failures: BTreeMap<String, u64>,
+    /// By their cause and what is said of them.
+    failures: BTreeMap<(Cause, String), u64>,
 }
 
 impl Tally {
-    fn failed(&self) -> u64 {
-        self.failures.values().sum()
+    fn failed(&self, cause: Cause) -> u64 {
+        self.failures.iter().filter(|((it, _), _)| *it == cause).map(|(_, calls)| calls).sum()
     }
 
     fn add(&mut self, other: Self) {
@@ -82,67 +173,46 @@ impl Tally {
     }
 }
 
-async fn call_until(end: Instant, channel: Channel, kind: Kind) -> Tally {
-    let mut tally = Tally::default();
-    while Instant::now() < end {
-        let outcome = match kind {
-            Kind::Unary => {
-                tally.unary += 1;
-                unary(&channel).await
+/// One that calls in the same way, over and over.
+struct Caller {
+    client: Client,
+    ledger: Ledger,
+    kind: Kind,
+    size: usize,
+}
+
+impl Caller {
+    async fn call_until(self, end: Instant, calls: Arc<AtomicU64>) -> Tally {
+        let mut tally = Tally::default();
+        while Instant::now() < end {
+            let call = calls.fetch_add(1, Ordering::Relaxed);
+            let outcome = match self.kind {
+                Kind::Unary => {
+                    tally.unary += 1;
+                    self.client.unary(call, self.size).await
+                }
+                Kind::Stream => {
+                    tally.streams += 1;
+                    self.client.stream(call, self.size).await
+                }
+            };
+            let cause = self.ledger.strike(call);
+            if let Err(error) = outcome {
+                *tally.failures.entry((cause, described(&error))).or_default() += 1;
+                sleep(AFTER_FAILURE).await;
             }
-            Kind::Stream => {
-                tally.streams += 1;
-                stream(&channel).await
-            }
-        };
-        if let Err(error) = outcome {
-            *tally.failures.entry(described(&error)).or_default() += 1;
-            sleep(AFTER_FAILURE).await;
         }
+        tally
     }
-    tally
 }
 
-async fn unary(channel: &Channel) -> Result<()> {
-    let request = SimpleRequest {
-        response_size: number(RESPONSE_SIZE),
-        payload: Some(zeros(REQUEST_SIZE)),
-        ..Default::default()
-    };
-    let request = Request::new(request).timeout(CALL_TIME_MAX);
-    let response = channel.invoke(&UNARY_CALL, request).await?;
-    check_payload(response.message().payload.as_ref(), RESPONSE_SIZE)
-}
+/// What callers do, in turn, and with messages of how many bytes.
+const KINDS: [(Kind, usize); 4] =
+    [(Kind::Unary, 1_000), (Kind::Unary, 20_000), (Kind::Stream, 1_000), (Kind::Stream, 20_000)];
 
-async fn stream(channel: &Channel) -> Result<()> {
-    let options = CallOptions::new().timeout(CALL_TIME_MAX);
-    let mut stream = open(channel, &FULL_DUPLEX_CALL, options).await?;
-    for _ in 0..STREAM_MESSAGES {
-        let request = StreamingOutputCallRequest {
-            response_parameters: vec![ResponseParameters {
-                size: number(RESPONSE_SIZE),
-                interval_us: STREAM_INTERVAL_US,
-                compressed: None,
-            }],
-            payload: Some(zeros(REQUEST_SIZE)),
-            ..Default::default()
-        };
-        send(&mut stream, request).await?;
-        expect_response(&mut stream, RESPONSE_SIZE).await?;
-    }
-    stream.close_send();
-    expect_end(&mut stream).await
-}
-
-/// Every so many-th caller makes streams, the others unary calls.
-const STREAM_EVERY: u32 = 4;
-
-/// A stream lasts 200 ms, which is as old as a connection becomes.
-const STREAM_MESSAGES: u32 = 4;
+/// A stream lasts 200 ms, which is longer than a connection takes new calls.
+const STREAM_MESSAGES: usize = 4;
 const STREAM_INTERVAL_US: i32 = 50_000;
-
-const REQUEST_SIZE: usize = 1_000;
-const RESPONSE_SIZE: usize = 1_000;
 
 /// More kinds of failure tell nothing that these do not.
 const FAILURES_SHOWN: usize = 20;

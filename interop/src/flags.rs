@@ -114,6 +114,16 @@ pub(crate) struct Churn {
     #[arg(long = "churn_seconds", value_name = "S")]
     #[arg(default_value = "20", value_parser = seconds)]
     pub(crate) time: Duration,
+    /// Whose client calls: `switchboard`, or `tonic` to compare with
+    #[arg(long = "churn_client", value_name = "CLIENT", default_value = "switchboard")]
+    pub(crate) client: ChurnClient,
+}
+
+/// A client that can make the calls of `goaway_churn`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ChurnClient {
+    Switchboard,
+    Tonic,
 }
 
 /// Flags of `frozen_server`.
@@ -148,6 +158,11 @@ impl Flags {
         };
         let built = self.channel_builder()?.build();
         built.map(drop).map_err(|error| format!("{}: {error}", flag(&error)))
+    }
+
+    /// The server's address, as tonic takes it.
+    pub(crate) fn uri(&self) -> String {
+        format!("http://{}:{}", self.server_host, self.server_port.unwrap_or_default())
     }
 
     /// The server's address as a target.

@@ -14,8 +14,10 @@ mod equipment;
 mod flags;
 mod frozen;
 mod health;
+mod ledger;
 mod proto;
 mod soak;
+mod tonic_client;
 mod wire;
 
 use std::process::ExitCode;

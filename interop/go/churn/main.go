@@ -1,5 +1,5 @@
 // Command churn is an interop server that ends every connection soon after it was made: a GOAWAY
-// after 200 ms, and what is still open 5 s later is cut off. With -keep it keeps them, as other
+// after 50 ms, and what is still open 5 s later is cut off. With -keep it keeps them, as other
 // servers do. It listens on loopback alone and prints its port on the first line.
 package main
 
@@ -24,7 +24,7 @@ func main() {
 		log.Fatalf("cannot listen: %v", err)
 	}
 	age := keepalive.ServerParameters{
-		MaxConnectionAge:      200 * time.Millisecond,
+		MaxConnectionAge:      50 * time.Millisecond,
 		MaxConnectionAgeGrace: 5 * time.Second,
 	}
 	if *keep {
