@@ -44,9 +44,9 @@ async fn a_goaway_ends_what_it_disowns_and_nothing_else() {
             .answers(|id| [head(id), goaway(id, 11, &[b'x'; 16_000])].concat())
             .hangs_up()
             .fails(Code::UNAVAILABLE, &["@", "ENHANCE_YOUR_CALM", "xxx"]),
-        script("at once")
-            .opens([settings(), goaway(0, 0, b"")].concat())
-            .fails(Code::UNAVAILABLE, &["@: the server began with GOAWAY NO_ERROR"]),
+        script("at once").opens([settings(), goaway(LAST, 0, b"")].concat()),
+        script("at once and for all").opens([settings(), goaway(0, 0, b"")].concat()),
+        script("at once, and closed").opens([settings(), goaway(0, 0, b"")].concat()).hangs_up(),
         script("at once, in anger")
             .opens([settings(), goaway(0, 11, b"go away")].concat())
             .hangs_up()

@@ -33,7 +33,7 @@ use crate::types::{Address, Authority, SecurityLevel};
 use super::ConnectionOptions;
 use super::connect::{Io, SocketEnds};
 use super::credentials::Proof;
-use super::error::{ConnectFault, Goaway, NotProved, StreamError};
+use super::error::{ConnectFault, ErrorCode, Goaway, NotProved, StreamError};
 use observed::{FirstFrame, Observed, Watch};
 
 pub(crate) use connection::Connection;
@@ -100,6 +100,14 @@ pub(super) async fn establish(
         match (watch.first_frame(), polled) {
             (Some(FirstFrame::Foreign(what)), _) => {
                 Poll::Ready(Err(ConnectFault::NotHttp2(what.clone())))
+            }
+            // READY, and told to go at once: a graceful stop is no failed attempt, however few reads
+            // it comes in. The driver meets the end.
+            (Some(FirstFrame::Settings), Poll::Ready(ended))
+                if watch.goaway().is_some_and(|goaway| goaway.code == ErrorCode::NO_ERROR)
+                    && ended.as_ref().err().is_none_or(h2::Error::is_io) =>
+            {
+                Poll::Ready(Ok(()))
             }
             (_, Poll::Ready(Err(error))) => Poll::Ready(Err(fault_before_settings(&watch, &error))),
             (_, Poll::Ready(Ok(()))) if watch.has_ended() => {
