@@ -12,7 +12,7 @@ use super::pick::{PickError, Picked, let_others_run, pick};
 use super::retry::AttemptError;
 use super::{CallHead, Shared, Terms};
 use crate::transport::{
-    Connection, Discard, Headers, Received, RecvHalf, Run, Stream, StreamError, StreamHandle,
+    Connection, Headers, Reader, Received, RecvHalf, Run, Stream, StreamError, StreamHandle,
     Trailers,
 };
 use crate::types::{Address, SecurityLevel, Status};
@@ -47,6 +47,8 @@ pub(super) struct Second;
 
 struct Receiving {
     half: RecvHalf,
+    /// Wakes the task that last polled it.
+    waker: Waker,
     head: Head,
     /// The message of a method with one response, until it is known how the call ended.
     held: Option<Received>,
@@ -117,6 +119,7 @@ impl Attempt {
     fn new(place: u32, number: u32, connection: &Connection, stream: Stream) -> Arc<Self> {
         let receiving = Receiving {
             half: stream.recv,
+            waker: Waker::noop().clone(),
             head: Head::Unread,
             held: None,
             ahead: VecDeque::new(),
@@ -141,7 +144,9 @@ impl Attempt {
         &self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Headers>, StreamError>> {
-        self.lock().poll_head(cx)
+        let mut receiving = self.lock();
+        receiving.waker.clone_from(cx.waker());
+        receiving.poll_head(cx)
     }
 
     /// What comes next, and with a message into `run`, if there is one, those that are here as a
@@ -153,6 +158,8 @@ impl Attempt {
         run: Option<&mut Run>,
     ) -> Poll<Result<Arrived, StreamError>> {
         let receiving = &mut *self.lock();
+        // Which does nothing where it is the same.
+        receiving.waker.clone_from(cx.waker());
         if let Some(headers) = ready!(receiving.poll_head(cx))? {
             return Poll::Ready(Ok(Arrived::Headers(headers)));
         }
@@ -224,9 +231,14 @@ impl Attempt {
     }
 }
 
-impl Discard for Attempt {
+impl Reader for Attempt {
     fn discard(&self) {
         self.lock().half.discard();
+    }
+
+    fn gather(&self) {
+        let Receiving { half, waker, .. } = &mut *self.lock();
+        half.gather(&mut Context::from_waker(waker));
     }
 }
 

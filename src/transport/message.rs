@@ -1,6 +1,7 @@
 //! The five-byte prefix: messages on their way out, and out of the DATA that comes in.
 
 use std::fmt;
+use std::mem;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -133,7 +134,7 @@ enum Framing {
     /// In the prefix, of which `have` bytes are here.
     Prefix { bytes: [u8; PREFIX_LEN], have: usize },
     /// In a message of `len` bytes, of which `parts` are here.
-    Payload { compressed: bool, len: usize, parts: BytesMut },
+    Payload { compressed: bool, len: usize, parts: Vec<u8> },
 }
 
 impl Default for Framing {
@@ -175,18 +176,14 @@ impl Deframer {
                     if len > limit {
                         return Err(FramingError::TooLarge { len, limit });
                     }
-                    self.state = Framing::Payload { compressed, len, parts: BytesMut::new() };
+                    self.state = Framing::Payload { compressed, len, parts: Vec::new() };
                 }
                 Framing::Payload { compressed, len, parts } => {
                     let missing = *len - parts.len();
                     if self.chunk.len() < missing {
                         if !self.chunk.is_empty() {
-                            // The announced length is only a claim: what is reserved beyond the
-                            // bytes that are here stays small, and grows with them.
-                            if parts.capacity() == 0 {
-                                parts.reserve((*len).min(RESERVE_MAX.max(self.chunk.len())));
-                            }
-                            parts.extend_from_slice(&self.chunk.split_off(0));
+                            keep(parts, &self.chunk, *len);
+                            self.chunk = Bytes::new();
                         }
                         return Ok(None);
                     }
@@ -194,8 +191,8 @@ impl Deframer {
                     let payload = if parts.is_empty() {
                         rest
                     } else {
-                        parts.extend_from_slice(&rest);
-                        parts.split().freeze()
+                        keep(parts, &rest, *len);
+                        mem::take(parts).into()
                     };
                     let received = Received { compressed: *compressed, payload };
                     self.state = Framing::default();
@@ -235,6 +232,17 @@ impl Deframer {
     pub(crate) fn is_in_message(&self) -> bool {
         !self.chunk.is_empty() || !matches!(self.state, Framing::Prefix { have: 0, .. })
     }
+}
+
+/// Puts a further `part` of a message of `len` bytes behind its `parts`. The length is only a claim:
+/// the memory that is reserved grows with what has arrived, and fits a message that is whole.
+fn keep(parts: &mut Vec<u8>, part: &[u8], len: usize) {
+    let needed = parts.len() + part.len();
+    if parts.capacity() < needed {
+        let capacity = needed.saturating_mul(RESERVE_FACTOR).min(len);
+        parts.reserve_exact(capacity - parts.len());
+    }
+    parts.extend_from_slice(part);
 }
 
 /// The length of the message that begins here, if it is not compressed.
@@ -310,10 +318,9 @@ const PREFIX_LEN: usize = 5;
 /// What short messages share: enough for a hundred small ones, little for a stream to keep.
 const BLOCK_LEN: usize = 4096;
 
-/// What is reserved for a message on its announced length alone. A payload of 64 KiB, a usual size,
-/// fits with what its encoding adds, and need not be moved; it stays below what allocators ask the
-/// system for.
-const RESERVE_MAX: usize = 96 * 1024;
+/// How much is reserved for a message, as a multiple of what has arrived of it. A message of 64 KiB, a
+/// usual size, has its place once its first DATA frame of 16 KiB is here, and is not moved.
+const RESERVE_FACTOR: usize = 4;
 
 #[cfg(test)]
 mod tests {
@@ -471,11 +478,28 @@ mod tests {
     }
 
     #[test]
-    fn an_announced_length_alone_reserves_little() {
+    fn memory_for_a_message_grows_with_what_has_arrived_of_it() {
+        let len = 1 << 20;
+        let whole = framed(0, &vec![7; len]);
+        for size in [6, 100, 16_384, 1 << 19] {
+            let (mut deframer, mut arrived) = (Deframer::default(), 0);
+            for chunk in whole.chunks(size) {
+                deframer.feed(Bytes::copy_from_slice(chunk));
+                arrived += chunk.len();
+                if let Some(received) = deframer.next(len).unwrap() {
+                    assert_eq!(received.payload, vec![7; len]);
+                    continue;
+                }
+                let Framing::Payload { parts, .. } = &deframer.state else {
+                    panic!("in the payload")
+                };
+                assert!(parts.capacity() <= (RESERVE_FACTOR * arrived).min(len), "by {size}");
+            }
+            assert!(!deframer.is_in_message());
+        }
+        // A claim beyond all memory.
         let mut deframer = Deframer::default();
         deframer.feed(Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff, 1]));
         assert_eq!(deframer.next(usize::MAX), Ok(None));
-        let Framing::Payload { parts, .. } = &deframer.state else { panic!("in the payload") };
-        assert!(parts.capacity() <= 2 * RESERVE_MAX);
     }
 }

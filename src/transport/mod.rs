@@ -55,7 +55,7 @@ pub(crate) use error::{
 pub(crate) use faults::{Faults, Scope, Trouble};
 pub(crate) use health::{ServingStatus, request_for as health_request};
 pub(crate) use http2::{
-    Connection, Discard, Driver, News, ReceiveBuffer, RecvHalf, RequestHead, Stream, StreamHandle,
+    Connection, Driver, News, Reader, ReceiveBuffer, RecvHalf, RequestHead, Stream, StreamHandle,
 };
 pub(crate) use message::{Message, Received, Run};
 pub(crate) use response::{Encoding, Headers, Trailers};

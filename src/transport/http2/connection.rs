@@ -26,7 +26,7 @@ use super::observed::{Observed, Watch};
 use super::request::Template;
 use super::stream::Stream;
 use super::times::Times;
-use super::unread::{Discard, Laggard};
+use super::unread::{Laggard, Reader};
 use super::{Identity, RequestHead, fault};
 
 /// A live HTTP/2 connection; a cheap handle.
@@ -397,7 +397,7 @@ pub(super) struct Entry {
     /// Who waits to send.
     pub(super) sender: Option<Waker>,
     /// Who holds what it has received, where that can be given up.
-    pub(super) reader: Option<Weak<dyn Discard>>,
+    pub(super) reader: Option<Weak<dyn Reader>>,
 }
 
 impl Entry {
@@ -556,6 +556,7 @@ fn start(
         table.senders.insert(id, key);
         shared.watch.ends.set_senders(table.senders.len());
     }
+    shared.watch.set_open_streams(table.streams.len());
     let is_earliest = match (deadline, table.wake_at) {
         (Some(deadline), Some(wake_at)) => deadline < wake_at,
         (Some(_), None) => true,
@@ -734,6 +735,7 @@ impl Shared {
         let mut entry = table.streams.remove(key);
         self.send_closed(&mut table, id);
         entry.wake_sender();
+        self.watch.set_open_streams(table.streams.len());
         self.watch.unread.forget(id);
         match reset {
             Reset::Whole(reason) => entry.send.send_reset(reason),
@@ -805,13 +807,23 @@ impl Shared {
     /// Keeps what is unread within its bounds.
     pub(super) fn look_at_unread(&self) {
         let unread = &self.watch.unread;
-        if unread.total() == 0 {
-            return;
+        let scattered = unread.scattered();
+        if !scattered.is_empty() {
+            for reader in self.readers(&scattered) {
+                reader.gather();
+            }
         }
-        if unread.is_overgrown(self.table().streams.len()) {
+        if unread.is_overgrown(|| self.table().streams.len()) {
             self.laggard();
         }
         unread.channel().relieve();
+    }
+
+    /// Who holds what these streams have received.
+    fn readers(&self, ids: &[u32]) -> Vec<Arc<dyn Reader>> {
+        let table = self.table();
+        let entries = table.streams.iter().filter(|(_, entry)| ids.contains(&entry.id));
+        entries.filter_map(|(_, entry)| entry.reader.as_ref()?.upgrade()).collect()
     }
 
     /// Wakes the driver where the end of a stream may be the end of the connection.

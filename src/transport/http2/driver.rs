@@ -94,7 +94,7 @@ impl Driver {
                 if !self.shared.watch.is_write_blocked() {
                     self.shared.look_at_ends();
                 }
-                if let Some(window) = self.window.make_up_for(self.shared.watch.unread.total()) {
+                if let Some(window) = self.window.make_up_for(self.shared.watch.unread.bytes()) {
                     self.engine.set_target_window_size(window);
                 }
                 let Self { shared, engine, window, .. } = self;

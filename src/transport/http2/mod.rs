@@ -16,6 +16,7 @@ mod members;
 mod observed;
 mod pings;
 mod request;
+mod sieve;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -43,7 +44,7 @@ pub use keepalive::KeepaliveConfig;
 pub(super) use observed::Frames;
 pub(crate) use request::RequestHead;
 pub(crate) use stream::{RecvHalf, Stream, StreamHandle};
-pub(crate) use unread::{Discard, ReceiveBuffer};
+pub(crate) use unread::{Reader, ReceiveBuffer};
 
 /// Whom a connection goes to.
 pub(super) struct Identity {
@@ -82,6 +83,7 @@ pub(super) async fn establish(
 ) -> Result<(Connection, Driver), ConnectFault> {
     let watch = Arc::new(Watch::new(options.receive_buffer.clone()));
     let observed = Observed::new(io, Arc::clone(&watch));
+    // What small frames take in memory is counted, and bounded, by `Unread`.
     let handshake = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(options.initial_stream_window.min(WINDOW_MAX))
@@ -90,7 +92,7 @@ pub(super) async fn establish(
         .max_send_buffer_size(SEND_BUFFER_BYTES)
         .max_concurrent_reset_streams(RESET_STREAMS_MAX)
         .max_local_error_reset_streams(Some(LATE_FRAMES_MAX))
-        .data_frame_budget(SMALL_FRAMES_BUDGET)
+        .data_frame_budget(usize::MAX)
         .handshake(observed);
     let (send_request, mut engine) =
         handshake.await.map_err(|error| fault_before_settings(&watch, &error))?;
@@ -156,7 +158,3 @@ const RESET_STREAMS_MAX: usize = 1024;
 /// Frames for forgotten streams, over the life of a connection, before it counts as an attack. The
 /// engine's 1024 would end a healthy connection after a day of cancelled calls.
 const LATE_FRAMES_MAX: usize = 64 * 1024;
-
-/// What DATA frames below 256 bytes that nobody has read yet may fall short of that, summed up,
-/// before the connection counts as under attack: 300,000 frames of a slow reader, 50 MB.
-const SMALL_FRAMES_BUDGET: usize = 64 * 1024 * 1024;

@@ -12,18 +12,20 @@
 use std::fmt::Write as _;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::super::connect::Io;
 use super::super::error::{Goaway, Loss, in_words};
 use super::ends::Ends;
-use super::unread::{ReceiveBuffer, Unread};
+use super::sieve::Sieve;
+use super::unread::{INTERIM_HEADS_MAX, ReceiveBuffer, Unread};
 
 /// What was seen of a connection. Written by its driver, read by anyone.
 #[derive(Debug)]
@@ -50,6 +52,7 @@ pub(super) struct Watch {
     pub(super) ends: Ends,
     /// Bytes of header fields that the server takes in one request.
     peer_max_fields: AtomicU32,
+    open_streams: AtomicUsize,
 }
 
 /// What a server said first.
@@ -77,6 +80,7 @@ impl Watch {
             ends: Ends::default(),
             unread: Unread::new(receive_buffer),
             peer_max_fields: AtomicU32::new(u32::MAX),
+            open_streams: AtomicUsize::new(0),
         }
     }
 
@@ -111,6 +115,11 @@ impl Watch {
     /// Bytes of header fields that the server takes in one request, as far as it has said so.
     pub(super) fn peer_max_fields(&self) -> usize {
         self.peer_max_fields.load(Ordering::Relaxed) as usize
+    }
+
+    /// Notes how many streams are open.
+    pub(super) fn set_open_streams(&self, count: usize) {
+        self.open_streams.store(count, Ordering::Relaxed);
     }
 
     /// How writing failed, if it has. Reading goes on for a while after that.
@@ -183,8 +192,12 @@ pub(super) struct Observed {
     watch: Arc<Watch>,
     inbound: Inbound,
     frames_in: Frames,
-    heads: Heads,
     end_of_stream: EndOfStream,
+    sieve: Sieve,
+    /// What passed the sieve and has not found room in the buffer of the engine.
+    sifted: BytesMut,
+    /// What has arrived since the driver last had its turn, and what of it is kept, in bytes.
+    kept: usize,
     /// A GOAWAY that is not here as a whole.
     goodbye: Option<Goodbye>,
     frames_out: Frames,
@@ -200,8 +213,10 @@ impl Observed {
             watch,
             inbound: Inbound::default(),
             frames_in: Frames::default(),
-            heads: Heads::default(),
             end_of_stream: EndOfStream::default(),
+            sieve: Sieve::default(),
+            sifted: BytesMut::new(),
+            kept: 0,
             goodbye: None,
             frames_out: Frames::after(PREFACE_LEN),
             pongs: Pongs::default(),
@@ -322,8 +337,8 @@ impl Observed {
         cx.waker().wake_by_ref();
     }
 
-    /// Fails where the server does what no server has a use for.
-    fn arrived(&mut self, bytes: &[u8], is_end: bool) -> io::Result<()> {
+    /// Looks at what has arrived, as it came.
+    fn arrived(&mut self, bytes: &[u8], is_end: bool) {
         add(&self.watch.bytes_read, bytes.len());
         if let Inbound::First(first) = &mut self.inbound
             && let Some(verdict) = first.judge(bytes, is_end)
@@ -333,21 +348,18 @@ impl Observed {
             self.inbound = Inbound::Rest;
         }
         let watch = &*self.watch;
-        let Watch { unread, peer_max_fields, .. } = watch;
-        let Self { heads, goodbye, pongs, .. } = self;
+        let peer_max_fields = &watch.peer_max_fields;
+        let Self { goodbye, pongs, .. } = self;
         if goodbye.is_some() {
             let rest = &bytes[..self.frames_in.skip.min(bytes.len())];
             *goodbye = goodbye.take().and_then(|goodbye| goodbye.hear(rest, watch));
         }
-        let mut is_abuse = false;
         let (end_of_stream, ends) = (&mut self.end_of_stream, &self.watch.ends);
         self.frames_in.follow(bytes, |frame, payload| {
             if let Some(stream) = end_of_stream.begins(frame) {
                 ends.arrived(stream);
             }
             match frame.kind {
-                DATA => unread.arrived(frame.stream, frame.data_len(payload)),
-                HEADERS if frame.flags & END_STREAM == 0 => is_abuse |= heads.add_to(frame.stream),
                 SETTINGS if frame.flags & ACK == 0 => {
                     if let Some(max) = frame.max_fields(payload) {
                         peer_max_fields.store(max, Ordering::Relaxed);
@@ -367,12 +379,110 @@ impl Observed {
         if is_end {
             self.watch.record_end(None, || CLOSED_BY_SERVER.to_owned());
         }
-        if is_abuse {
-            let text = format!("the server answered one call with more than {HEADS_MAX} headers");
-            self.watch.record_end(None, || text.clone());
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+
+    /// Moves what the engine is to see of `bytes` to their front, and returns how much that is.
+    /// Fails where the server does what no server has a use for.
+    fn sift(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let watch = &self.watch;
+        let mut arrivals = watch.unread.arrivals();
+        let mut has_too_many_heads = false;
+        let open_streams = || watch.open_streams.load(Ordering::Relaxed);
+        let sifted = self.sieve.sift(bytes, open_streams, |kept| {
+            has_too_many_heads |= arrivals.count(kept);
+        });
+        // So that there is a turn whatever comes.
+        self.kept += arrivals.cost() + bytes.len();
+        drop(arrivals);
+        let abuse = match sifted {
+            Ok(len) if !has_too_many_heads => return Ok(len),
+            Ok(_) => {
+                format!("the server answered one call with more than {INTERIM_HEADS_MAX} headers")
+            }
+            Err(flood) => flood.text(),
+        };
+        self.watch.record_end(None, || abuse.clone());
+        Err(io::Error::new(io::ErrorKind::InvalidData, abuse))
+    }
+
+    /// Reads into `buf` what the engine is to see.
+    fn poll_input(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
         }
-        Ok(())
+        loop {
+            if !self.sifted.is_empty() {
+                let len = self.sifted.len().min(buf.remaining());
+                buf.put_slice(&self.sifted.split_to(len));
+                return Poll::Ready(Ok(()));
+            }
+            if self.kept >= TURN_BYTES {
+                // What is kept is bounded by the driver, which has its turn once the engine rests.
+                self.kept = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if buf.remaining() >= ROOM_MIN {
+                let before = buf.filled().len();
+                let is_over = ready!(self.poll_sifted(cx, buf))?;
+                if buf.filled().len() > before || is_over {
+                    return Poll::Ready(Ok(()));
+                }
+            } else {
+                // The end of the engine's buffer, which may be shorter than a frame header.
+                let mut room = [0; ROOM_MIN];
+                let mut own = ReadBuf::new(&mut room);
+                let is_over = ready!(self.poll_sifted(cx, &mut own))?;
+                self.sifted.extend_from_slice(own.filled());
+                if is_over && self.sifted.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+
+    /// Reads once and sifts that, which may leave nothing. `buf` has room for more than a frame
+    /// header. Says whether it was the end.
+    fn poll_sifted(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<bool>> {
+        let before = buf.filled().len();
+        buf.put_slice(self.sieve.held());
+        let behind_held = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        let arrived = buf.filled().len() - behind_held;
+        if let Some(last_words) = &mut self.last_words
+            && let Poll::Ready(limit) = last_words.poll(cx, arrived)
+        {
+            let loss = self.watch.loss();
+            let text = format!("{}, and the server went on for more than {limit}", loss.how);
+            self.watch.record_end(loss.kind, || text.clone());
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)));
+        }
+        match polled {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => {
+                buf.set_filled(before);
+                self.watch.record_error(&error);
+                return Poll::Ready(Err(error));
+            }
+            Poll::Pending => {
+                buf.set_filled(before);
+                return Poll::Pending;
+            }
+        }
+        let is_end = arrived == 0;
+        self.arrived(&buf.filled()[behind_held..], is_end);
+        if is_end {
+            // What is held goes out as it is.
+            self.sieve.give_up_held();
+            return Poll::Ready(Ok(true));
+        }
+        let len = self.sift(&mut buf.filled_mut()[before..])?;
+        buf.set_filled(before + len);
+        Poll::Ready(Ok(false))
     }
 }
 
@@ -382,27 +492,7 @@ impl AsyncRead for Observed {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let had_room = buf.remaining() > 0;
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        let arrived = buf.filled().len() - before;
-        if let Some(last_words) = &mut self.last_words
-            && let Poll::Ready(limit) = last_words.poll(cx, arrived)
-        {
-            let loss = self.watch.loss();
-            let text = format!("{}, and the server went on for more than {limit}", loss.how);
-            self.watch.record_end(loss.kind, || text.clone());
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)));
-        }
-        match &polled {
-            Poll::Ready(Ok(())) => {
-                let arrived = &buf.filled()[before..];
-                self.arrived(arrived, arrived.is_empty() && had_room)?;
-            }
-            Poll::Ready(Err(error)) => self.watch.record_error(error),
-            Poll::Pending => {}
-        }
-        polled
+        self.poll_input(cx, buf)
     }
 }
 
@@ -622,29 +712,6 @@ impl EndOfStream {
     }
 }
 
-/// Counts the headers of each stream that do not end it: a response has them once, after any number
-/// of informational ones. The engine keeps all of these until the call is polled.
-struct Heads(Box<[(u32, u8); HEADS_PLACES]>);
-
-impl Default for Heads {
-    fn default() -> Self {
-        Self(Box::new([(0, 0); HEADS_PLACES]))
-    }
-}
-
-impl Heads {
-    /// Whether these are too many of `stream`. Streams share places, and the one that comes takes
-    /// it: what then is not counted is spread over more streams than there are places.
-    fn add_to(&mut self, stream: u32) -> bool {
-        let (owner, count) = &mut self.0[(stream / 2) as usize % HEADS_PLACES];
-        if *owner != stream {
-            (*owner, *count) = (stream, 0);
-        }
-        *count = count.saturating_add(1);
-        *count > HEADS_MAX
-    }
-}
-
 enum Inbound {
     First(Opening),
     Rest,
@@ -756,16 +823,6 @@ impl FrameHeader {
             settings.filter_map(|setting| setting.strip_prefix(&SETTINGS_MAX_HEADER_LIST_SIZE));
         wanted.next_back()?.first_chunk().map(|value| u32::from_be_bytes(*value))
     }
-
-    /// The bytes of a DATA frame without its padding, as far as the beginning of its payload tells.
-    fn data_len(&self, payload: &[u8]) -> usize {
-        match payload.first() {
-            Some(padding) if self.flags & PADDED != 0 => {
-                self.len.saturating_sub(1 + usize::from(*padding))
-            }
-            _ => self.len,
-        }
-    }
 }
 
 /// Adds to a counter that only the caller writes.
@@ -807,18 +864,19 @@ const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(10);
 /// More than the buffers of any socket, and than all windows that it is sent into by default.
 const LAST_WORDS_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// More than any server has to say before it answers.
-const HEADS_MAX: u8 = 100;
-/// Consecutive streams whose headers are counted exactly.
-const HEADS_PLACES: usize = 256;
-
 /// The number of a setting.
 const SETTINGS_MAX_HEADER_LIST_SIZE: [u8; 2] = 6_u16.to_be_bytes();
 
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
-const PADDED: u8 = 8;
+
+/// What may come in before the driver has its turn: it bounds how much that takes beside what a
+/// channel may hold.
+const TURN_BYTES: usize = 1024 * 1024;
+
+/// Room for a frame header that was held back, and for more than that.
+const ROOM_MIN: usize = 64;
 
 /// A TLS record of type alert.
 const TLS_ALERT: [u8; 2] = [0x15, 0x03];

@@ -1,5 +1,6 @@
 //! One stream: a sending half that is used by reference, and a receiving half.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::mem;
@@ -19,7 +20,7 @@ use super::super::response::{self, Headers, Trailers};
 use super::connection::{Entry, Reset, Shared, Table, check_len};
 use super::fault;
 use super::times::Times;
-use super::unread::Discard;
+use super::unread::{Reader, Taken};
 
 /// An open stream. Its halves may be taken apart.
 #[derive(Debug)]
@@ -40,7 +41,9 @@ impl Stream {
                 state: State::Head(response),
                 headers: None,
                 deframer: Deframer::default(),
+                gathered: VecDeque::new(),
                 unreleased: 0,
+                taken: Taken::default(),
             },
         }
     }
@@ -61,8 +64,9 @@ impl Place {
         table.stream(self.key, self.id)?.ended.clone()
     }
 
-    fn count_read(&self, chunk: &Bytes) {
-        self.shared.watch.unread.read(self.id, chunk.len());
+    /// Says what has been read, so that it is no longer counted as unread.
+    fn tell_taken(&self, taken: &mut Taken) {
+        self.shared.watch.unread.read(self.id, taken);
     }
 }
 
@@ -152,7 +156,7 @@ impl StreamHandle {
     }
 
     /// Has `reader` give up what the stream has received, should it be ended for what nobody reads.
-    pub(crate) fn read_by(&self, reader: Weak<dyn Discard>) {
+    pub(crate) fn read_by(&self, reader: Weak<dyn Reader>) {
         let mut table = self.place.shared.table();
         if let Some(entry) = table.stream(self.place.key, self.place.id) {
             entry.reader = Some(reader);
@@ -226,8 +230,12 @@ pub(crate) struct RecvHalf {
     /// Headers that were read on the way to a message and that nobody has taken yet.
     headers: Option<Headers>,
     deframer: Deframer,
+    /// What was taken over from the engine before anybody read it.
+    gathered: VecDeque<Bytes>,
     /// Bytes that were read and whose room has not been given back to the peer.
     unreleased: usize,
+    /// What was read and is still counted as unread.
+    taken: Taken,
 }
 
 enum State {
@@ -286,9 +294,19 @@ impl RecvHalf {
                     continue;
                 }
             }
+            if let Some(block) = self.gathered.pop_front() {
+                self.taken.block(block.len());
+                release(body, &mut self.unreleased);
+                self.unreleased = block.len();
+                self.deframer.feed(block);
+                continue;
+            }
             match body.poll_data(cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
-                    self.place.count_read(&chunk);
+                    self.taken.frame(chunk.len());
+                    if self.taken.is_much() {
+                        self.place.tell_taken(&mut self.taken);
+                    }
                     release(body, &mut self.unreleased);
                     self.unreleased = chunk.len();
                     self.deframer.feed(chunk);
@@ -298,6 +316,7 @@ impl RecvHalf {
                 Poll::Pending => {
                     // Not before: with the end of a response comes all of its room.
                     release(body, &mut self.unreleased);
+                    self.place.tell_taken(&mut self.taken);
                     return Poll::Pending;
                 }
             }
@@ -342,9 +361,18 @@ impl RecvHalf {
             release(body, &mut self.unreleased);
             // Without its beginning, what follows of a message cannot be told apart.
             self.deframer = Deframer::default();
-            match ready!(body.poll_data(cx)) {
+            for block in mem::take(&mut self.gathered) {
+                self.taken.block(block.len());
+                self.unreleased += block.len();
+            }
+            release(body, &mut self.unreleased);
+            let polled = body.poll_data(cx);
+            if polled.is_pending() || self.taken.is_much() {
+                self.place.tell_taken(&mut self.taken);
+            }
+            match ready!(polled) {
                 Some(Ok(chunk)) => {
-                    self.place.count_read(&chunk);
+                    self.taken.frame(chunk.len());
                     self.unreleased = chunk.len();
                 }
                 Some(Err(error)) => self.fail(&error),
@@ -382,7 +410,8 @@ impl RecvHalf {
                 State::Foreign { body, excerpt, .. } => {
                     let chunk = match ready!(body.poll_data(cx)) {
                         Some(Ok(chunk)) => {
-                            self.place.count_read(&chunk);
+                            self.taken.frame(chunk.len());
+                            self.place.tell_taken(&mut self.taken);
                             chunk
                         }
                         // Whatever ended the body, what it is matters more.
@@ -436,7 +465,7 @@ impl RecvHalf {
         match body.poll_data(cx) {
             Poll::Ready(Some(Err(error))) => error.reason() == Some(Reason::NO_ERROR),
             Poll::Ready(Some(Ok(chunk))) => {
-                self.place.count_read(&chunk);
+                self.taken.frame(chunk.len());
                 self.unreleased = chunk.len();
                 self.deframer.feed(chunk);
                 false
@@ -479,6 +508,31 @@ impl RecvHalf {
         Poll::Ready(())
     }
 
+    /// Takes what has arrived over from the engine, which keeps each frame by itself. Nothing else
+    /// changes: whoever reads finds all of it, and then whatever comes next. `cx` is that of the
+    /// task which last polled this half.
+    pub(crate) fn gather(&mut self, cx: &mut Context<'_>) {
+        if let State::Head(response) = &mut self.state {
+            match Pin::new(response).poll(cx) {
+                Poll::Ready(Ok(response)) => self.take_head(response, cx),
+                Poll::Ready(Err(error)) => self.fail(&error),
+                Poll::Pending => {}
+            }
+        }
+        let State::Body(body) = &mut self.state else { return };
+        let (mut frames, mut taken) = (Vec::new(), Taken::default());
+        // An error, or the end, stays to be polled for.
+        while let Poll::Ready(Some(Ok(chunk))) = body.poll_data(cx) {
+            taken.frame(chunk.len());
+            frames.push(chunk);
+        }
+        if !frames.is_empty() {
+            let block: Vec<u8> = frames.concat();
+            self.gathered.push_back(block.into());
+            self.place.shared.watch.unread.gathered(self.place.id, &mut taken);
+        }
+    }
+
     /// Gives up what has arrived of a stream that was [ended here](StreamError::ReceiveBufferFull),
     /// and tells the next reader so.
     pub(crate) fn discard(&mut self) {
@@ -501,6 +555,7 @@ impl RecvHalf {
     fn end(&mut self, outcome: Result<Trailers, StreamError>, reset: Reset) {
         let Place { shared, key, id } = &self.place;
         let over = mem::replace(&mut self.state, State::Ending(outcome));
+        self.gathered = VecDeque::new();
         shared.remove(*key, *id, reset);
         // Only now is nothing of the engine's stream left, which a connection that is to close may
         // be waiting for.

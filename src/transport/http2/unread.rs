@@ -5,14 +5,20 @@
 //! at once. A stream that nobody reads would so take the room of all others. Here the connection's
 //! window grows by what is unread, so that only the stream's own ever closes; and what a channel
 //! holds is bounded by ending the stream that has most of it.
+//!
+//! Windows count bytes of DATA, the bound counts memory. The engine keeps each frame in a place of
+//! its own, and with it the whole buffer that the socket was read into, so that a message of one
+//! byte may take 8 KiB. Where a stream has many small frames, its reader gathers them.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::super::error::StreamError;
 use super::connection::Shared;
+use super::sieve::Kept;
 
 /// How much of what arrives on the connections of a channel may wait to be read.
 pub(crate) struct ReceiveBuffer {
@@ -22,10 +28,13 @@ pub(crate) struct ReceiveBuffer {
     connections: Mutex<Vec<Weak<Shared>>>,
 }
 
-/// Gives up what a stream has received that nobody has read. Called by no thread that holds a lock
-/// of the connection.
-pub(crate) trait Discard: Send + Sync {
+/// Holds what a stream has received. Called by no thread that holds a lock of the connection.
+pub(crate) trait Reader: Send + Sync {
+    /// Gives up what has been received and nobody has read.
     fn discard(&self);
+
+    /// Takes what has arrived over from the engine, which keeps each frame by itself.
+    fn gather(&self);
 }
 
 impl ReceiveBuffer {
@@ -83,55 +92,180 @@ pub(super) struct Laggard {
 /// What is unread on one connection.
 #[derive(Debug)]
 pub(super) struct Unread {
-    /// Of all streams.
-    total: AtomicUsize,
-    streams: Mutex<HashMap<u32, usize>>,
+    /// Bytes of DATA of all streams, which take room in the connection's window.
+    bytes: AtomicUsize,
+    /// What all streams take in memory, in bytes.
+    cost: AtomicUsize,
+    /// How many streams are counted.
+    counted: AtomicUsize,
+    /// Whether any stream has many small frames.
+    has_scattered: AtomicBool,
+    streams: Mutex<Streams>,
     channel: Arc<ReceiveBuffer>,
+}
+
+#[derive(Debug, Default)]
+struct Streams {
+    by_id: HashMap<u32, Backlog>,
+    /// Streams that have many small frames.
+    scattered: Vec<u32>,
+    /// Where the last frame ended in all that has arrived on the connection.
+    position: u64,
+}
+
+/// What of one stream is unread.
+#[derive(Debug, Default)]
+struct Backlog {
+    /// Frames in the engine.
+    frames: usize,
+    /// Their bytes.
+    frame_bytes: usize,
+    /// What they take in memory.
+    frame_cost: usize,
+    /// Where the last of them ended in all that has arrived on the connection.
+    position: u64,
+    /// From how many frames on they are to be gathered.
+    gather_from: usize,
+    /// Blocks that were gathered of frames.
+    blocks: usize,
+    /// Their bytes.
+    block_bytes: usize,
+    /// What the header fields of the stream take in memory, beyond what any stream may have.
+    fields_cost: usize,
+    /// How often it has had headers that may be informational.
+    interim_heads: u8,
+}
+
+impl Backlog {
+    fn bytes(&self) -> usize {
+        self.frame_bytes + self.block_bytes
+    }
+
+    fn cost(&self) -> usize {
+        self.frame_cost + self.block_bytes + self.blocks * BLOCK_COST + self.fields_cost
+    }
+
+    /// Whether its frames take far more memory than they have bytes.
+    fn is_scattered(&self) -> bool {
+        self.frame_cost > 2 * self.frame_bytes + SCATTERED_MIN && self.frames >= self.gather_from
+    }
+
+    /// Forgets so many of its frames. Which of them took how much is not known: each counts as
+    /// much as the mean.
+    fn take_frames(&mut self, frames: usize, bytes: usize) {
+        let frames = frames.min(self.frames);
+        if frames == self.frames {
+            (self.frames, self.frame_bytes, self.frame_cost) = (0, 0, 0);
+            return;
+        }
+        // Below what there is of each, so that nothing overflows.
+        self.frame_cost -= self.frame_cost / self.frames * frames;
+        self.frames -= frames;
+        self.frame_bytes = self.frame_bytes.saturating_sub(bytes);
+    }
+}
+
+/// What a reader has taken since it last said so.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    frames: usize,
+    frame_bytes: usize,
+    blocks: usize,
+    block_bytes: usize,
+}
+
+impl Taken {
+    /// A frame of so many bytes, from the engine. An empty one was not counted.
+    pub(super) fn frame(&mut self, len: usize) {
+        self.frames += usize::from(len > 0);
+        self.frame_bytes += len;
+    }
+
+    /// A block of so many bytes that had been gathered.
+    pub(super) fn block(&mut self, len: usize) {
+        self.blocks += 1;
+        self.block_bytes += len;
+    }
+
+    /// Whether there is enough to say so in between.
+    pub(super) fn is_much(&self) -> bool {
+        self.frames + self.blocks >= TAKEN_MAX
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.frames + self.blocks == 0
+    }
 }
 
 impl Unread {
     pub(super) fn new(channel: Arc<ReceiveBuffer>) -> Self {
-        Self { total: AtomicUsize::new(0), streams: Mutex::default(), channel }
+        Self {
+            bytes: AtomicUsize::new(0),
+            cost: AtomicUsize::new(0),
+            counted: AtomicUsize::new(0),
+            has_scattered: AtomicBool::new(false),
+            streams: Mutex::default(),
+            channel,
+        }
     }
 
-    pub(super) fn total(&self) -> usize {
-        self.total.load(Ordering::Relaxed)
+    /// Bytes of DATA, which take room in the connection's window.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     pub(super) fn channel(&self) -> &ReceiveBuffer {
         &self.channel
     }
 
-    /// DATA of so many bytes arrives for `stream`, which may be none.
-    pub(super) fn arrived(&self, stream: u32, len: usize) {
-        if len < COUNTED_FROM {
-            return;
-        }
-        *self.streams().entry(stream).or_default() += len;
-        self.total.fetch_add(len, Ordering::Relaxed);
-        self.channel.total.fetch_add(len, Ordering::Relaxed);
+    /// Begins to count what has arrived in one piece. The first thing that is counted takes the
+    /// lock.
+    pub(super) fn arrivals(&self) -> Arrivals<'_> {
+        Arrivals { unread: self, streams: None, bytes: 0, cost: 0 }
     }
 
-    /// DATA of so many bytes is read.
-    pub(super) fn read(&self, stream: u32, len: usize) {
-        if len < COUNTED_FROM {
+    /// A reader of `stream` has taken these, and begins a new account.
+    pub(super) fn read(&self, stream: u32, taken: &mut Taken) {
+        if taken.is_nothing() {
             return;
         }
-        let mut streams = self.streams();
-        let Some(unread) = streams.get_mut(&stream) else { return };
-        let len = len.min(*unread);
-        *unread -= len;
-        self.take(len);
+        let taken = mem::take(taken);
+        self.change(stream, |backlog| {
+            backlog.take_frames(taken.frames, taken.frame_bytes);
+            backlog.blocks = backlog.blocks.saturating_sub(taken.blocks);
+            backlog.block_bytes = backlog.block_bytes.saturating_sub(taken.block_bytes);
+        });
+    }
+
+    /// A reader of `stream` has made a block of these, and begins a new account.
+    pub(super) fn gathered(&self, stream: u32, taken: &mut Taken) {
+        let taken = mem::take(taken);
+        self.change(stream, |backlog| {
+            backlog.take_frames(taken.frames, taken.frame_bytes);
+            backlog.gather_from = 0;
+            backlog.blocks += 1;
+            backlog.block_bytes += taken.frame_bytes;
+        });
     }
 
     /// What is left of `stream` will not be read.
     pub(super) fn forget(&self, stream: u32) {
-        // Nearly always, as most responses are small: nothing then is on their way.
-        if self.total() == 0 {
+        if self.counted.load(Ordering::Relaxed) == 0 {
             return;
         }
-        let unread = self.streams().remove(&stream).unwrap_or_default();
-        self.take(unread);
+        let mut streams = self.streams();
+        let Some(backlog) = streams.by_id.remove(&stream) else { return };
+        self.counted.store(streams.by_id.len(), Ordering::Relaxed);
+        drop(streams);
+        self.give_up(backlog.bytes(), backlog.cost());
+    }
+
+    /// The streams that have many small frames, of which each is told once.
+    pub(super) fn scattered(&self) -> Vec<u32> {
+        if !self.has_scattered.swap(false, Ordering::Relaxed) {
+            return Vec::new();
+        }
+        mem::take(&mut self.streams().scattered)
     }
 
     /// Forgets all streams but those of `live`, and finds the one with most; `live` are the place
@@ -141,36 +275,148 @@ impl Unread {
         let mut kept = HashMap::new();
         let mut most: Option<Laggard> = None;
         for (key, id) in live {
-            let Some(unread) = streams.remove(&id) else { continue };
-            kept.insert(id, unread);
+            let Some(backlog) = streams.by_id.remove(&id) else { continue };
+            let unread = backlog.cost();
+            kept.insert(id, backlog);
             if unread > most.as_ref().map_or(0, |most| most.unread) {
                 most = Some(Laggard { key, id, unread });
             }
         }
         // What came for streams that were gone by then.
-        self.take(streams.values().sum());
-        *streams = kept;
+        let gone = streams.by_id.values();
+        let (bytes, cost) = gone.fold((0, 0), |(bytes, cost), backlog| {
+            (bytes + backlog.bytes(), cost + backlog.cost())
+        });
+        streams.by_id = kept;
+        self.counted.store(streams.by_id.len(), Ordering::Relaxed);
+        drop(streams);
+        self.give_up(bytes, cost);
         most
     }
 
     /// Whether so many streams are counted that some of them must be gone.
-    pub(super) fn is_overgrown(&self, open_streams: usize) -> bool {
-        self.total() > 0 && self.streams().len() > 2 * open_streams + STRAYS_MAX
+    pub(super) fn is_overgrown(&self, open_streams: impl FnOnce() -> usize) -> bool {
+        let counted = self.counted.load(Ordering::Relaxed);
+        counted > STRAYS_MAX && counted > 2 * open_streams() + STRAYS_MAX
     }
 
-    fn take(&self, len: usize) {
-        self.total.fetch_sub(len, Ordering::Relaxed);
-        self.channel.total.fetch_sub(len, Ordering::Relaxed);
+    /// Changes what is counted of `stream`, if it is; that becomes less, or costs less.
+    fn change(&self, stream: u32, change: impl FnOnce(&mut Backlog)) {
+        let mut streams = self.streams();
+        let Some(backlog) = streams.by_id.get_mut(&stream) else { return };
+        let (bytes, cost) = (backlog.bytes(), backlog.cost());
+        change(backlog);
+        let (bytes_left, cost_left) = (backlog.bytes(), backlog.cost());
+        drop(streams);
+        if cost_left > cost {
+            self.take_up(0, cost_left - cost);
+        }
+        self.give_up(bytes.saturating_sub(bytes_left), cost.saturating_sub(cost_left));
     }
 
-    fn streams(&self) -> MutexGuard<'_, HashMap<u32, usize>> {
+    fn take_up(&self, bytes: usize, cost: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.cost.fetch_add(cost, Ordering::Relaxed);
+        self.channel.total.fetch_add(cost, Ordering::Relaxed);
+    }
+
+    fn give_up(&self, bytes: usize, cost: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.cost.fetch_sub(cost, Ordering::Relaxed);
+        self.channel.total.fetch_sub(cost, Ordering::Relaxed);
+    }
+
+    fn streams(&self) -> MutexGuard<'_, Streams> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Unread {
     fn drop(&mut self) {
-        self.channel.total.fetch_sub(self.total(), Ordering::Relaxed);
+        self.channel.total.fetch_sub(*self.cost.get_mut(), Ordering::Relaxed);
+    }
+}
+
+/// Counts what has arrived in one piece. The sums change before the lock is given back, so that a
+/// reader cannot take from them what is not in them yet.
+pub(super) struct Arrivals<'a> {
+    unread: &'a Unread,
+    streams: Option<MutexGuard<'a, Streams>>,
+    bytes: usize,
+    cost: usize,
+}
+
+impl Arrivals<'_> {
+    /// Counts one frame. Says whether its stream has had more informational headers than a server
+    /// has to say.
+    pub(super) fn count(&mut self, kept: Kept) -> bool {
+        match kept {
+            Kept::Data { stream, len, position } => {
+                self.count_data(stream, len, position);
+                false
+            }
+            Kept::Fields { stream, cost, is_interim } => {
+                if !is_interim && cost <= FIELDS_FREE {
+                    return false;
+                }
+                let unread = self.unread;
+                let streams = self.streams.get_or_insert_with(|| unread.streams());
+                let backlog = streams.by_id.entry(stream).or_default();
+                let cost = if is_interim {
+                    backlog.interim_heads = backlog.interim_heads.saturating_add(1);
+                    cost + FRAME_COST
+                } else {
+                    cost - FIELDS_FREE
+                };
+                backlog.fields_cost += cost;
+                let is_too_many = backlog.interim_heads > INTERIM_HEADS_MAX;
+                self.cost += cost;
+                is_too_many
+            }
+        }
+    }
+
+    /// What all that was counted takes in memory.
+    pub(super) fn cost(&self) -> usize {
+        self.cost
+    }
+
+    fn count_data(&mut self, stream: u32, len: usize, position: u64) {
+        // The engine keeps no frame that is empty, but one that ends its stream.
+        if len == 0 {
+            return;
+        }
+        let unread = self.unread;
+        let streams = self.streams.get_or_insert_with(|| unread.streams());
+        let Streams { by_id, scattered, position: last } = &mut **streams;
+        let backlog = by_id.entry(stream).or_default();
+        // What came since the last frame may all be gone but for the memory that it shares with
+        // this one. A stream's first frame shares it with others that are unread.
+        let before = if backlog.frames == 0 { *last } else { backlog.position };
+        let pinned = (position - before).min(READ_BUFFER_LEN) as usize;
+        let cost = FRAME_COST + len.max(pinned);
+        *last = position;
+        backlog.position = position;
+        backlog.frames += 1;
+        backlog.frame_bytes += len;
+        backlog.frame_cost += cost;
+        if backlog.is_scattered() {
+            // Where nobody gathers them, that is tried again in a while.
+            backlog.gather_from = 2 * backlog.frames;
+            scattered.push(stream);
+            unread.has_scattered.store(true, Ordering::Relaxed);
+        }
+        self.bytes += len;
+        self.cost += cost;
+    }
+}
+
+impl Drop for Arrivals<'_> {
+    fn drop(&mut self) {
+        if let Some(streams) = &self.streams {
+            self.unread.counted.store(streams.by_id.len(), Ordering::Relaxed);
+            self.unread.take_up(self.bytes, self.cost);
+        }
     }
 }
 
@@ -208,9 +454,30 @@ impl Window {
     }
 }
 
-/// DATA below this size is not counted, so that small calls cost nothing: the engine has a bound on
-/// it of its own.
-pub(super) const COUNTED_FROM: usize = 256;
+/// What the engine spends on a frame beside its bytes: a place of 256 bytes in a table that doubles
+/// when it is full.
+const FRAME_COST: usize = 512;
+
+/// What the engine reads from the socket into. It is kept until the last frame in it is gone.
+const READ_BUFFER_LEN: u64 = 8 * 1024;
+
+/// What a block of gathered frames takes beside its bytes.
+const BLOCK_COST: usize = 128;
+
+/// From which excess on frames are gathered: little for a stream that lags, and enough that
+/// gathering costs far less than the arrival.
+const SCATTERED_MIN: usize = 64 * 1024;
+
+/// So many frames a reader takes before it says so.
+const TAKEN_MAX: usize = 32;
+
+/// What the header fields of one stream may take without being counted: far more than usual ones,
+/// so that small calls pay nothing, and about what a call takes anyway.
+const FIELDS_FREE: usize = 8 * 1024;
+
+/// More informational headers than any server has to send before it answers. The engine keeps them
+/// until the call is polled.
+pub(super) const INTERIM_HEADS_MAX: u8 = 100;
 
 /// How many streams may be counted that are gone: DATA may still be under way to them.
 const STRAYS_MAX: usize = 64;
@@ -219,39 +486,148 @@ const STRAYS_MAX: usize = 64;
 mod tests {
     use super::*;
 
+    /// Frames of DATA, one behind the other.
+    struct Wire<'a> {
+        unread: &'a Unread,
+        position: u64,
+    }
+
+    impl Wire<'_> {
+        /// What it costs that a frame arrives behind so many other bytes.
+        fn data(&mut self, stream: u32, len: usize, behind: u64) -> usize {
+            self.position += behind + len as u64;
+            let mut arrivals = self.unread.arrivals();
+            assert!(!arrivals.count(Kept::Data { stream, len, position: self.position }));
+            arrivals.cost()
+        }
+    }
+
+    fn wire(unread: &Unread) -> Wire<'_> {
+        Wire { unread, position: 0 }
+    }
+
+    fn total(channel: &ReceiveBuffer) -> usize {
+        channel.total.load(Ordering::Relaxed)
+    }
+
+    fn taken(frames: &[usize]) -> Taken {
+        let mut taken = Taken::default();
+        for len in frames {
+            taken.frame(*len);
+        }
+        taken
+    }
+
     #[test]
     fn what_arrives_and_is_read_or_forgotten_comes_to_nothing() {
         let channel = ReceiveBuffer::new(1_000);
         let unread = Unread::new(channel.clone());
-        unread.arrived(1, 600);
-        unread.arrived(3, 500);
-        unread.arrived(1, COUNTED_FROM - 1);
-        assert_eq!((unread.total(), channel.total.load(Ordering::Relaxed)), (1_100, 1_100));
-        unread.read(1, 300);
-        unread.read(5, 300);
+        let mut wire = wire(&unread);
+        assert_eq!(wire.data(1, 600, 9), FRAME_COST + 609);
+        assert_eq!(wire.data(3, 500, 9), FRAME_COST + 509);
+        // The empty ones are not kept.
+        assert_eq!(wire.data(5, 0, 9), 0);
+        assert_eq!((unread.bytes(), total(&channel)), (1_100, 2 * FRAME_COST + 1_118));
+        unread.read(5, &mut taken(&[300]));
         let most = unread.most([(0, 1), (7, 3)].into_iter()).unwrap();
-        assert_eq!((most.key, most.id, most.unread), (7, 3, 500));
+        assert_eq!((most.key, most.id, most.unread), (0, 1, FRAME_COST + 609));
         // One that is gone counts no more.
-        assert_eq!(unread.most([(0, 1)].into_iter()).unwrap().id, 1);
-        assert_eq!(unread.total(), 300);
-        unread.read(1, 999);
-        unread.forget(1);
-        assert_eq!((unread.total(), channel.total.load(Ordering::Relaxed)), (0, 0));
-        unread.arrived(9, 700);
+        assert_eq!(unread.most([(7, 3)].into_iter()).unwrap().id, 3);
+        assert_eq!((unread.bytes(), total(&channel)), (500, FRAME_COST + 509));
+        unread.read(3, &mut taken(&[500, 999]));
+        assert_eq!((unread.bytes(), total(&channel)), (0, 0));
+        unread.forget(3);
+        wire.data(9, 700, 0);
         drop(unread);
-        assert_eq!(channel.total.load(Ordering::Relaxed), 0);
+        assert_eq!(total(&channel), 0);
+    }
+
+    #[test]
+    fn a_frame_costs_the_buffer_that_it_alone_may_keep() {
+        let unread = Unread::new(ReceiveBuffer::new(usize::MAX));
+        let mut wire = wire(&unread);
+        assert_eq!(wire.data(1, 1, 9), FRAME_COST + 10);
+        // What came between belongs to a stream that is read.
+        assert_eq!(wire.data(3, 4_000, 9), FRAME_COST + 4_009);
+        unread.read(3, &mut taken(&[4_000]));
+        assert_eq!(wire.data(1, 1, 9), FRAME_COST + 4_019);
+        // Or to none.
+        assert_eq!(wire.data(1, 1, 1 << 20), FRAME_COST + READ_BUFFER_LEN as usize);
+        assert_eq!(wire.data(1, 16_384, 9), FRAME_COST + 16_384);
+        unread.forget(1);
+        assert_eq!(unread.cost.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn small_frames_are_told_to_be_gathered_and_cost_their_bytes_from_then_on() {
+        let channel = ReceiveBuffer::new(usize::MAX);
+        let unread = Unread::new(channel.clone());
+        let mut wire = wire(&unread);
+        let mut frames = Vec::new();
+        while unread.scattered().is_empty() {
+            wire.data(1, 5, 9);
+            frames.push(5);
+            assert!(frames.len() < 1_000);
+        }
+        assert!(frames.len() > 100, "{}", frames.len());
+        // Nobody gathers them: that is told again, less and less often.
+        let told = (0..frames.len() * 8).filter(|_| {
+            wire.data(1, 5, 9);
+            !unread.scattered().is_empty()
+        });
+        assert_eq!(told.count(), 3);
+        let bytes = unread.bytes();
+        unread.gathered(1, &mut taken(&vec![5; bytes / 5]));
+        assert_eq!((unread.bytes(), total(&channel)), (bytes, bytes + BLOCK_COST));
+        let mut rest = Taken::default();
+        rest.block(bytes);
+        unread.read(1, &mut rest);
+        assert_eq!((unread.bytes(), total(&channel)), (0, 0));
+        // Large ones are left alone.
+        for _ in 0..1_000 {
+            wire.data(3, 1_000, 9);
+        }
+        assert_eq!(unread.scattered(), [0; 0]);
+    }
+
+    #[test]
+    fn fields_count_beyond_what_any_stream_has_and_informational_ones_from_the_first() {
+        let channel = ReceiveBuffer::new(usize::MAX);
+        let unread = Unread::new(channel.clone());
+        let count = |stream, cost, is_interim| {
+            unread.arrivals().count(Kept::Fields { stream, cost, is_interim })
+        };
+        for stream in 0..1_000 {
+            assert!(!count(stream, FIELDS_FREE, false));
+        }
+        assert_eq!((total(&channel), unread.counted.load(Ordering::Relaxed)), (0, 0));
+        count(1, FIELDS_FREE + 70, false);
+        assert_eq!(total(&channel), 70);
+        // However many streams they are spread over.
+        for time in 1..=INTERIM_HEADS_MAX {
+            for stream in 0..600 {
+                assert!(!count(stream, 8, true), "{time}");
+            }
+        }
+        assert!(count(512, 8, true) && count(0, 8, true));
+        for stream in 0..600 {
+            unread.forget(stream);
+        }
+        assert_eq!(total(&channel), 0);
+        assert!(!count(512, 8, true));
     }
 
     #[test]
     fn streams_that_are_gone_are_not_counted_for_ever() {
         let unread = Unread::new(ReceiveBuffer::new(usize::MAX));
+        let mut wire = wire(&unread);
         for stream in 0..=STRAYS_MAX as u32 {
-            assert!(!unread.is_overgrown(0));
-            unread.arrived(stream, COUNTED_FROM);
+            assert!(!unread.is_overgrown(|| 0));
+            wire.data(stream, 1, 9);
         }
-        assert!(unread.is_overgrown(0) && !unread.is_overgrown(1));
+        assert!(unread.is_overgrown(|| 0) && !unread.is_overgrown(|| 1));
         assert!(unread.most(std::iter::empty()).is_none());
-        assert_eq!((unread.total(), unread.is_overgrown(0)), (0, false));
+        assert_eq!((unread.bytes(), unread.is_overgrown(|| 0)), (0, false));
     }
 
     #[test]

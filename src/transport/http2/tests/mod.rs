@@ -7,6 +7,7 @@ mod peer;
 mod pings;
 mod queueing;
 mod streams;
+mod unread;
 mod writing;
 
 use std::sync::Arc;

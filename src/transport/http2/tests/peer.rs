@@ -12,6 +12,7 @@ pub(super) const WINDOW_UPDATE: u8 = 8;
 
 pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
+pub(super) const PADDED: u8 = 8;
 
 pub(super) const HEADER_TABLE_SIZE: u16 = 1;
 pub(super) const MAX_CONCURRENT_STREAMS: u16 = 3;
