@@ -315,9 +315,13 @@ impl ChannelBuilder {
         self
     }
 
-    /// How much may have arrived on all connections of the channel that nobody has read, in bytes.
-    /// When it is more, the stream that has most of it ends with `RESOURCE_EXHAUSTED`, and what it
-    /// had is given up. Default: 256 MiB.
+    /// Bounds the memory, in bytes, for what has arrived on all connections of the channel and has
+    /// not been read: DATA with what each frame takes beside its bytes, and header fields beyond
+    /// 8 KiB a stream. When it is more, the stream that has most of it ends with
+    /// `RESOURCE_EXHAUSTED`, and what it had is given up. Default: 256 MiB.
+    ///
+    /// A message that is being put together is not counted: `max_receive_message_bytes` bounds
+    /// each, and it takes no more than four times what has arrived of it.
     ///
     /// Streams that are not read slow down their own servers, each by the window of its stream;
     /// they do not hold up the other streams of their connection.

@@ -58,7 +58,7 @@ pub(crate) fn decompress(
 ) -> Result<Bytes, DecompressError> {
     match compression {
         #[cfg(feature = "gzip")]
-        Compression::Gzip => read(flate2::read::MultiGzDecoder::new(payload), limit),
+        Compression::Gzip => read_members(payload, limit),
         #[cfg(feature = "deflate")]
         Compression::Deflate => read(flate2::read::ZlibDecoder::new(payload), limit),
         #[cfg(feature = "zstd")]
@@ -72,16 +72,51 @@ pub(crate) fn decompress(
     }
 }
 
-#[cfg(any(feature = "gzip", feature = "deflate", feature = "zstd"))]
+/// Reads gzip, which may be several members, one behind the other. Each takes some microseconds
+/// however little is in it, so there may be no more of them than what they hold makes worthwhile.
+#[cfg(feature = "gzip")]
+fn read_members(mut payload: &[u8], limit: usize) -> Result<Bytes, DecompressError> {
+    let mut whole = Vec::new();
+    for member in 1.. {
+        let mut decoder = flate2::bufread::GzDecoder::new(payload);
+        read_into(&mut decoder, &mut whole, limit)?;
+        payload = decoder.into_inner();
+        if payload.is_empty() {
+            break;
+        }
+        if member >= GZIP_MEMBERS_FREE + whole.len() / GZIP_MEMBER_MIN {
+            let text = format!(
+                "{member} gzip members hold {} bytes, and more follow: at most \
+                 {GZIP_MEMBERS_FREE} and one for each {GZIP_MEMBER_MIN} bytes are taken",
+                whole.len()
+            );
+            return Err(DecompressError::Corrupt(io::Error::new(io::ErrorKind::InvalidData, text)));
+        }
+    }
+    Ok(whole.into())
+}
+
+#[cfg(any(feature = "deflate", feature = "zstd"))]
 fn read(from: impl io::Read, limit: usize) -> Result<Bytes, DecompressError> {
     let mut whole = Vec::new();
+    read_into(from, &mut whole, limit)?;
+    Ok(whole.into())
+}
+
+/// Puts all of `from` behind `whole`, which then has `limit` bytes at most.
+#[cfg(any(feature = "gzip", feature = "deflate", feature = "zstd"))]
+fn read_into(
+    from: impl io::Read,
+    whole: &mut Vec<u8>,
+    limit: usize,
+) -> Result<(), DecompressError> {
     // One byte more tells that there is more.
-    let mut bounded = from.take((limit as u64).saturating_add(1));
-    io::Read::read_to_end(&mut bounded, &mut whole).map_err(DecompressError::Corrupt)?;
+    let mut bounded = from.take((limit - whole.len()) as u64 + 1);
+    io::Read::read_to_end(&mut bounded, whole).map_err(DecompressError::Corrupt)?;
     if whole.len() > limit {
         return Err(DecompressError::TooLarge { limit });
     }
-    Ok(whole.into())
+    Ok(())
 }
 
 /// A compressed message is none, or too large.
@@ -103,6 +138,14 @@ pub(crate) enum DecompressError {
 /// 8 MiB, which decoders are to support at least.
 #[cfg(feature = "zstd")]
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+
+/// Members of gzip that are taken whatever they hold: one is usual.
+#[cfg(feature = "gzip")]
+const GZIP_MEMBERS_FREE: usize = 100;
+
+/// How much each further member holds on average: tools that write many fill them with 64 KiB.
+#[cfg(feature = "gzip")]
+const GZIP_MEMBER_MIN: usize = 4 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -147,5 +190,29 @@ mod tests {
                 assert!(error.is_err() || bad.is_empty(), "{compression:?} {bad:?}");
             }
         }
+    }
+
+    #[cfg(feature = "gzip")]
+    #[test]
+    fn gzip_of_many_members_is_read_as_long_as_they_hold_something() {
+        let member = |payload: &[u8]| {
+            let mut out = BytesMut::new();
+            write(Compression::Gzip, payload, &mut out).unwrap();
+            out.to_vec()
+        };
+        let read = |payload: &[u8]| decompress(Compression::Gzip, payload, 1 << 20);
+        assert_eq!(read(&[member(b"a"), member(b""), member(b"b")].concat()).unwrap(), "ab");
+        assert_eq!(read(&member(&[7; 4_096]).repeat(256)).unwrap(), vec![7; 1 << 20]);
+        assert_eq!(read(&member(b"").repeat(GZIP_MEMBERS_FREE)).unwrap(), "");
+        let large = read(&member(&[7; 4_096]).repeat(257)).unwrap_err();
+        assert!(matches!(large, DecompressError::TooLarge { .. }), "{large:?}");
+        // Two megabytes of nothing, or of little.
+        for payload in [&b""[..], b"x", &[7; 1_000]] {
+            let member = member(payload);
+            let error = read(&member.repeat((2 << 20) / member.len())).unwrap_err();
+            let DecompressError::Corrupt(error) = error else { panic!("{error:?}") };
+            assert!(error.to_string().contains("gzip members hold"), "{error}");
+        }
+        assert!(read(&[member(b"a"), b"more".to_vec()].concat()).is_err());
     }
 }
