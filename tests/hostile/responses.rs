@@ -12,8 +12,8 @@ async fn a_reset_is_told_by_its_code_wherever_it_comes() {
     // A refused stream is tried again, below.
     for number in (0..=14).filter(|number| *number != 7) {
         let code = match number {
-            0 | 1 | 2 | 4 | 5 | 6 | 9 | 10 | 13 => Code::INTERNAL,
-            3 | 11 => Code::RESOURCE_EXHAUSTED,
+            0 | 1 | 2 | 3 | 4 | 5 | 6 | 9 | 10 | 13 => Code::INTERNAL,
+            11 => Code::RESOURCE_EXHAUSTED,
             8 => Code::CANCELLED,
             12 => Code::PERMISSION_DENIED,
             _ => Code::UNKNOWN,
