@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::Core;
 use super::registry::Health;
 use super::task::spawn_told;
 use crate::call::{HealthWatch, WatchEnd};
 use crate::observe::OwnCall;
+use crate::policy::floor::{ENDPOINT_CHANGES, Floor};
 use crate::policy::health::State;
 use crate::transport::{Connection, ServingStatus};
 use crate::types::{Address, Status};
@@ -53,12 +54,19 @@ impl Watch {
                 let _ = hearing.await;
             };
             let end = match HealthWatch::open(&shared, &connection, &service).await {
-                Ok(mut watch) => loop {
-                    match watch.next().await {
-                        Ok(status) => said(Said::Status(status)).await,
-                        Err(end) => break end,
+                Ok(mut watch) => {
+                    let mut floor = Floor::default();
+                    loop {
+                        match latest(&mut watch).await {
+                            Ok(status) => said(Said::Status(status)).await,
+                            Err(end) => break end,
+                        }
+                        // What the server says meanwhile lies there unread, and the last counts.
+                        let now = Instant::now().into_std();
+                        floor.note(now);
+                        sleep_until(floor.next(now, ENDPOINT_CHANGES).into()).await;
                     }
-                },
+                }
                 Err(end) => end,
             };
             if let Some(counted) = counted {
@@ -71,6 +79,18 @@ impl Watch {
             let (heard, _) = oneshot::channel();
             tell(Said::End(end.unwrap_or_else(gone)), heard);
         }))
+    }
+}
+
+/// The last that the server has said, or else what it says next.
+async fn latest(watch: &mut HealthWatch) -> Result<ServingStatus, WatchEnd> {
+    let mut status = watch.next().await?;
+    loop {
+        tokio::select! {
+            biased;
+            next = watch.next() => status = next?,
+            () = std::future::ready(()) => return Ok(status),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::core::Resolved;
 #[cfg(feature = "test-util")]
@@ -21,6 +21,7 @@ use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, Settings, client_conn};
 use crate::observe::{ActorKind, ActorReport, ChannelEvent};
+use crate::policy::floor::{ENDPOINT_CHANGES, Floor};
 use crate::policy::resolution::{Effect, Event, Pace, State};
 use crate::policy::service_config::{Client, ServiceConfig};
 use crate::transport::resolve::{Resolution, Resolve, ResolveError, ServiceConfigChoices};
@@ -451,15 +452,26 @@ async fn work(
     mut orders: mpsc::UnboundedReceiver<u64>,
     teller: Teller,
 ) -> Result<(), Panicked> {
+    let mut floor = Floor::default();
     loop {
         let order = tokio::select! {
             biased;
             order = orders.recv() => order,
             changed = resolve.future_mut(|resolve| resolve.changed()) => {
                 changed?;
-                teller.tell(Completion::Changed { worker: teller.worker });
-                // One notice is enough until it has been acted on.
-                orders.recv().await
+                // A resolver that never stops changing its mind must not be asked without a pause.
+                let at = floor.next(Instant::now().into_std(), ENDPOINT_CHANGES);
+                tokio::select! {
+                    biased;
+                    // The look-up that is wanted finds the change.
+                    order = orders.recv() => order,
+                    () = sleep_until(at.into()) => {
+                        floor.note(at);
+                        teller.tell(Completion::Changed { worker: teller.worker });
+                        // One notice is enough until it has been acted on.
+                        orders.recv().await
+                    }
+                }
             }
         };
         let Some(look) = order else { return Ok(()) };

@@ -28,7 +28,8 @@ use crate::types::{Code, Dice, Foreign, Metadata, Panicked, Status};
 /// goes on with the old one. A fetch that fails fails the calls that wait for it; it is tried again
 /// after a rest that grows from one second to two minutes, and until then calls fail with the same
 /// status, unless the last token is still good. There is one fetch at a time; one that takes longer
-/// than a minute has failed. Clones share one token.
+/// than a minute has failed, and no two begin within a second: a token that lives less than that is
+/// sent for as long. Clones share one token.
 #[derive(Clone, Debug)]
 pub struct OAuth2(Tokens);
 

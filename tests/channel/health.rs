@@ -631,3 +631,26 @@ async fn the_call_credentials_of_the_channel_go_with_the_question() {
     }
     end(channel).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_changes_its_mind_all_the_time_is_heard_ten_times_a_second() {
+    let (connector, mut listener) = pipe();
+    tokio::spawn(async move {
+        let manner = Manner { health: mini::Health::Flickers, ..Manner::default() };
+        while let Some(stream) = listener.accept().await {
+            tokio::spawn(answer_all_in(manner, stream, |_| ()));
+        }
+    });
+    let builder = plaintext("passthrough:server").connector(connector);
+    let channel = builder.default_service_config(CHECKED).build().unwrap();
+    let mut states = channel.watch_state();
+    channel.connect();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    channel.close().await;
+    let mut changes = 0;
+    while states.next().await.is_some() {
+        changes += 1;
+    }
+    // It says so twenty thousand times.
+    assert!(changes <= 55, "{changes} in five seconds");
+}

@@ -288,3 +288,38 @@ async fn a_bad_first_config_is_not_replaced_by_the_default_after_a_failed_lookup
     fails_with_its_error().await;
     channel.close().await;
 }
+
+/// Finds the same again and again, and says each time that there is something new.
+struct Restless(std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+impl switchboard::Resolve for Restless {
+    fn resolve(&mut self) -> switchboard::BoxFuture<'_, Result<Resolution, ResolveError>> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let found = Resolution::new([Endpoint::from(Address::Name("server".into()))]);
+        Box::pin(std::future::ready(Ok(found)))
+    }
+
+    fn changed(&mut self) -> switchboard::BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resolver_that_never_stops_changing_is_asked_ten_times_a_second() {
+    let lookups = std::sync::Arc::<std::sync::atomic::AtomicUsize>::default();
+    let counted = lookups.clone();
+    let restless = move |_: &switchboard::Target| -> Result<
+        Box<dyn switchboard::Resolve>,
+        switchboard::TargetError,
+    > { Ok(Box::new(Restless(counted.clone()))) };
+    let channel = plaintext("restless:greeter")
+        .resolver("restless", restless)
+        .connector(switchboard::memory::MemoryNetwork::new().connector())
+        .build()
+        .unwrap();
+    channel.connect();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let lookups = lookups.load(std::sync::atomic::Ordering::SeqCst);
+    assert!((90..=110).contains(&lookups), "{lookups} in ten seconds");
+    channel.close().await;
+}

@@ -106,7 +106,12 @@ impl<T: Clone> State<T> {
                 ((held, Next::UnderWay { failures }), Some(Fetch))
             }
             (Next::UnderWay { .. }, Event::Fetched(Ok((token, expires_at)))) => {
-                let next = Next::Expected(Some(when_to_fetch_again(now, expires_at)));
+                // One that lives a moment must not be fetched without a pause: it is sent for as
+                // long as that, and the server judges it.
+                let floor = later(now, FETCH_FLOOR);
+                let expires_at = expires_at.map(|end| end.max(floor));
+                let from = when_to_fetch_again(now, expires_at).max(floor);
+                let next = Next::Expected(Some(from));
                 ((Some(Held { token, expires_at }), next), None)
             }
             (Next::UnderWay { failures }, Event::Fetched(Err(status))) => {
@@ -147,6 +152,9 @@ fn when_to_fetch_again(now: Instant, expires_at: Option<Instant>) -> Instant {
 
 /// How long before its end a token is fetched again while it still serves (A97).
 const AHEAD: Duration = Duration::from_secs(60);
+
+/// The least time between two fetches.
+const FETCH_FLOOR: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests;

@@ -78,9 +78,28 @@ fn a_token_that_does_not_live_long_is_fetched_again_half_way() {
         (0, Got("a", Some(20)), "send a"),
         (9, Asked, "send a"),
         (10, Asked, "send a +"),
-        (11, Got("b", Some(11)), "wait"),
-        (11, Asked, "wait +"),
+        // One that is over when it comes is sent for a second, and not fetched again before.
+        (11, Got("b", Some(11)), "send b"),
+        (11, Asked, "send b"),
+        (12, Asked, "wait +"),
     ]);
+}
+
+#[test]
+fn a_token_that_lives_a_nanosecond_is_fetched_once_a_second() {
+    let (begun, mut state, mut count) = (start(), State::default(), 0);
+    for milliseconds in 0..10_000 {
+        let now = begun + Duration::from_millis(milliseconds);
+        let (next, fetch) = state.step(now, Event::Asked, |_| Duration::ZERO);
+        state = next;
+        if fetch.is_some() {
+            count += 1;
+            let got = Event::Fetched(Ok(("a", Some(now + Duration::from_nanos(1)))));
+            state = state.step(now, got, |_| Duration::ZERO).0;
+        }
+        assert!(matches!(state.answer(now), Answer::Send("a")));
+    }
+    assert_eq!(count, 10);
 }
 
 // spec: A97/backoff
