@@ -106,7 +106,8 @@ impl Channel {
     /// Fails with the status of the server, or with one of the channel's own: UNAVAILABLE when no
     /// server can be reached (unless the call waits for ready), `DEADLINE_EXCEEDED`, CANCELLED once
     /// the channel is closed, `RESOURCE_EXHAUSTED` for a message over its limit, INTERNAL for what
-    /// breaks the protocol. Its message names the address and the cause.
+    /// breaks the protocol. Its message names the address and the cause, and the response headers
+    /// that came before the failure are in [`Status::headers`].
     ///
     /// Dropping the future cancels the call.
     pub async fn invoke<Req, Resp>(
@@ -121,10 +122,10 @@ impl Channel {
         let result = match &mut begun {
             Ok(Begun { call: Unary::Passed(head, message), vtable }) => {
                 let reply = call::unary(&self.handle.core.shared, head, message).await;
-                answered(head, reply).and_then(|it| it.try_map(|bytes| vtable.decode(bytes)))
+                answered(head, reply).and_then(|it| decoded(it, vtable))
             }
             Ok(Begun { call: Unary::Intercepted(answer), vtable }) => {
-                answer.await.and_then(|it| it.try_map(|bytes| vtable.decode(bytes)))
+                answer.await.and_then(|it| decoded(it, vtable))
             }
             Err(status) => Err(status.clone()),
         };
@@ -151,8 +152,8 @@ impl Channel {
                 return Err(status);
             }
         };
-        let call =
-            OutgoingCall::new(path, cardinality, Cardinality::BidiStreaming, &vtable, options);
+        let (as_stream, begun) = (Cardinality::BidiStreaming, Instant::now());
+        let call = OutgoingCall::new(path, cardinality, as_stream, &vtable, options, begun);
         let has_many_responses = call.cardinality.has_many_responses();
         let answer = self.interceptors().stream(call).and_finish(finish);
         Ok(match answer.into_passed() {
@@ -233,13 +234,16 @@ impl Channel {
         message: &Req,
         options: CallOptions,
     ) -> Result<Begun<'_, Req, Resp>, Status> {
+        // Before the message is encoded, which takes of the call's time too.
+        let begun = Instant::now();
         let PreparedMethod { path, cardinality, vtable } = method.prepare()?;
         if cardinality.is_some_and(|cardinality| cardinality != Cardinality::Unary) {
             let text = format!("{path} is a streaming method: call it with new_stream");
             return Err(Status::internal(text));
         }
         let message = EncodedMessage::encode(message, &vtable)?;
-        let call = OutgoingCall::new(path, cardinality, Cardinality::Unary, &vtable, options);
+        let call =
+            OutgoingCall::new(path, cardinality, Cardinality::Unary, &vtable, options, begun);
         let (call, message) = if self.handle.interceptors.is_empty() {
             (call, message)
         } else {
@@ -338,6 +342,20 @@ enum Unary<'a> {
     /// It has passed all interceptors.
     Passed(CallHead, Message),
     Intercepted(BoxFuture<'a, Result<Response<Bytes>, Status>>),
+}
+
+/// The message of `response` decoded. What came with one that cannot be goes with the status.
+fn decoded<Req, Resp>(
+    response: Response<Bytes>,
+    vtable: &Vtable<Req, Resp>,
+) -> Result<Response<Resp>, Status> {
+    match vtable.decode(response.message().clone()) {
+        Ok(message) => response.try_map(|_| Ok(message)),
+        Err(status) => {
+            let (headers, trailers) = (response.metadata(), response.trailers());
+            Err(status.with_headers(headers.clone()).with_metadata(trailers.clone()))
+        }
+    }
 }
 
 /// The end of the call of `head`.

@@ -114,13 +114,15 @@ pub struct OutgoingCall {
 }
 
 impl OutgoingCall {
-    /// A call of a method whose cardinality is `known`, or else as it is called.
+    /// A call that began at `begun`, of a method whose cardinality is `known`, or else as it is
+    /// called.
     pub(super) fn new<Req, Resp>(
         method: MethodPath,
         known: Option<Cardinality>,
         called_as: Cardinality,
         vtable: &Vtable<Req, Resp>,
         options: CallOptions,
+        begun: tokio::time::Instant,
     ) -> Self {
         Self {
             method,
@@ -128,7 +130,7 @@ impl OutgoingCall {
             is_known: known.is_some(),
             options,
             content_type: vtable.content_type,
-            begun: tokio::time::Instant::now(),
+            begun,
         }
     }
 

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker, ready};
 use tokio::time::Instant;
 
 use super::credentials::{prove, wants_proof};
-use super::pick::{PickError, Picked, let_others_run, pick};
+use super::pick::{PickError, let_others_run, pick};
 use super::retry::AttemptError;
 use super::{CallHead, Shared, Terms};
 use crate::transport::{
@@ -87,7 +87,7 @@ pub(super) async fn begin(
     let picked = pick(shared, head, settled, number).await;
     let terms = settled.get_or_insert_with(|| Terms::of_ended(head));
     let connection = match picked {
-        Ok(Picked { connection, .. }) => connection,
+        Ok(connection) => connection,
         Err(PickError::Failed(status)) => return Begun::Failed(AttemptError::Pick(status)),
         Err(PickError::Ended(status)) => return Begun::Ended(status),
     };

@@ -17,6 +17,7 @@ use crate::types::{Address, Code, MethodPath, Status};
 /// A watch that is under way. Dropping it ends it.
 pub(crate) struct HealthWatch {
     stream: Stream,
+    path: MethodPath,
     peer: Address,
 }
 
@@ -57,18 +58,18 @@ impl HealthWatch {
         let peer = connection.address().clone();
         let opened = connection.open_aside(&head, health_request(service)).await;
         let stream = opened.map_err(|error| WatchEnd::of(&error, &peer))?;
-        Ok(Self { stream, peer })
+        Ok(Self { stream, path, peer })
     }
 
     /// What the server says next. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<ServingStatus, WatchEnd> {
-        let Self { stream, peer } = self;
+        let Self { stream, path, peer } = self;
         let recv = &mut stream.recv;
         let message = poll_fn(|cx| recv.poll_message(cx, MESSAGE_BYTES_MAX)).await;
         let failed = |error: StreamError| WatchEnd::of(&error, peer);
         let Some(message) = message else {
             let trailers = poll_fn(|cx| recv.poll_trailers(cx)).await.map_err(failed)?;
-            let ended = status::of_trailers(trailers, None, peer);
+            let ended = status::of_trailers(trailers, None, path, peer);
             return Err(WatchEnd::said(match ended {
                 Ok(_) => Status::new(Code::OK, "the server has ended the watch"),
                 Err(status) => status,

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use tokio::time::Instant;
 
-use super::pick::{PickError, Picked, pick};
+use super::pick::{PickError, pick};
 use super::retry::{AttemptError, FailedAttempt};
 use super::shared::Elapsed;
 use super::unary::{Answer, Reply, attempt};
@@ -31,19 +31,33 @@ pub(super) async fn hedged(
     first: (Connection, u32),
     message: &Message,
 ) -> Result<Reply, Status> {
+    let mut last = None;
+    let reply = with_hedges(shared, call, terms, policy, first, message, &mut last).await;
+    reply.map_err(|status| status::after_failure(status, last.as_ref()))
+}
+
+/// Leaves the failure of the latest attempt in `last` where the call ends with another status.
+async fn with_hedges(
+    shared: &Shared,
+    call: &CallHead,
+    terms: &Terms,
+    policy: &HedgingPolicy,
+    first: (Connection, u32),
+    message: &Message,
+    last: &mut Option<Status>,
+) -> Result<Reply, Status> {
     let attempts_cap = shared.retrying.limits.attempts_cap;
     let rules = Rules { policy, attempts_cap, throttle: terms.throttle.as_deref() };
     let joint = Joint::default();
     let mut first = Some(first);
     let mut live = Vec::new();
-    let mut last = None;
     let mut unseen = None;
     let (mut state, mut action) = State::default().step(now(), Event::Begin, rules);
     loop {
         match action {
             Action::End => {
                 let ended = || status::deadline_while_waiting(None);
-                return Err(last.unwrap_or_else(ended));
+                return Err(last.take().unwrap_or_else(ended));
             }
             Action::Send | Action::SendAgain => {
                 let (kind, before) = match unseen.take().filter(|_| action == Action::SendAgain) {
@@ -64,8 +78,7 @@ pub(super) async fn hedged(
                 Event::Committed
             }
             Next::DeadlinePassed => {
-                let ended = || status::deadline_while_waiting(None);
-                return Err(last.as_ref().map_or_else(ended, status::deadline_while_resting));
+                return Err(status::deadline_while_resting());
             }
             Next::Closed if live.is_empty() => {
                 // There is nothing to rest for: the pick that follows says how the call ends.
@@ -75,7 +88,7 @@ pub(super) async fn hedged(
             Next::Closed => closed(&live),
             // Those that have a stream may be answered yet.
             Next::Ended(Err(status)) if !live.is_empty() && shared.states.is_closed() => {
-                last = Some(status);
+                *last = Some(status);
                 closed(&live)
             }
             Next::Ended(outcome) => match outcome? {
@@ -98,11 +111,9 @@ pub(super) async fn hedged(
             },
         };
         (state, action) = state.step(now(), event, rules);
-        match failed {
-            // Nobody need know of it.
-            Some((_, before)) if action == Action::SendAgain => unseen = Some(before),
-            Some((status, _)) => last = Some(status),
-            None => {}
+        if let Some((status, before)) = failed {
+            *last = Some(status);
+            unseen = (action == Action::SendAgain).then_some(before);
         }
     }
 }
@@ -150,7 +161,7 @@ async fn one(
         let connection = match chosen.take() {
             Some(connection) => connection,
             None => match pick(shared, call, &mut settled, number).await {
-                Ok(Picked { connection, .. }) => connection,
+                Ok(connection) => connection,
                 Err(PickError::Failed(status)) => {
                     let error = AttemptError::Pick(status);
                     let failed = FailedAttempt { number, error, committed: false };
@@ -169,18 +180,8 @@ async fn one(
         joint.committed.get_or_init(|| number);
         terms.committed();
     };
-    let ended = attempt(
-        shared,
-        call,
-        terms,
-        &connection,
-        number,
-        before,
-        None,
-        message,
-        &begun,
-        &mut answer,
-    );
+    let ended =
+        attempt(shared, call, terms, &connection, number, before, message, &begun, &mut answer);
     let ended = ended.await?;
     Ok(match answer.end(ended, shared, call, terms, &connection, number) {
         Ok(reply) => Outcome::Done(reply),

@@ -25,11 +25,11 @@ pub(super) async fn pick(
     call: &CallHead,
     terms: &mut Option<Terms>,
     attempt: u32,
-) -> Result<Picked, PickError> {
+) -> Result<Connection, PickError> {
     let is_settled = terms.is_some();
     let step = look(&shared.cell.load(), call, terms);
     match step {
-        Step::Go(chosen) => Ok(chosen.tell(call, attempt, false)),
+        Step::Go(chosen) => Ok(chosen.tell(call, attempt)),
         Step::End(error) => {
             // No stream tells of this call.
             shared.activity.over_at(Instant::now());
@@ -43,7 +43,7 @@ pub(super) async fn pick(
             let chosen = Box::pin(later).await?;
             let waited = || began.elapsed();
             call.events.tell(|| CallEvent::PickCompleted { attempt, waited: waited() });
-            Ok(chosen.tell(call, attempt, true))
+            Ok(chosen.tell(call, attempt))
         }
     }
 }
@@ -96,13 +96,6 @@ async fn pick_later(
     }
 }
 
-/// What came of a pick.
-pub(super) struct Picked {
-    pub(super) connection: Connection,
-    /// Whether it took time.
-    pub(super) waited: bool,
-}
-
 /// There is no connection for a call.
 pub(super) enum PickError {
     /// As of now: another attempt may find one.
@@ -131,10 +124,10 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
-    fn tell(self, call: &CallHead, attempt: u32, waited: bool) -> Picked {
+    fn tell(self, call: &CallHead, attempt: u32) -> Connection {
         let Self { subchannel, connection } = self;
         call.events.tell(|| CallEvent::SubchannelPicked { attempt, subchannel });
-        Picked { connection, waited }
+        connection
     }
 }
 

@@ -85,7 +85,7 @@ impl AttemptError {
         (Failure { seen, code: status.code(), pushback }, status)
     }
 
-    fn into_status(self, terms: &Terms) -> Status {
+    pub(super) fn into_status(self, terms: &Terms) -> Status {
         match self {
             Self::Pick(status) | Self::Credentials(status) | Self::Answered(status) => status,
             Self::Stream(error, peer) => status::of_stream_error(&error, terms.deadline, &peer),
@@ -103,13 +103,22 @@ pub(super) struct FailedAttempt {
 }
 
 /// The attempts of one call.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Attempts(Progress);
+#[derive(Default)]
+pub(super) struct Attempts {
+    progress: Progress,
+    /// How the latest ended that was followed by another.
+    last: Option<Status>,
+}
 
 impl Attempts {
     /// How many have failed that the server is told of.
     pub(super) fn failed(&self) -> u32 {
-        self.0.failed
+        self.progress.failed
+    }
+
+    /// `status` as the call ends with it: after these attempts.
+    pub(super) fn end(&self, status: Status) -> Status {
+        status::after_failure(status, self.last.as_ref())
     }
 
     /// What follows an attempt that failed. Without `is_kept` there is nothing to send again, and
@@ -147,11 +156,17 @@ impl Attempts {
         };
         let verdict = {
             let mut dice = shared.retrying.dice.lock().unwrap_or_else(PoisonError::into_inner);
-            self.0.judge(failure, committed, rules, &mut dice)
+            self.progress.judge(failure, committed, rules, &mut dice)
         };
         match verdict {
-            Verdict::RetryTransparently => Next::AtOnce,
-            Verdict::RetryAfter(rest) => Next::At(Instant::now() + rest, status),
+            Verdict::RetryTransparently => {
+                self.last = Some(status);
+                Next::AtOnce
+            }
+            Verdict::RetryAfter(rest) => {
+                self.last = Some(status);
+                Next::At(Instant::now() + rest)
+            }
             Verdict::Finish => Next::End(status),
             Verdict::Exhausted(attempts) => Next::End(status::retries_exhausted(status, attempts)),
         }
@@ -163,8 +178,8 @@ impl Attempts {
 pub(super) enum Next {
     /// Another.
     AtOnce,
-    /// Another at this time; the last failed so.
-    At(Instant, Status),
+    /// Another at this time.
+    At(Instant),
     /// The end of the call.
     End(Status),
 }
@@ -174,7 +189,7 @@ impl Next {
     pub(super) fn kind(&self) -> AttemptKind {
         match self {
             Self::AtOnce => AttemptKind::TransparentRetry,
-            Self::At(..) | Self::End(_) => AttemptKind::Retry,
+            Self::At(_) | Self::End(_) => AttemptKind::Retry,
         }
     }
 
@@ -183,23 +198,18 @@ impl Next {
         match self {
             Self::AtOnce => Ok(()),
             Self::End(status) => Err(status),
-            Self::At(at, last) => Box::pin(rest_until(at, shared, terms, last)).await,
+            Self::At(at) => Box::pin(rest_until(at, shared, terms)).await,
         }
     }
 }
 
-async fn rest_until(
-    at: Instant,
-    shared: &Shared,
-    terms: &Terms,
-    last: Status,
-) -> Result<(), Status> {
+async fn rest_until(at: Instant, shared: &Shared, terms: &Terms) -> Result<(), Status> {
     let _busy = shared.activity.stay();
     tokio::select! {
         biased;
         rested = shared.rest_until(terms.deadline, at) => match rested {
             Ok(()) => Ok(()),
-            Err(Elapsed) => Err(status::deadline_while_resting(&last)),
+            Err(Elapsed) => Err(status::deadline_while_resting()),
         },
         // There is nothing to rest for: the pick that follows says how the call ends.
         () = shared.states.closed() => Ok(()),

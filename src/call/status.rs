@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::NoRuntime;
 use super::activity::Full;
 use crate::transport::{ErrorCode, NotGrpc, StreamError, Trailers};
-use crate::types::{Address, Code, Metadata, SecurityLevel, Status};
+use crate::types::{Address, Code, Metadata, MethodPath, SecurityLevel, Status};
 
 /// The status of a call whose stream to `peer` failed for good. A reset with CANCEL where the
 /// deadline has passed is the deadline's doing.
@@ -23,6 +23,9 @@ pub(super) fn of_stream_error(
     let message = match error {
         StreamError::Unsent(_) | StreamError::Unprocessed(_) | StreamError::Lost(_) => text,
         StreamError::DeadlineExceeded => format!("{peer}: the deadline passed before it answered"),
+        StreamError::Overdue => {
+            format!("{peer}: the deadline passed before the request was sent there")
+        }
         StreamError::Closed => "the channel is closed".to_owned(),
         StreamError::TooLarge { .. } => {
             format!("{peer}: {text}; raise max_receive_message_bytes to take it")
@@ -50,22 +53,36 @@ pub(super) fn of_stream_error(
 /// How the server says that the call ended: its trailers if well.
 ///
 /// A server that gives a call up at its deadline may say CANCELLED, and may be heard before this
-/// side has acted on the same deadline: where that has passed, it is the reason.
+/// side has acted on the same deadline: where that has passed, it is the reason, and the status is
+/// this side's own, without anything of the server's trailers.
 pub(super) fn of_trailers(
     trailers: Trailers,
     deadline: Option<Instant>,
+    method: &MethodPath,
     peer: &Address,
 ) -> Result<Metadata, Status> {
     if trailers.is_ok() {
         return Ok(trailers.metadata);
     }
     if trailers.code == Code::CANCELLED && has_passed(deadline) {
-        return Err(of_stream_error(&StreamError::DeadlineExceeded, None, peer)
-            .with_metadata(trailers.metadata));
+        return Err(of_stream_error(&StreamError::DeadlineExceeded, None, peer));
     }
     Err(Status::new(trailers.code, trailers.message)
+        .sent_by(method, peer)
         .with_details(trailers.details)
         .with_metadata(trailers.metadata))
+}
+
+/// `status` of a call of whose attempts `last` is the latest that failed. Where this side's
+/// deadline has ended the call, that failure says more of the reason than the deadline does.
+pub(super) fn after_failure(status: Status, last: Option<&Status>) -> Status {
+    let is_deadline = status.code() == Code::DEADLINE_EXCEEDED && !status.is_from_server();
+    match last.filter(|_| is_deadline) {
+        Some(last) => status
+            .with_suffix(&format!("; the last attempt ended with {}", last.at_length()))
+            .or_source(last.clone()),
+        None => status,
+    }
 }
 
 fn has_passed(deadline: Option<Instant>) -> bool {
@@ -87,7 +104,14 @@ pub(super) fn too_large_decompressed(peer: &Address, limit: usize) -> Status {
 
 /// A method with one response had another number of them.
 pub(super) fn cardinality(peer: &Address, came: &str) -> Status {
-    Status::internal(format!("{peer}: cardinality violation: {came} where one message is due"))
+    let text = format!("{peer}: cardinality violation: {came} where one message is due");
+    Status::new(Code::UNIMPLEMENTED, text)
+}
+
+/// A method with one request was given another number of them.
+pub(super) fn request_cardinality(method: &MethodPath, given: &str) -> Status {
+    let text = format!("cardinality violation: {method} takes one request, and {given} was sent");
+    Status::new(Code::UNIMPLEMENTED, text)
 }
 
 /// The deadline passed while a message waited to be sent, and messages of the server to be received.
@@ -125,10 +149,8 @@ pub(super) fn deadline_while_proving() -> Status {
 }
 
 /// The deadline passed before the next attempt.
-pub(super) fn deadline_while_resting(last: &Status) -> Status {
-    Status::deadline_exceeded(format!(
-        "the deadline passed before the next attempt; the last ended with {last}"
-    ))
+pub(super) fn deadline_while_resting() -> Status {
+    Status::deadline_exceeded("the deadline passed before the next attempt")
 }
 
 /// `status` of the last of so many attempts, which the policy would have followed by another.
@@ -185,7 +207,7 @@ fn code_of(error: &StreamError) -> Code {
         | StreamError::Lost(_)
         | StreamError::NotProved(_) => Code::UNAVAILABLE,
         StreamError::Reset(code) => of_reset(*code),
-        StreamError::DeadlineExceeded => Code::DEADLINE_EXCEEDED,
+        StreamError::DeadlineExceeded | StreamError::Overdue => Code::DEADLINE_EXCEEDED,
         StreamError::Closed => Code::CANCELLED,
         StreamError::QueueFull { .. }
         | StreamError::ReceiveBufferFull { .. }
@@ -285,6 +307,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_cancellation_after_the_deadline_is_the_deadlines() {
         let deadline = Instant::now() + Duration::from_millis(200);
+        let mut metadata = Metadata::new();
+        metadata.append("k", "v").unwrap();
         let code = || {
             let cancelled = StreamError::Reset(ErrorCode::CANCEL);
             let reset = of_stream_error(&cancelled, Some(deadline), &peer()).code();
@@ -292,16 +316,39 @@ mod tests {
                 code: Code::CANCELLED,
                 message: "Timeout expired".to_owned(),
                 details: bytes::Bytes::new(),
-                metadata: Metadata::new(),
+                metadata: metadata.clone(),
             };
-            let said = of_trailers(trailers, Some(deadline), &peer()).unwrap_err().code();
-            assert_eq!(said, reset);
+            let said = of_trailers(trailers, Some(deadline), &method(), &peer()).unwrap_err();
+            assert_eq!(said.code(), reset);
+            // What this side says itself has nothing of the server's.
+            assert_eq!(said.metadata().is_empty(), reset == Code::DEADLINE_EXCEEDED);
             reset
         };
         tokio::time::advance(Duration::from_millis(199)).await;
         assert_eq!(code(), Code::CANCELLED);
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(code(), Code::DEADLINE_EXCEEDED);
+    }
+
+    #[test]
+    fn a_deadline_names_the_failure_before_it_and_a_servers_own_does_not() {
+        let last = Status::unavailable("busy").sent_by(&method(), &peer());
+        let own = after_failure(deadline_while_resting(), Some(&last));
+        let text = "the deadline passed before the next attempt; the last attempt ended with \
+                    UNAVAILABLE from 10.0.0.7:443: busy";
+        assert_eq!((own.code(), own.message()), (Code::DEADLINE_EXCEEDED, text));
+        assert!(std::error::Error::source(&own).is_some());
+        let servers = Status::deadline_exceeded("slow").sent_by(&method(), &peer());
+        assert_eq!(after_failure(servers, Some(&last)).message(), "slow");
+        assert_eq!(after_failure(Status::internal("bad"), Some(&last)).message(), "bad");
+        assert_eq!(
+            after_failure(deadline_while_proving(), None).message(),
+            deadline_while_proving().message()
+        );
+    }
+
+    fn method() -> MethodPath {
+        MethodPath::parse_static("/helloworld.Greeter/SayHello").unwrap()
     }
 
     fn peer() -> Address {

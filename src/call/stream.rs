@@ -165,13 +165,13 @@ impl StreamCall {
             let terms = settled.take().unwrap_or_else(|| Terms::of_ended(head));
             let error = match begun {
                 Begun::Attempt(attempt) => return Ok(First { attempt, attempts, terms }),
-                Begun::Ended(status) => return Err(status),
+                Begun::Ended(status) => return Err(attempts.end(status)),
                 Begun::Failed(error) => error,
             };
             let failed = FailedAttempt { number, error, committed: false };
             let next = attempts.judge(failed, shared, head, &terms, true);
             kind = next.kind();
-            next.wait(shared, &terms).await?;
+            next.wait(shared, &terms).await.map_err(|status| attempts.end(status))?;
             settled = Some(terms);
         }
     }
@@ -205,6 +205,9 @@ impl StreamCall {
         let mut state = self.lock();
         if state.replay.is_half_closed() {
             return;
+        }
+        if state.sent == 0 && !self.cardinality.has_many_requests() {
+            self.abort(&mut state, status::request_cardinality(&self.head.path, "none"));
         }
         state.replay.half_close();
         if let Phase::Live(attempt) = &state.phase {
@@ -381,19 +384,20 @@ impl StreamCall {
     }
 
     fn read_trailers(&self, trailers: Trailers, attempt: &Attempt) -> Result<Metadata, Status> {
-        status::of_trailers(trailers, self.terms.deadline, &attempt.peer.address)
+        let peer = &attempt.peer.address;
+        status::of_trailers(trailers, self.terms.deadline, &self.head.path, peer)
     }
 
     /// Sends on the live attempt, if that has room.
     fn send_now(&self, plain: &Message, message: &Message) -> Result<Sent, Status> {
         let mut state = self.lock();
-        if state.replay.is_half_closed() {
-            let text = "a message was sent after the sending side was closed";
-            return Err(self.abort(&mut state, Status::internal(text)));
-        }
         let has_many = self.cardinality.has_many_requests();
         if state.sent > 0 && !has_many {
-            let text = format!("{} takes one request, and a second was sent", self.head.path);
+            let status = status::request_cardinality(&self.head.path, "a second");
+            return Err(self.abort(&mut state, status));
+        }
+        if state.replay.is_half_closed() {
+            let text = "a message was sent after the sending side was closed";
             return Err(self.abort(&mut state, Status::internal(text)));
         }
         let attempt = match &state.phase {
@@ -461,9 +465,8 @@ impl StreamCall {
             self.terms.succeeded();
         }
         let outcome = result.as_ref().map(drop).map_err(Clone::clone);
-        state.say(|| Word::AttemptEnded(attempt.number, outcome.clone()));
-        state.end(result);
-        outcome.map(|()| message)
+        state.say(|| Word::AttemptEnded(attempt.number, outcome));
+        state.end(result).map(|()| message)
     }
 
     /// Goes on after `attempt` has failed: with another in its place, or with the status of the
@@ -536,8 +539,7 @@ impl StreamCall {
         if let Phase::Ended(outcome) = &state.phase {
             return outcome.result.clone().err().unwrap_or(status);
         }
-        state.end(Err(status.clone()));
-        status
+        state.end(Err(status.clone())).err().unwrap_or(status)
     }
 
     /// A stream took no message because it is over; the receiving side knows why. What came before
@@ -552,8 +554,7 @@ impl StreamCall {
                 Err(status) if attempt.has_unread() => Err(status),
                 Err(status) if state.replay.is_committed() => {
                     state.say(|| Word::Trailers(attempt.number, status.clone()));
-                    state.end(Err(status.clone()));
-                    Err(status)
+                    Err(state.end(Err(status.clone())).err().unwrap_or(status))
                 }
                 Err(status) => {
                     state.say(|| Word::Trailers(attempt.number, status.clone()));
@@ -582,7 +583,7 @@ impl StreamCall {
         if let Phase::Live(attempt) = &state.phase {
             self.is_aborted.store(true, Ordering::Release);
             attempt.sending.reset();
-            state.end(Err(status.clone()));
+            return state.end(Err(status.clone())).err().unwrap_or(status);
         }
         status
     }
@@ -671,11 +672,12 @@ impl Locked<'_> {
         }
     }
 
-    /// Ends the call, and tells a half that waits for another attempt.
-    fn end(&mut self, result: Result<Metadata, Status>) {
-        self.say(|| Word::Ended(result.as_ref().map(drop).map_err(Clone::clone)));
+    /// Ends the call, and tells a half that waits for another attempt. Gives its end.
+    fn end(&mut self, result: Result<Metadata, Status>) -> Result<(), Status> {
+        let outcome = self.state.end(result);
+        self.say(|| Word::Ended(outcome.clone()));
         self.told.is_over = true;
-        self.state.end(result);
+        outcome
     }
 
     /// What follows the failure of the attempt of this `number`.
@@ -753,7 +755,16 @@ impl State {
         self.replay.is_committed() || matches!(self.phase, Phase::Ended(_))
     }
 
-    fn end(&mut self, result: Result<Metadata, Status>) {
+    /// Ends the call; gives its end, which says more than `result` where attempts have failed or
+    /// the server has sent headers.
+    fn end(&mut self, result: Result<Metadata, Status>) -> Result<(), Status> {
+        let result = result.map_err(|status| {
+            let status = self.attempts.end(status);
+            match &self.headers {
+                Some(headers) => status.with_headers(headers.clone()),
+                None => status,
+            }
+        });
         let (result, trailers) = match result {
             Ok(trailers) => (Ok(()), trailers),
             Err(status) => {
@@ -762,7 +773,8 @@ impl State {
             }
         };
         let peer = self.peer();
-        self.phase = Phase::Ended(Outcome { result, trailers, peer });
+        self.phase = Phase::Ended(Outcome { result: result.clone(), trailers, peer });
+        result
     }
 
     fn peer(&self) -> Option<Peer> {

@@ -9,11 +9,13 @@ use tokio::time::Instant;
 use super::compression::{compressed, decompressed};
 use super::credentials::{prove, wants_proof};
 use super::hedge::hedged;
-use super::pick::{PickError, Picked, pick};
+use super::pick::{PickError, pick};
 use super::retry::{AttemptError, Attempts, FailedAttempt};
 use super::{CallHead, Events, Shared, Terms, status};
 use crate::observe::{AttemptKind, CallEvent};
-use crate::transport::{Connection, Headers, Message, Received, RecvHalf, StreamError, Trailers};
+use crate::transport::{
+    Connection, Encoding, Headers, Message, Received, RecvHalf, StreamError, Trailers,
+};
 use crate::types::{Address, Metadata, SecurityLevel, Status};
 
 /// The answer to a unary call.
@@ -36,24 +38,31 @@ pub(crate) async fn unary(
     let compressed = compressed(message, call)?;
     let message = compressed.as_ref().unwrap_or(message);
     let mut attempts = Attempts::default();
+    let reply = with_attempts(shared, call, message, &mut attempts).await;
+    reply.map_err(|status| attempts.end(status))
+}
+
+async fn with_attempts(
+    shared: &Shared,
+    call: &CallHead,
+    message: &Message,
+    attempts: &mut Attempts,
+) -> Result<Reply, Status> {
     let mut settled = None;
     let mut kind = AttemptKind::First;
     let is_kept = message.frame_len() <= shared.retrying.buffer_max(call);
-    // The clock is read again only where time has passed.
-    let mut now = Some(call.begun);
     loop {
         let number = call.events.attempt_began(kind);
         let picked = pick(shared, call, &mut settled, number).await;
         let terms = settled.get_or_insert_with(|| Terms::of_ended(call));
         let failed = match picked {
-            Ok(Picked { connection, waited }) => {
+            Ok(connection) => {
                 if let Some(policy) = terms.hedging_policy().filter(|_| is_kept) {
                     let first = (connection, number);
                     let hedged = hedged(shared, call, terms, policy, first, message);
                     return Box::pin(hedged).await;
                 }
                 let (sent, before) = (message.clone(), attempts.failed());
-                let now = now.take().filter(|_| !waited);
                 let mut answer = Answer::default();
                 let begun = || terms.committed();
                 let attempt = attempt(
@@ -63,7 +72,6 @@ pub(crate) async fn unary(
                     &connection,
                     number,
                     before,
-                    now,
                     sent,
                     &begun,
                     &mut answer,
@@ -98,7 +106,6 @@ pub(super) async fn attempt(
     connection: &Connection,
     number: u32,
     failed_before: u32,
-    now: Option<Instant>,
     message: Message,
     begun: &(dyn Fn() + Sync),
     answer: &mut Answer,
@@ -114,9 +121,8 @@ pub(super) async fn attempt(
             Err(error) => return error.into_attempt_error().map(Err),
         }
     }
-    let now = now.filter(|_| proof.is_none()).unwrap_or_else(Instant::now);
     let metadata = call.metadata_of_attempt(terms, number, failed_before, proof);
-    let head = call.request(now, terms, metadata.as_ref());
+    let head = call.request(Instant::now(), terms, metadata.as_ref());
     let mut stream = match connection.open(&head, Some((message, true)), terms.deadline).await {
         Ok(stream) => stream,
         Err(error) => return Ok(Err(AttemptError::Stream(error, connection.address().clone()))),
@@ -190,9 +196,10 @@ impl Answer {
         Poll::Ready(Ok(()))
     }
 
-    /// What an attempt comes to that `ended` so.
+    /// What an attempt comes to that `ended` so. What the server sent before it failed goes with
+    /// the failure.
     pub(super) fn end(
-        self,
+        mut self,
         ended: Result<(), AttemptError>,
         shared: &Shared,
         call: &CallHead,
@@ -201,54 +208,61 @@ impl Answer {
         number: u32,
     ) -> Result<Reply, FailedAttempt> {
         let committed = self.has_begun();
+        let peer = connection.address();
+        let Headers { metadata: headers, encoding, .. } = self.headers.take().unwrap_or_default();
         let error = match ended {
-            Ok(()) => match self.into_reply(shared, call, terms, connection, number) {
-                Ok(reply) => {
+            Ok(()) => match self.into_message(&encoding, shared, call, terms, peer, number) {
+                Ok((message, trailers)) => {
                     call.events.attempt_ended(number, Ok(()));
-                    return Ok(reply);
+                    let (peer, security) = (peer.clone(), connection.security_level());
+                    return Ok(Reply { headers, message, trailers, peer, security });
                 }
                 Err(status) => AttemptError::Answered(status),
             },
             Err(error) => error,
         };
+        let error = if committed {
+            // There is no other attempt, whatever the server has seen of this one.
+            AttemptError::Answered(error.into_status(terms).with_headers(headers))
+        } else {
+            error
+        };
         Err(FailedAttempt { number, error, committed })
     }
 
-    /// The server's status comes before its message, and one message is due with OK.
-    fn into_reply(
+    /// The message and the trailers. The server's status comes before its message, and one message
+    /// is due with OK.
+    fn into_message(
         self,
+        encoding: &Encoding,
         shared: &Shared,
         call: &CallHead,
         terms: &Terms,
-        connection: &Connection,
+        peer: &Address,
         attempt: u32,
-    ) -> Result<Reply, Status> {
-        let peer = connection.address();
-        let headers = self.headers.unwrap_or_default();
-        let ended = match self.trailers {
-            Some(trailers) => status::of_trailers(trailers, terms.deadline, peer),
-            None => Ok(Metadata::new()),
+    ) -> Result<(Bytes, Metadata), Status> {
+        let trailers = match self.trailers {
+            Some(trailers) => {
+                if !trailers.is_ok() {
+                    call.events.trailers(attempt, Ok(&trailers.metadata));
+                }
+                status::of_trailers(trailers, terms.deadline, &call.path, peer)?
+            }
+            None => Metadata::new(),
         };
-        // The server's status comes before its message; what is told, in the order of the wire.
-        let trailers = ended.inspect_err(|status| call.events.trailers(attempt, Err(status)))?;
         match self.messages {
             Messages::One(message) => {
                 let wire_bytes = message.frame_len();
                 let message = if message.compressed {
-                    decompressed(&message.payload, &headers.encoding, call, shared, terms, peer)?
+                    decompressed(&message.payload, encoding, call, shared, terms, peer)?
                 } else {
                     message.payload
                 };
+                // In the order of the wire.
                 let payload = &message;
                 call.events.tell(|| CallEvent::ResponseMessage { attempt, payload, wire_bytes });
                 call.events.trailers(attempt, Ok(&trailers));
-                Ok(Reply {
-                    message,
-                    headers: headers.metadata,
-                    trailers,
-                    peer: peer.clone(),
-                    security: connection.security_level(),
-                })
+                Ok((message, trailers))
             }
             Messages::None => Err(status::cardinality(peer, "none")),
             Messages::Several => Err(status::cardinality(peer, "more than one")),

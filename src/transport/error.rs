@@ -298,8 +298,10 @@ pub(crate) enum StreamError {
     Malformed(ErrorCode),
     /// The connection ended under it.
     Lost(Arc<Disconnect>),
-    /// The deadline passed.
+    /// The deadline passed while the stream was open.
     DeadlineExceeded,
+    /// The deadline passed before anything was sent.
+    Overdue,
     /// This side closed the connection.
     Closed,
     /// This side has ended the stream, or has seen its end; the receiving half knows how it ended.
@@ -380,6 +382,8 @@ impl StreamError {
             | Self::Malformed(_)
             | Self::Lost(_)
             | Self::DeadlineExceeded
+            // Nothing has seen it, and there is no time for another.
+            | Self::Overdue
             | Self::Closed
             | Self::Ended
             | Self::QueueFull { .. }
@@ -413,6 +417,7 @@ impl fmt::Display for StreamError {
             ),
             Self::Lost(cause) => cause.fmt(f),
             Self::DeadlineExceeded => f.write_str("the deadline passed"),
+            Self::Overdue => f.write_str("the deadline passed before the request was sent"),
             Self::Closed => f.write_str("the connection was closed by this side"),
             Self::Ended => f.write_str("the stream has ended"),
             Self::QueueFull { limit } => {
@@ -491,6 +496,9 @@ pub(crate) fn in_words(error: &io::Error) -> String {
         return text;
     }
     let text = error.to_string();
+    if text.trim().is_empty() {
+        return error.kind().to_string();
+    }
     let mut letters = text.chars();
     match letters.next() {
         // "I/O error" and the like stay.
@@ -584,6 +592,11 @@ mod tests {
         ] {
             assert_eq!(Disconnect::new(address(), cause).reason(), reason);
         }
+    }
+
+    #[test]
+    fn an_error_without_a_text_is_told_by_its_kind() {
+        assert_eq!(in_words(&io::Error::new(io::ErrorKind::TimedOut, "")), "timed out");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! How a call ended.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::Metadata;
+use super::{Address, Metadata, MethodPath};
 
 /// A gRPC status code.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -125,9 +126,19 @@ pub struct Status(Box<Inner>);
 struct Inner {
     code: Code,
     message: String,
+    headers: Metadata,
     metadata: Metadata,
     details: Bytes,
+    /// The call that the server ended, where the status is the server's.
+    origin: Option<Origin>,
     source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+/// Where a status of a server comes from.
+#[derive(Clone)]
+struct Origin {
+    method: MethodPath,
+    peer: Address,
 }
 
 impl Status {
@@ -136,8 +147,10 @@ impl Status {
         Self(Box::new(Inner {
             code,
             message: message.into(),
+            headers: Metadata::new(),
             metadata: Metadata::new(),
             details: Bytes::new(),
+            origin: None,
             source: None,
         }))
     }
@@ -185,10 +198,33 @@ impl Status {
         self
     }
 
+    /// The same status, with the response headers that came before it.
+    pub fn with_headers(mut self, headers: Metadata) -> Self {
+        self.0.headers = headers;
+        self
+    }
+
+    /// The same status, as the server at `peer` ended a call of `method` with it.
+    pub(crate) fn sent_by(mut self, method: &MethodPath, peer: &Address) -> Self {
+        self.0.origin = Some(Origin { method: method.clone(), peer: peer.clone() });
+        self
+    }
+
     /// The same status with this before its message.
     pub(crate) fn with_prefix(mut self, prefix: &str) -> Self {
-        self.0.message.insert_str(0, prefix);
+        self.0.message = format!("{prefix}{}", self.words());
         self
+    }
+
+    /// The same status with this behind its message.
+    pub(crate) fn with_suffix(mut self, suffix: &str) -> Self {
+        self.0.message = format!("{}{suffix}", self.words());
+        self
+    }
+
+    /// The same status caused by `source`, unless its cause is known.
+    pub(crate) fn or_source(self, source: impl Error + Send + Sync + 'static) -> Self {
+        if self.0.source.is_some() { self } else { self.with_source(source) }
     }
 
     /// The code.
@@ -196,9 +232,17 @@ impl Status {
         self.0.code
     }
 
-    /// The message, for people.
+    /// The message, for people. Empty where a server has sent a status without one; the status
+    /// as text (`Display`) then names the server and the method. No status that the channel makes
+    /// itself has an empty message.
     pub fn message(&self) -> &str {
         &self.0.message
+    }
+
+    /// The headers of the response that ended with this status; empty where the server sent
+    /// none before the status.
+    pub fn headers(&self) -> &Metadata {
+        &self.0.headers
     }
 
     /// What the server sent with the status: its trailers.
@@ -212,8 +256,33 @@ impl Status {
         &self.0.details
     }
 
+    /// Whether a server has sent it.
+    pub(crate) fn is_from_server(&self) -> bool {
+        self.0.origin.is_some()
+    }
+
+    /// In words, with the server that sent it. What the channel says itself names the server in
+    /// its message.
+    pub(crate) fn at_length(&self) -> String {
+        match (&self.0.origin, self.message()) {
+            (Some(origin), message) if !message.is_empty() => {
+                format!("{} from {}: {message}", self.code(), origin.peer)
+            }
+            _ => self.to_string(),
+        }
+    }
+
+    /// The message, or what stands for it.
+    fn words(&self) -> Cow<'_, str> {
+        match (&self.0.origin, self.message()) {
+            (Some(origin), "") => Cow::Owned(origin.to_string()),
+            (None, "") => Cow::Owned(format!("{} without a message", self.code())),
+            (_, message) => Cow::Borrowed(message),
+        }
+    }
+
     /// As a status of the control plane (a resolver, a policy) reaches a call (A54): codes that
-    /// only a server may use become INTERNAL, the text is kept.
+    /// only a server may use become INTERNAL, the text is kept. One without a text gets one.
     pub(crate) fn from_control_plane(status: Self) -> Self {
         let restricted = matches!(
             status.code(),
@@ -227,9 +296,17 @@ impl Status {
                 | Code::DATA_LOSS
         );
         if !restricted {
-            return status;
+            let is_bare = status.message().is_empty();
+            return if is_bare {
+                status.with_prefix("the control plane failed with ")
+            } else {
+                status
+            };
         }
         let mut inner = status.0;
+        if inner.message.is_empty() {
+            "no message was given".clone_into(&mut inner.message);
+        }
         inner.message = format!("{} from the control plane: {}", inner.code, inner.message);
         inner.code = Code::INTERNAL;
         Self(inner)
@@ -238,10 +315,17 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.message() {
-            "" => self.code().fmt(f),
-            message => write!(f, "{}: {message}", self.code()),
+        match (&self.0.origin, self.message()) {
+            (Some(origin), "") => write!(f, "{}: {origin}", self.code()),
+            (None, "") => self.code().fmt(f),
+            (_, message) => write!(f, "{}: {message}", self.code()),
         }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} gave no message for {}", self.peer, self.method)
     }
 }
 
@@ -249,6 +333,12 @@ impl fmt::Debug for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Status");
         debug.field("code", &self.code()).field("message", &self.message());
+        if let Some(Origin { method, peer }) = &self.0.origin {
+            debug.field("method", &method.as_str()).field("peer", peer);
+        }
+        if !self.headers().is_empty() {
+            debug.field("headers", self.headers());
+        }
         if !self.metadata().is_empty() {
             debug.field("metadata", self.metadata());
         }
@@ -283,7 +373,24 @@ mod tests {
             let restricted = matches!(number, 0 | 3 | 5 | 6 | 9 | 10 | 11 | 15);
             assert_eq!(rewritten.code(), if restricted { Code::INTERNAL } else { code });
             assert!(rewritten.message().contains("why"));
+            let bare = Status::from_control_plane(Status::new(code, ""));
+            assert!(bare.message().contains(&code.to_string()), "{bare}");
         }
+    }
+
+    #[test]
+    fn a_bare_status_of_a_server_is_shown_with_the_server_and_the_method() {
+        let method = MethodPath::parse_static("/helloworld.Greeter/SayHello").unwrap();
+        let peer = Address::Socket("10.0.0.7:443".parse().unwrap());
+        let bare = Status::new(Code::NOT_FOUND, "").sent_by(&method, &peer);
+        assert_eq!(bare.message(), "");
+        let shown = "10.0.0.7:443 gave no message for /helloworld.Greeter/SayHello";
+        assert_eq!(bare.to_string(), format!("NOT_FOUND: {shown}"));
+        assert_eq!(bare.at_length(), bare.to_string());
+        assert_eq!(bare.with_prefix("again: ").message(), format!("again: {shown}"));
+        let told = Status::new(Code::NOT_FOUND, "no Ada").sent_by(&method, &peer);
+        assert_eq!(told.to_string(), "NOT_FOUND: no Ada");
+        assert_eq!(told.at_length(), "NOT_FOUND from 10.0.0.7:443: no Ada");
     }
 
     #[test]

@@ -449,11 +449,14 @@ async fn a_call_whose_deadline_passes_says_whom_or_what_it_waited_for() {
         assert_eq!(text, "10.0.0.1:1: the deadline passed before it answered");
     }
     let text = ended(PushesBack("60000"), 3, 50).await;
-    let expected = "the deadline passed before the next attempt; the last ended with UNAVAILABLE";
+    let expected = "the deadline passed before the next attempt; the last attempt ended with \
+                    UNAVAILABLE: 10.0.0.1:1 gave no message for /helloworld.Greeter/SayHello";
     assert_eq!(text, expected);
-    // What was sent again is no reason for anything.
+    // What was sent again counts as well.
     let text = ended(RefusesFirst(5), 2, 12).await;
-    assert_eq!(text, "10.0.0.1:1: the deadline passed before it answered");
+    let expected = "10.0.0.1:1: the deadline passed before it answered; the last attempt ended \
+                    with UNAVAILABLE: 10.0.0.1:1: the server refused the stream (REFUSED_STREAM)";
+    assert_eq!(text, expected);
 }
 
 /// More than the failures of any other test take.

@@ -38,6 +38,7 @@ mod reentrance;
 mod retries;
 mod scaling;
 mod service_config;
+mod statuses;
 mod streaming;
 mod supervision;
 mod telemetry;

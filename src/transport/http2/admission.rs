@@ -162,7 +162,7 @@ impl Admission {
                 tokio::select! {
                     biased;
                     granted = granted => granted,
-                    () = expired => return Err(Refusal::Failed(StreamError::DeadlineExceeded)),
+                    () = expired => return Err(Refusal::Failed(StreamError::Overdue)),
                 }
             }
         };

@@ -45,7 +45,7 @@ impl RequestHead<'_> {
         max_bytes: usize,
     ) -> Result<Request<()>, StreamError> {
         let timeout = match self.timeout.map(|timeout| timeout.saturating_sub(waited)) {
-            Some(Duration::ZERO) => return Err(StreamError::DeadlineExceeded),
+            Some(Duration::ZERO) => return Err(StreamError::Overdue),
             timeout => timeout,
         };
         let too_many = |_| StreamError::TooManyFields;

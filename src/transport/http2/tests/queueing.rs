@@ -188,7 +188,7 @@ async fn a_wait_ends_at_its_deadline_and_shortens_the_timeout() {
     peer.request().await;
     let begin = Instant::now();
     let outcome = client.open_with(None, Some(Duration::from_millis(300))).await;
-    assert_eq!(outcome.unwrap_err(), StreamError::DeadlineExceeded);
+    assert_eq!(outcome.unwrap_err(), StreamError::Overdue);
     assert_eq!(begin.elapsed(), Duration::from_millis(300));
     assert_eq!(client.connection.queued_streams(), 0);
 

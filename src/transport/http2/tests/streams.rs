@@ -621,7 +621,7 @@ async fn thousands_of_deadlines_are_all_kept() {
 async fn a_deadline_that_has_passed_sends_nothing() {
     let (client, mut peer) = connected(&[]).await;
     let outcome = client.open_with(None, Some(Duration::ZERO)).await;
-    assert_eq!(outcome.unwrap_err(), StreamError::DeadlineExceeded);
+    assert_eq!(outcome.unwrap_err(), StreamError::Overdue);
     client.call(b"x").await.unwrap();
     assert_eq!(peer.expect(HEADERS).await.stream, 1);
 }
