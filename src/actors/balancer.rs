@@ -22,6 +22,7 @@ use super::{Core, addr_conn, resolver, supervisor};
 use crate::observe::{ActorKind, ActorReport, PolicyReport};
 use crate::policy::lb::graceful_switch::GracefulSwitch;
 use crate::policy::lb::{LbContext, LbEffect, SubchannelState, Subchannels};
+use crate::policy::scaling;
 use crate::policy::service_config::ServiceConfig;
 use crate::types::Dice;
 use crate::types::{Address, ConnectivityState, Endpoint, Status, SubchannelId};
@@ -94,6 +95,8 @@ pub(super) struct Life {
     flushing: bool,
     /// What servers are asked for, as the subchannels have been told.
     health_service: Option<Arc<str>>,
+    /// How many connections a subchannel is to have, as the subchannels have been told.
+    connections: Option<scaling::Goal>,
     /// The config that the tree was told of last.
     config: Option<Arc<ServiceConfig>>,
     /// How often the channel had gone idle when the tree began.
@@ -121,6 +124,7 @@ impl Actor for Balancer {
             timer: Timer::new(self.core.tasks.clone()),
             flushing: false,
             health_service: None,
+            connections: None,
             config: None,
             era: self.core.memory().era,
             pickers: 0,
@@ -214,6 +218,12 @@ impl Balancer {
         if life.health_service.as_ref() != health_service {
             life.health_service = health_service.cloned();
             self.core.registry.tell_all(|| addr_conn::Msg::MindHealth);
+        }
+        // Calls that wait may have a further connection now (A105).
+        let connections = Some(self.core.connections_goal());
+        if life.connections != connections {
+            life.connections = connections;
+            self.core.registry.tell_all(|| addr_conn::Msg::Crowded);
         }
     }
 

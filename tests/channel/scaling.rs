@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use switchboard::memory::{MemoryConnector, pipe};
 use switchboard::{
-    ActorKind, Address, BoxFuture, Channel, ChannelBuilder, Code, Connect, Fault, Io,
+    ActorKind, Address, BoxFuture, Channel, ChannelBuilder, Code, Connect, Endpoint, Fault, Io,
+    ManualResolver, Resolution,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -204,6 +205,41 @@ async fn a_call_on_a_further_connection_does_not_depend_on_its_actor() {
     assert_eq!(status.code(), Code::DEADLINE_EXCEEDED);
     assert_eq!(took.as_secs(), 2);
     end(channel).await;
+}
+
+// spec: A105/raised
+#[tokio::test]
+async fn a_limit_that_is_raised_serves_calls_that_wait() {
+    let greeter = [Greeter::start_with_max_streams(1)];
+    let manual = ManualResolver::new();
+    let config = |connections: usize| {
+        let endpoint = Endpoint::from(Address::from(greeter[0].address()));
+        let json =
+            format!(r#"{{"connectionScaling":{{"maxConnectionsPerSubchannel":{connections}}}}}"#);
+        Resolution::new([endpoint]).with_service_config(json)
+    };
+    manual.set_resolution(config(1));
+    let channel = plaintext("manual:///greeter").resolver("manual", manual.clone());
+    let channel = channel.build().unwrap();
+    greeter[0].hold();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let channel = channel.clone();
+        calls.spawn(async move { channel.invoke(&SAY_HELLO, ask("Ada")).await });
+    }
+    until("one call is there and one waits", async || {
+        let report = report_of(&channel, &greeter[0]).await;
+        let waiting = report.is_some_and(|it| it.counters.get("queued streams") == Some(&1));
+        waiting && greeter[0].open_calls() == 1
+    })
+    .await;
+    manual.set_resolution(config(2));
+    until("both are there", async || greeter[0].open_calls() == 2).await;
+    greeter[0].release();
+    for reply in calls.join_all().await {
+        reply.unwrap();
+    }
+    close_without_leaks(channel, &greeter).await;
 }
 
 #[test]
