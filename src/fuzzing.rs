@@ -143,8 +143,8 @@ pub struct Machines {
 }
 
 /// The machine of one subchannel.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Connection(connection::State<()>);
+#[derive(Clone, Debug, Default)]
+pub struct Connection(connection::State);
 
 /// What the machine of a connection wants done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,12 +159,12 @@ pub enum Did {
 impl Connection {
     /// What can happen: Connect, Dialed, `DialFailed`, Lost, Wake, `ResetBackoff`, Retire.
     pub fn step(&mut self, now: Instant, event: usize, machines: &mut Machines) -> Vec<Did> {
-        use connection::Event;
+        use connection::{Event, Growth};
         let events = [
             Event::Connect,
             Event::Dialed,
-            Event::DialFailed(()),
-            Event::Lost,
+            Event::DialFailed(Status::unavailable("refused")),
+            Event::Lost(Growth::None),
             Event::Wake,
             Event::ResetBackoff,
             Event::Retire,
@@ -175,7 +175,8 @@ impl Connection {
             min_connect_timeout: CONNECT_TIMEOUT,
             dice: &mut machines.dice,
         };
-        self.0 = self.0.step(now, events[event % events.len()], &mut timing, &mut fx);
+        let event = events[event % events.len()].clone();
+        self.0 = std::mem::take(&mut self.0).step(now, event, &mut timing, &mut fx);
         let did = fx.into_iter().map(|effect| match effect {
             connection::Effect::Dial { deadline } => Did::Dial(deadline),
             connection::Effect::AbandonDial => Did::AbandonDial,
@@ -260,29 +261,29 @@ impl Machines {
         self.idle.wake_at()
     }
 
-    /// Looked, Dialed, Failed, Wake, with so many connections and waiting calls; gives the names
-    /// of the effects.
+    /// Looked, Dialed, Failed, Wake, `ResetBackoff`, with so many connections and waiting calls;
+    /// whether to dial.
     pub fn scaling(
         &mut self,
         now: Instant,
         event: usize,
         (open, waiting): (usize, usize),
         (warm, max): (usize, usize),
-    ) -> Vec<String> {
+    ) -> bool {
         use scaling::Event;
-        let events = [Event::Looked, Event::Dialed, Event::Failed, Event::Wake];
-        let mut fx = Vec::new();
+        let failed = Event::Failed(Status::unavailable("refused"));
+        let events = [Event::Looked, Event::Dialed, failed, Event::Wake, Event::ResetBackoff];
         let mut timing = Timing {
             backoff: &self.backoff,
             min_connect_timeout: CONNECT_TIMEOUT,
             dice: &mut self.dice,
         };
         let (view, goal) = (View { open, waiting }, Goal { warm, max });
-        let event = events[event % events.len()];
-        self.scaling = self.scaling.step(now, event, view, goal, &mut timing, &mut fx);
-        let is_dial = |effect: &_| matches!(effect, scaling::Effect::Dial { .. });
-        let name = |effect| if is_dial(effect) { "Dial" } else { "AbandonDial" };
-        fx.iter().map(|effect| name(effect).to_owned()).collect()
+        let event = events[event % events.len()].clone();
+        let state = std::mem::take(&mut self.scaling);
+        let (state, dial) = state.step(now, event, view, goal, &mut timing);
+        self.scaling = state;
+        dial.is_some()
     }
 
     pub fn scaling_wake_at(&self) -> Option<Instant> {

@@ -226,7 +226,7 @@ impl World {
         }
         if is_due(self.machines.scaling_wake_at(), self.now) {
             let dials = self.machines.scaling(self.now, 3, (1, 1), (1, 3));
-            self.scaled(&dials, 3);
+            self.scaled(dials, 3);
         }
     }
 
@@ -262,25 +262,24 @@ impl World {
     }
 
     fn scaling(&mut self, input: &mut Input<'_>) {
-        let event = usize::from(input.below(4));
+        let event = usize::from(input.below(5));
         let (open, waiting) = (input.below(5).into(), input.below(3).into());
         let (warm, max) = (input.below(4).into(), input.below(6).into());
         let dials = self.machines.scaling(self.now, event, (open, waiting), (warm, max));
         let wanted = if waiting > 0 { max.max(warm) } else { warm };
-        if dials.iter().any(|it| it == "Dial") {
+        if dials {
             assert!(open > 0 && open < wanted, "{open} of {wanted}");
         }
-        self.scaled(&dials, event);
+        self.scaled(dials, event);
     }
 
-    fn scaled(&mut self, effects: &[String], event: usize) {
+    fn scaled(&mut self, dials: bool, event: usize) {
         if matches!(event, 1 | 2) {
             self.under_way.dialing = false;
         }
-        for effect in effects {
-            let dials = effect == "Dial";
-            assert_ne!(dials, self.under_way.dialing, "{effect} by {event}");
-            self.under_way.dialing = dials;
+        if dials {
+            assert!(!self.under_way.dialing, "two dials at once, by {event}");
+            self.under_way.dialing = true;
         }
     }
 

@@ -27,7 +27,8 @@ use super::vitals::Vitals;
 use super::{Core, balancer, resolver};
 use crate::call::WatchEnd;
 use crate::observe::{ActorKind, ActorReport};
-use crate::policy::connection::{Effect, Event, State, Timing};
+use crate::policy::connection::{Effect, Event, Growth, State, Timing};
+use crate::policy::lb::SubchannelState;
 use crate::policy::{health, scaling};
 use crate::transport::{
     self, ConnectError, ConnectFault, Connection, ConnectionOptions, Disconnect, DisconnectCause,
@@ -48,8 +49,9 @@ pub(crate) enum Msg {
     Lost(Disconnect),
     /// Calls wait for room.
     Crowded,
-    /// See whether the server is to be asked whether it serves, and for what.
-    MindHealth,
+    /// See what the policy and the service config want now: whether the server is to be asked
+    /// whether it serves, and for what; how many connections there may be.
+    MindConfig,
     /// Tell how you stand.
     Inspect(oneshot::Sender<ActorReport>),
     /// Suffer this.
@@ -68,7 +70,7 @@ enum Completion {
         outcome: Box<Dialled>,
     },
     Wake(u64),
-    /// A dial for a further connection, which is driven already.
+    /// A dial that began for a further connection, which is driven already.
     Grown {
         dial: u64,
         outcome: Result<(), Box<ConnectError>>,
@@ -164,6 +166,7 @@ impl Actor for AddrConn {
             Msg::Retire => self.advance(&me, life, Event::Retire),
             Msg::ResetBackoff => {
                 self.advance(&me, life, Event::ResetBackoff);
+                self.scale(&me, life, scaling::Event::ResetBackoff);
                 self.advance_health(&me, life, health::Event::ResetBackoff, None);
             }
             Msg::Lost(cause) => self.lost(&me, life, &cause),
@@ -171,7 +174,10 @@ impl Actor for AddrConn {
                 self.subchannel.look();
                 self.scale(&me, life, scaling::Event::Looked);
             }
-            Msg::MindHealth => self.mind_health(&me, life),
+            Msg::MindConfig => {
+                self.mind_health(&me, life);
+                self.scale(&me, life, scaling::Event::Looked);
+            }
             Msg::Inspect(reply) => self.inspect(life, reply),
             #[cfg(feature = "test-util")]
             Msg::Inject(blow) => blow.suffer().await,
@@ -184,15 +190,15 @@ impl Actor for AddrConn {
 impl AddrConn {
     /// Continues where an earlier life ended: with its connection, its backoff, or its orders.
     fn resume(&self, me: &ActorRef<Msg>, life: &mut Life) {
-        let standing = self.subchannel.standing();
-        life.vitals.enter(standing.connectivity().to_string());
-        life.arm(me, &standing);
+        let machine = self.subchannel.machine();
+        life.vitals.enter(machine.connectivity().to_string());
+        life.arm(me, &machine);
         life.arm_health(me, &self.subchannel.health().machine);
         self.mind_health(me, life);
-        match standing {
+        match machine {
             State::Ready => {
                 if !self.subchannel.slot.has_connection() {
-                    self.advance(me, life, Event::Lost);
+                    self.advance(me, life, Event::Lost(Growth::None));
                 }
                 // The watch has ended with the life that held it.
                 self.move_watch(me, life);
@@ -231,6 +237,14 @@ impl AddrConn {
                 life.growth = None;
                 self.grown(me, life, outcome);
             }
+            // All others were lost meanwhile.
+            Completion::Grown { dial, outcome } if dial == life.dials && life.dial.is_some() => {
+                life.dial = None;
+                match outcome {
+                    Ok(()) => self.connected(me, life),
+                    Err(error) => self.dial_failed(me, life, *error),
+                }
+            }
             // The connection of this news has been replaced, or this dial given up.
             Completion::Dialed { .. } | Completion::Grown { .. } => {}
             Completion::Watched { watch, said, _heard } => {
@@ -258,26 +272,18 @@ impl AddrConn {
     }
 
     fn dialed(&self, me: &ActorRef<Msg>, life: &mut Life, connection: Connection, driver: Driver) {
+        put_in(&self.core, &self.subchannel, &connection);
+        drive(self.core.clone(), self.subchannel.clone(), connection, driver);
+        self.connected(me, life);
+    }
+
+    /// The dial has led to a connection, which is in the slot.
+    fn connected(&self, me: &ActorRef<Msg>, life: &mut Life) {
         life.vitals.count("connections");
-        // Weak: the connection lies in the subchannel's slot.
-        let subchannel = Arc::downgrade(&self.subchannel);
-        connection.on_crowded(move || {
-            if let Some(subchannel) = subchannel.upgrade() {
-                subchannel.is_crowded();
-            }
-        });
-        if let Some(earlier) = self.subchannel.slot.fill(connection.clone()) {
-            // One that a crash made this actor forget. Calls find it no more.
-            earlier.siblings().iter().for_each(Connection::drain);
-        }
-        self.core.shared.slot_filled();
-        if self.subchannel.is_retired() {
-            // The order to end is still on its way; should this life not come to it, no other will.
-            self.subchannel.drain();
-        }
-        self.start_driving(connection, driver);
         self.advance(me, life, Event::Dialed);
         self.advance_health(me, life, health::Event::Connected, None);
+        // One that has been driven for a while may be gone, and this may have been told.
+        self.look_for_loss(me, life);
         self.scale(me, life, scaling::Event::Looked);
     }
 
@@ -290,14 +296,10 @@ impl AddrConn {
             }
             Err(error) => {
                 life.vitals.count("failed dials");
-                life.vitals.fail(*error);
-                self.scale(me, life, scaling::Event::Failed);
+                life.vitals.fail((*error).clone());
+                self.scale(me, life, scaling::Event::Failed(unavailable(*error)));
             }
         }
-    }
-
-    fn start_driving(&self, connection: Connection, driver: Driver) {
-        drive(self.core.clone(), self.subchannel.clone(), connection, driver);
     }
 
     /// Looks whether the address needs a further connection.
@@ -307,7 +309,6 @@ impl AddrConn {
             open: oldest.as_ref().map_or(0, |connection| connection.siblings().len()),
             waiting: oldest.as_ref().map_or(0, Connection::queued_streams),
         };
-        let mut effects = Vec::new();
         let mut timing = Timing {
             backoff: &self.core.settings.backoff,
             min_connect_timeout: self.core.settings.min_connect_timeout,
@@ -315,33 +316,26 @@ impl AddrConn {
         };
         let goal = self.core.connections_goal();
         let now = Instant::now().into_std();
-        life.scaling = life.scaling.step(now, event, view, goal, &mut timing, &mut effects);
-        let wake_at = life.scaling.wake_at().map(Instant::from_std);
-        life.growth_timer.arm(wake_at, me, |epoch| Msg::Own(Own(Completion::GrowthWake(epoch))));
-        for effect in effects {
-            match effect {
-                scaling::Effect::Dial { deadline } => {
-                    let deadline = Instant::from_std(deadline);
-                    let (core, subchannel) = (self.core.clone(), self.subchannel.clone());
-                    let grown = move |dial, outcome: Box<Dialled>| {
-                        // Calls are on it as soon as it stands beside the others: it must not wait
-                        // for this actor to be driven, which may be busy, or dead.
-                        let joined =
-                            |(connection, driver)| join(core, subchannel, connection, driver);
-                        Completion::Grown { dial, outcome: outcome.map(joined).map_err(Box::new) }
-                    };
-                    life.growth = Some(self.dial(me, life, oldest.clone(), deadline, grown));
-                }
-                scaling::Effect::AbandonDial => life.growth = None,
-            }
+        let before = mem::take(&mut life.scaling);
+        let (scaling, dial) = before.step(now, event, view, goal, &mut timing);
+        life.scaling = scaling;
+        life.arm_growth(me);
+        if let Some(scaling::Dial { deadline }) = dial {
+            let (core, subchannel) = (self.core.clone(), self.subchannel.clone());
+            let grown = move |dial, outcome: Box<Dialled>| {
+                // Calls are on it as soon as it stands beside the others: it must not wait for
+                // this actor to be driven, which may be busy, or dead.
+                let joined = |(connection, driver)| join(core, subchannel, connection, driver);
+                Completion::Grown { dial, outcome: outcome.map(joined).map_err(Box::new) }
+            };
+            life.growth = Some(self.dial(me, life, oldest, Instant::from_std(deadline), grown));
         }
     }
 
     fn dial_failed(&self, me: &ActorRef<Msg>, life: &mut Life, error: ConnectError) {
         life.vitals.count("failed dials");
         life.vitals.fail(error.clone());
-        let status = Status::unavailable(error.to_string()).with_source(error);
-        self.advance(me, life, Event::DialFailed(status));
+        self.advance(me, life, Event::DialFailed(unavailable(error)));
     }
 
     fn lost(&self, me: &ActorRef<Msg>, life: &mut Life, cause: &Disconnect) {
@@ -350,12 +344,23 @@ impl AddrConn {
         life.vitals.fail(cause.clone());
         self.core.memory().disconnect = Some((Instant::now(), cause.clone()));
         // News of an older connection says nothing of the one that serves now.
-        if !self.subchannel.slot.has_connection() {
-            self.advance(me, life, Event::Lost);
-        }
+        self.look_for_loss(me, life);
         // If there are others: perhaps it was on this one, which it must not keep from closing.
         self.move_watch(me, life);
         self.scale(me, life, scaling::Event::Looked);
+    }
+
+    /// Looks whether the last connection is gone. What was under way for a further one is then
+    /// what the subchannel goes on with.
+    fn look_for_loss(&self, me: &ActorRef<Msg>, life: &mut Life) {
+        let is_ready = matches!(self.subchannel.machine(), State::Ready);
+        if !is_ready || self.subchannel.slot.has_connection() {
+            return;
+        }
+        let growth = life.scaling.hand_over();
+        life.arm_growth(me);
+        life.dial = life.growth.take();
+        self.advance(me, life, Event::Lost(growth));
     }
 
     /// Goes by what the policy and the service config say of health checks now.
@@ -371,7 +376,7 @@ impl AddrConn {
             return self.advance_health(me, life, health::Event::Disabled, None);
         }
         self.advance_health(me, life, health::Event::Enabled, None);
-        let is_ready = matches!(self.subchannel.standing(), State::Ready);
+        let is_ready = matches!(self.subchannel.machine(), State::Ready);
         if is_ready && self.subchannel.slot.has_connection() {
             self.advance_health(me, life, health::Event::Connected, None);
         }
@@ -516,9 +521,9 @@ impl AddrConn {
         let _ = reply.send(report);
     }
 
-    /// One step of the machine: the new standing is written down, then carried out.
+    /// One step of the machine: the new state is written down, then carried out.
     fn advance(&self, me: &ActorRef<Msg>, life: &mut Life, event: Event) {
-        let machine = self.subchannel.standing();
+        let machine = self.subchannel.machine();
         let mut effects = Vec::new();
         let mut timing = Timing {
             backoff: &self.core.settings.backoff,
@@ -527,25 +532,21 @@ impl AddrConn {
         };
         let machine = machine.step(Instant::now().into_std(), event, &mut timing, &mut effects);
         life.arm(me, &machine);
-        let error = machine.cause().cloned();
-        self.subchannel.set_standing(machine);
+        let state = machine.reported();
+        self.subchannel.set_machine(machine);
         for effect in effects {
-            self.perform(me, life, effect, error.as_ref());
-        }
-    }
-
-    fn perform(&self, me: &ActorRef<Msg>, life: &mut Life, effect: Effect, error: Option<&Status>) {
-        match effect {
-            Effect::Dial { deadline } => self.dial_first(me, life, Instant::from_std(deadline)),
-            Effect::AbandonDial => life.dial = None,
-            Effect::ResolveNow => {
-                self.core.resolver.tell(resolver::Msg::ResolveNow);
-            }
-            Effect::Report(connectivity) => self.report(me, life, connectivity, error),
-            Effect::Drain => {
-                life.growth = None;
-                life.watch = None;
-                self.subchannel.drain();
+            match effect {
+                Effect::Dial { deadline } => self.dial_first(me, life, Instant::from_std(deadline)),
+                Effect::AbandonDial => life.dial = None,
+                Effect::ResolveNow => {
+                    self.core.resolver.tell(resolver::Msg::ResolveNow);
+                }
+                Effect::Report(connectivity) => self.report(me, life, connectivity, &state),
+                Effect::Drain => {
+                    life.growth = None;
+                    life.watch = None;
+                    self.subchannel.drain();
+                }
             }
         }
     }
@@ -555,25 +556,25 @@ impl AddrConn {
         me: &ActorRef<Msg>,
         life: &mut Life,
         connectivity: ConnectivityState,
-        error: Option<&Status>,
+        state: &SubchannelState,
     ) {
         let address = &self.subchannel.address;
-        match error {
-            Some(error) => {
-                tracing::info!(target: "switchboard", %address, state = %connectivity, cause = error.message(), "subchannel");
+        let cause = state.error.as_ref().map(Status::message);
+        match cause {
+            Some(cause) => {
+                tracing::info!(target: "switchboard", %address, state = %connectivity, cause, "subchannel");
             }
             None => {
                 tracing::info!(target: "switchboard", %address, state = %connectivity, "subchannel");
             }
         }
-        life.vitals.enter_because(connectivity.to_string(), error.map(Status::message));
+        life.vitals.enter_because(connectivity.to_string(), cause);
         self.subchannel.lives.prove();
         if connectivity == ConnectivityState::Shutdown {
             me.stop(None);
             return;
         }
-        let state = crate::policy::lb::SubchannelState { connectivity, error: error.cloned() };
-        let id = self.subchannel.id;
+        let (id, state) = (self.subchannel.id, state.clone());
         self.core.balancer.tell(balancer::Msg::SubchannelChanged { id, state });
     }
 
@@ -640,19 +641,48 @@ impl Life {
         self.timer.arm(wake_at, me, |epoch| Msg::Own(Own(Completion::Wake(epoch))));
     }
 
+    fn arm_growth(&mut self, me: &ActorRef<Msg>) {
+        let wake_at = self.scaling.wake_at().map(Instant::from_std);
+        self.growth_timer.arm(wake_at, me, |epoch| Msg::Own(Own(Completion::GrowthWake(epoch))));
+    }
+
     fn arm_health(&mut self, me: &ActorRef<Msg>, machine: &health::State) {
         let wake_at = machine.wake_at().map(Instant::from_std);
         self.health_timer.arm(wake_at, me, |epoch| Msg::Own(Own(Completion::HealthWake(epoch))));
     }
 }
 
-/// Has a further connection driven.
+/// Puts the first connection where calls find it.
+fn put_in(core: &Core, subchannel: &Arc<Subchannel>, connection: &Connection) {
+    // Weak: the connection lies in the subchannel's slot.
+    let crowded = Arc::downgrade(subchannel);
+    connection.on_crowded(move || {
+        if let Some(subchannel) = crowded.upgrade() {
+            subchannel.is_crowded();
+        }
+    });
+    if let Some(earlier) = subchannel.slot.fill(connection.clone()) {
+        // One that a crash made its actor forget. Calls find it no more.
+        earlier.siblings().iter().for_each(Connection::drain);
+    }
+    core.shared.slot_filled();
+    if subchannel.is_retired() {
+        // The order to end is still on its way; should this life of the actor not come to it, no
+        // other will.
+        subchannel.drain();
+    }
+}
+
+/// Has a further connection driven. Where all others were lost meanwhile, it takes their place.
 fn join(core: Arc<Core>, subchannel: Arc<Subchannel>, connection: Connection, driver: Driver) {
-    // All others may have been lost meanwhile: then nobody would find this one.
-    if subchannel.slot.connection().is_none() {
-        connection.drain();
+    if !subchannel.slot.has_connection() {
+        put_in(&core, &subchannel, &connection);
     }
     drive(core, subchannel, connection, driver);
+}
+
+fn unavailable(error: ConnectError) -> Status {
+    Status::unavailable(error.to_string()).with_source(error)
 }
 
 /// Has a connection run to its end, as a task.

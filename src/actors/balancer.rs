@@ -15,14 +15,13 @@ use tokio::time::Instant;
 use super::client_conn::{self, Published};
 #[cfg(feature = "test-util")]
 use super::faults::Blow;
-use super::registry::{Subchannel, told};
+use super::registry::Subchannel;
 use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, addr_conn, resolver, supervisor};
 use crate::observe::{ActorKind, ActorReport, PolicyReport};
 use crate::policy::lb::graceful_switch::GracefulSwitch;
 use crate::policy::lb::{LbContext, LbEffect, SubchannelState, Subchannels};
-use crate::policy::scaling;
 use crate::policy::service_config::ServiceConfig;
 use crate::types::Dice;
 use crate::types::{Address, ConnectivityState, Endpoint, Status, SubchannelId};
@@ -93,10 +92,8 @@ pub(super) struct Life {
     timer: Timer,
     /// Whether a flush is on its way to the end of the mailbox.
     flushing: bool,
-    /// What servers are asked for, as the subchannels have been told.
-    health_service: Option<Arc<str>>,
-    /// How many connections a subchannel is to have, as the subchannels have been told.
-    connections: Option<scaling::Goal>,
+    /// What the service config wants of the subchannels, as they have been told.
+    minded: Minded,
     /// The config that the tree was told of last.
     config: Option<Arc<ServiceConfig>>,
     /// How often the channel had gone idle when the tree began.
@@ -104,6 +101,24 @@ pub(super) struct Life {
     /// How often the tree has published.
     pickers: u64,
     vitals: Vitals,
+}
+
+/// What a service config wants of subchannels, whichever policy has them.
+#[derive(Default, PartialEq)]
+struct Minded {
+    /// What servers are asked whether they serve it, if they are.
+    health_service: Option<Arc<str>>,
+    /// How many connections a subchannel may have, where the config says so.
+    connections: Option<usize>,
+}
+
+impl Minded {
+    fn of(config: &ServiceConfig) -> Self {
+        Self {
+            health_service: config.health_service().cloned(),
+            connections: config.max_connections_per_subchannel(),
+        }
+    }
 }
 
 impl Actor for Balancer {
@@ -123,8 +138,7 @@ impl Actor for Balancer {
             dice: Dice::new(self.core.settings.seed ^ BALANCER_DICE),
             timer: Timer::new(self.core.tasks.clone()),
             flushing: false,
-            health_service: None,
-            connections: None,
+            minded: Minded::default(),
             config: None,
             era: self.core.memory().era,
             pickers: 0,
@@ -172,7 +186,7 @@ impl Balancer {
             self.core.registry.retire(orphan.id);
         }
         // An earlier life may have ended before it could.
-        self.core.registry.tell_all(|| addr_conn::Msg::MindHealth);
+        self.core.registry.tell_all(|| addr_conn::Msg::MindConfig);
         self.resolver_failed(me, life);
     }
 
@@ -214,16 +228,10 @@ impl Balancer {
                 self.subchannel_changed(me, life, id, state);
             }
         }
-        let health_service = config.health_service();
-        if life.health_service.as_ref() != health_service {
-            life.health_service = health_service.cloned();
-            self.core.registry.tell_all(|| addr_conn::Msg::MindHealth);
-        }
-        // Calls that wait may have a further connection now (A105).
-        let connections = Some(self.core.connections_goal());
-        if life.connections != connections {
-            life.connections = connections;
-            self.core.registry.tell_all(|| addr_conn::Msg::Crowded);
+        let minded = Minded::of(&config);
+        if life.minded != minded {
+            life.minded = minded;
+            self.core.registry.tell_all(|| addr_conn::Msg::MindConfig);
         }
     }
 
@@ -425,7 +433,8 @@ impl Orphans {
     fn take_adopted(&mut self) -> Vec<(SubchannelId, SubchannelState, SubchannelState)> {
         let adopted = std::mem::take(&mut self.adopted);
         let states = adopted.into_iter().map(|subchannel| {
-            let (health, mut state) = (subchannel.look_at_health(), told(&subchannel.standing()));
+            let (health, mut state) =
+                (subchannel.look_at_health(), subchannel.machine().reported());
             // Its connection may have been lost while its AddrConn was dead as well.
             let is_ready = state.connectivity == ConnectivityState::Ready;
             if is_ready && !subchannel.slot.has_connection() {

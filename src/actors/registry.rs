@@ -52,20 +52,13 @@ pub(crate) struct Subchannel {
     health_told: AtomicBool,
     /// Whether its policy has given it up.
     retired: AtomicBool,
-    standing: Mutex<Standing>,
+    /// The state of its `AddrConn`'s machine.
+    machine: Mutex<connection::State>,
     health: Mutex<Health>,
     /// The dials that led to a connection.
     dialled: Mutex<Floor>,
     /// Who is told of its states.
     observers: Observers,
-}
-
-/// How a subchannel stands: the state of its `AddrConn`'s machine.
-pub(super) type Standing = connection::State;
-
-/// As its policy is told.
-pub(super) fn told(standing: &Standing) -> SubchannelState {
-    SubchannelState { connectivity: standing.connectivity(), error: standing.cause().cloned() }
 }
 
 /// What is known of the server's health.
@@ -116,7 +109,7 @@ impl Registry {
             watched: AtomicBool::new(false),
             health_told: AtomicBool::new(false),
             retired: AtomicBool::new(false),
-            standing: Mutex::default(),
+            machine: Mutex::default(),
             health: Mutex::default(),
             dialled: Mutex::default(),
             observers: self.observers.clone(),
@@ -212,13 +205,13 @@ impl Subchannel {
     /// says so. Written down first, as above.
     pub(super) fn watch_health(&self) {
         self.watched.store(true, Ordering::Release);
-        self.mailbox.tell(addr_conn::Msg::MindHealth);
+        self.mailbox.tell(addr_conn::Msg::MindConfig);
     }
 
     /// The policy that has it now does not go by what its server says of itself.
     pub(super) fn ignore_health(&self) {
         self.watched.store(false, Ordering::Release);
-        self.mailbox.tell(addr_conn::Msg::MindHealth);
+        self.mailbox.tell(addr_conn::Msg::MindConfig);
     }
 
     pub(super) fn is_watched(&self) -> bool {
@@ -270,15 +263,16 @@ impl Subchannel {
         self.retired.load(Ordering::Acquire)
     }
 
-    pub(super) fn standing(&self) -> Standing {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The state of its `AddrConn`'s machine.
+    pub(super) fn machine(&self) -> connection::State {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Writes it down, and tells observers of another state.
-    pub(super) fn set_standing(&self, standing: Standing) {
-        let SubchannelState { connectivity, error } = told(&standing);
-        let mut current = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = mem::replace(&mut *current, standing).connectivity();
+    /// Writes the state of its machine down, and tells observers of another connectivity.
+    pub(super) fn set_machine(&self, machine: connection::State) {
+        let SubchannelState { connectivity, error } = machine.reported();
+        let mut current = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = mem::replace(&mut *current, machine).connectivity();
         drop(current);
         self.tell_of_change(from, connectivity, error.as_ref());
     }
@@ -313,7 +307,7 @@ impl Subchannel {
 impl Drop for Subchannel {
     /// Its `AddrConn` may have been killed before it came to that.
     fn drop(&mut self) {
-        let from = self.standing().connectivity();
+        let from = self.machine().connectivity();
         self.tell_of_change(from, ConnectivityState::Shutdown, None);
     }
 }

@@ -215,6 +215,23 @@ async fn failures_ask_for_resolution_no_more_often_than_every_thirty_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_cause_of_a_failure_is_still_told_after_crashes_of_whoever_asks_for_a_connection() {
+    let dialler = Dialler::new(&[("10.0.0.1:1", Outcome::Refused)]);
+    let channel = dialler.channel();
+    channel.connect();
+    until_state(&channel, ConnectivityState::TransientFailure).await;
+    for crashed in [ActorKind::Balancer, ActorKind::Balancer, ActorKind::AddrConn] {
+        channel.inject(Fault::crash(crashed)).await.unwrap();
+        // A new life asks an address for a connection that backs off, which changes nothing.
+        let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+        assert!(status.message().contains("refused"), "after a crash of the {crashed}: {status}");
+    }
+    let dials = dialler.dials().len();
+    assert_eq!(dials, 1, "it is still the first backoff");
+    end(channel).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_resolver_that_fails_is_asked_again_by_backoff() {
     let manual = ManualResolver::new();
     manual.fail(ResolveError::new("no registry"));

@@ -1,13 +1,13 @@
 //! Addresses with more than one connection.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use switchboard::memory::{MemoryConnector, pipe};
 use switchboard::{
-    ActorKind, Address, BoxFuture, Channel, ChannelBuilder, Code, Connect, Endpoint, Fault, Io,
-    ManualResolver, Resolution,
+    ActorKind, Address, BoxFuture, Channel, ChannelBuilder, Code, Connect, ConnectivityState,
+    Endpoint, Fault, Io, ManualResolver, Resolution, Status,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -207,39 +207,146 @@ async fn a_call_on_a_further_connection_does_not_depend_on_its_actor() {
     end(channel).await;
 }
 
-// spec: A105/raised
+// spec: A105/live-limit
 #[tokio::test]
-async fn a_limit_that_is_raised_serves_calls_that_wait() {
+async fn a_limit_that_is_raised_serves_the_calls_that_wait() {
     let greeter = [Greeter::start_with_max_streams(1)];
-    let manual = ManualResolver::new();
-    let config = |connections: usize| {
-        let endpoint = Endpoint::from(Address::from(greeter[0].address()));
-        let json =
+    let resolver = ManualResolver::new();
+    let resolve = |connections: usize| {
+        let config =
             format!(r#"{{"connectionScaling":{{"maxConnectionsPerSubchannel":{connections}}}}}"#);
-        Resolution::new([endpoint]).with_service_config(json)
+        let endpoints = [Endpoint::from(greeter[0].address())];
+        resolver.set_resolution(Resolution::new(endpoints).with_service_config(config));
     };
-    manual.set_resolution(config(1));
-    let channel = plaintext("manual:///greeter").resolver("manual", manual.clone());
-    let channel = channel.build().unwrap();
+    resolve(1);
+    let channel =
+        plaintext("manual:///greeter").resolver("manual", resolver.clone()).build().unwrap();
     greeter[0].hold();
     let mut calls = tokio::task::JoinSet::new();
-    for _ in 0..2 {
+    for _ in 0..3 {
         let channel = channel.clone();
         calls.spawn(async move { channel.invoke(&SAY_HELLO, ask("Ada")).await });
     }
-    until("one call is there and one waits", async || {
+    until("two calls wait", async || {
         let report = report_of(&channel, &greeter[0]).await;
-        let waiting = report.is_some_and(|it| it.counters.get("queued streams") == Some(&1));
-        waiting && greeter[0].open_calls() == 1
+        report.is_some_and(|it| it.counters.get("queued streams") == Some(&2))
     })
     .await;
-    manual.set_resolution(config(2));
-    until("both are there", async || greeter[0].open_calls() == 2).await;
+    assert_eq!(greeter[0].accepted(), 1);
+    // Nothing else happens that would make anybody look.
+    resolve(3);
+    until("every call has a stream", async || greeter[0].open_calls() == 3).await;
     greeter[0].release();
     for reply in calls.join_all().await {
         reply.unwrap();
     }
     close_without_leaks(channel, &greeter).await;
+}
+
+/// Connects the first dial to a server that takes one call and goes away when it is told to, and
+/// does with further ones as it is told.
+struct Growing {
+    inner: MemoryConnector,
+    dials: Arc<Mutex<Vec<Duration>>>,
+    since: Instant,
+    further: Further,
+}
+
+#[derive(Clone)]
+enum Further {
+    Refused,
+    Held(Arc<Semaphore>),
+}
+
+impl Connect for Growing {
+    fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, std::io::Result<Io>> {
+        Box::pin(async move {
+            let is_first = {
+                let mut dials = self.dials.lock().unwrap();
+                dials.push(self.since.elapsed());
+                dials.len() == 1
+            };
+            match &self.further {
+                _ if is_first => {}
+                Further::Refused => return Err(std::io::ErrorKind::ConnectionRefused.into()),
+                Further::Held(released) => released.acquire().await.unwrap().forget(),
+            }
+            self.inner.connect(address).await
+        })
+    }
+}
+
+/// A channel over [`Growing`] with one call under way and one that waits for a further connection,
+/// when the first connection is lost. What is returned are the dials so far, and the call that
+/// waits.
+async fn lost_while_growing(
+    further: Further,
+) -> (Channel, Arc<Mutex<Vec<Duration>>>, tokio::task::JoinHandle<Result<(), Status>>) {
+    let (inner, mut listener) = pipe();
+    let (first_is_over, over) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move {
+        let manner = |seconds| Manner {
+            max_streams: Some(1),
+            service_time: Duration::from_secs(seconds),
+            ..Manner::default()
+        };
+        let first = listener.accept().await.unwrap();
+        let serving = tokio::spawn(answer_all_in(manner(10), first, |_| ()));
+        over.await.unwrap();
+        serving.abort();
+        while let Some(stream) = listener.accept().await {
+            tokio::spawn(answer_all_in(manner(0), stream, |_| ()));
+        }
+    });
+    let dials = Arc::<Mutex<Vec<Duration>>>::default();
+    let dialler = Growing { inner, dials: dials.clone(), since: Instant::now(), further };
+    let channel = plaintext("passthrough:server").connector(dialler).seed(3);
+    let channel = channel.max_connections_per_subchannel(2).build().unwrap();
+    let call = || {
+        let channel = channel.clone();
+        let request = ask("Ada").wait_for_ready(true);
+        tokio::spawn(async move { channel.invoke(&SAY_HELLO, request).await.map(drop) })
+    };
+    let first = call();
+    until("a call is under way", async || {
+        let reports = reports(&channel).await;
+        reports.iter().flat_map(|it| &it.connections).any(|it| it.open_streams == 1)
+    })
+    .await;
+    let second = call();
+    until("a further connection is dialled", async || dials.lock().unwrap().len() == 2).await;
+    first_is_over.send(()).unwrap();
+    assert_eq!(first.await.unwrap().unwrap_err().code(), Code::UNAVAILABLE);
+    (channel, dials, second)
+}
+
+// spec: A105/lost-while-growing
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_loses_its_last_connection_goes_on_with_the_dial_for_a_further_one() {
+    let released = Arc::new(Semaphore::new(0));
+    let (channel, dials, second) = lost_while_growing(Further::Held(released.clone())).await;
+    until("the loss shows", async || channel.state() == ConnectivityState::Connecting).await;
+    released.add_permits(1);
+    second.await.unwrap().unwrap();
+    assert_eq!(dials.lock().unwrap().len(), 2, "the dial was not repeated");
+    assert_eq!(channel.state(), ConnectivityState::Ready);
+    end(channel).await;
+}
+
+// spec: A105/lost-while-growing
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_loses_its_last_connection_keeps_the_backoff_of_a_further_one() {
+    let (channel, dials, second) = lost_while_growing(Further::Refused).await;
+    let state = async || channel.state() == ConnectivityState::TransientFailure;
+    until("the loss shows", state).await;
+    let status = channel.invoke(&SAY_HELLO, ask("Bo")).await.unwrap_err();
+    assert!(status.message().contains("refused"), "the cause is that of the dial: {status}");
+    until("there is another dial", async || dials.lock().unwrap().len() == 3).await;
+    let times = dials.lock().unwrap().clone();
+    let pause = (times[2] - times[1]).as_secs_f64();
+    assert!((0.8..=1.21).contains(&pause), "one backoff: {times:?}");
+    second.abort();
+    end(channel).await;
 }
 
 #[test]

@@ -1,9 +1,10 @@
-//! When one address is dialled, rests after a failure, and what it reports.
+//! When one address is dialled, how long it backs off after a failure, and what it reports.
 
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::later;
+use super::lb::SubchannelState;
 use crate::types::{ConnectivityState, Dice, Status};
 
 /// The life of one subchannel's connection.
@@ -20,14 +21,13 @@ use crate::types::{ConnectivityState, Dice, Status};
 ///       └────────────────────────────────────────────┘
 ///
 ///     Retire, from anywhere: Retired
+///     Lost while a further connection was being made: Connecting, or Backoff after its failure
 /// ```
 ///
 /// `attempt` counts the failures in a row; it is the index into the backoff. It starts over when a
 /// connection was up, however short, and when it is told to.
-///
-/// `C` is why a dial failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State<C = Status> {
+#[derive(Clone, Debug)]
+pub(crate) enum State {
     /// Nobody has asked for a connection since the last one ended.
     Idle {
         /// Failures in a row so far.
@@ -46,32 +46,56 @@ pub(crate) enum State<C = Status> {
     Backoff {
         /// Failures in a row before this one.
         attempt: u32,
-        /// The end of the rest.
+        /// The end of the backoff.
         until: Instant,
-        /// Why the dial failed.
-        cause: C,
+        /// How the dial failed.
+        cause: Status,
     },
-    /// Given up for good.
+    /// Given up forever.
     Retired,
 }
 
 /// What happens to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event<C = Status> {
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
     /// The policy wants a connection.
     Connect,
     /// The dial has led to a connection.
     Dialed,
-    /// The dial has failed for this reason, or its deadline has passed.
-    DialFailed(C),
-    /// The connection is gone, or takes no new streams.
-    Lost,
+    /// The dial has failed, or its deadline has passed.
+    DialFailed(Status),
+    /// The last connection is gone, or takes no new streams.
+    Lost(Growth),
     /// The time of `wake_at` has come.
     Wake,
     /// Failures so far are to be forgotten.
     ResetBackoff,
     /// The policy has no more use for this address.
     Retire,
+}
+
+/// What was being done to get a further connection when the last one was lost. It goes on as the
+/// dial, or the backoff, of the subchannel: that has one of each (A105).
+#[derive(Clone, Debug)]
+pub(crate) enum Growth {
+    /// Nothing.
+    None,
+    /// A dial is under way.
+    Dialing {
+        /// Failures in a row so far.
+        attempt: u32,
+        /// When the dial is given up.
+        deadline: Instant,
+    },
+    /// The dial failed; no other before `until`.
+    Backoff {
+        /// Failures in a row before this one.
+        attempt: u32,
+        /// The end of the backoff.
+        until: Instant,
+        /// How the dial failed.
+        cause: Status,
+    },
 }
 
 /// What it wants done.
@@ -102,18 +126,18 @@ pub(crate) struct Timing<'a> {
     pub(crate) dice: &'a mut Dice,
 }
 
-impl<C> Default for State<C> {
+impl Default for State {
     fn default() -> Self {
         Self::Idle { attempt: 0 }
     }
 }
 
-impl<C> State<C> {
+impl State {
     /// The state after `event`; what is to be done goes onto `fx`, in order.
     pub(crate) fn step(
         self,
         now: Instant,
-        event: Event<C>,
+        event: Event,
         timing: &mut Timing<'_>,
         fx: &mut Vec<Effect>,
     ) -> Self {
@@ -136,11 +160,18 @@ impl<C> State<C> {
                 let until = later(now, timing.backoff.delay(attempt, timing.dice));
                 Self::Backoff { attempt, until, cause }
             }
-            // Never TRANSIENT_FAILURE: the address was good a moment ago.
-            (Self::Ready, Event::Lost) => {
+            // Not TRANSIENT_FAILURE where no dial has failed: the address was good a moment ago.
+            (Self::Ready, Event::Lost(growth)) => {
+                let state = match growth {
+                    Growth::None => Self::Idle { attempt: 0 },
+                    Growth::Dialing { attempt, deadline } => Self::Connecting { attempt, deadline },
+                    Growth::Backoff { attempt, until, cause } => {
+                        Self::Backoff { attempt, until, cause }
+                    }
+                };
                 fx.push(Effect::ResolveNow);
-                fx.push(Effect::Report(ConnectivityState::Idle));
-                Self::Idle { attempt: 0 }
+                fx.push(Effect::Report(state.connectivity()));
+                state
             }
             (Self::Backoff { attempt, until, .. }, Event::Wake) if now >= until => {
                 fx.push(Effect::Report(ConnectivityState::Idle));
@@ -172,10 +203,7 @@ impl<C> State<C> {
                 Self::Retired
             }
             // A policy may ask at any time; only an idle address has to act on it.
-            (
-                state @ (Self::Connecting { .. } | Self::Ready | Self::Backoff { .. }),
-                Event::Connect,
-            )
+            (state @ (Self::Connecting { .. } | Self::Ready | Self::Backoff { .. }), Event::Connect)
             // Late news of a dial or a connection that is no longer ours.
             | (
                 state @ (Self::Idle { .. } | Self::Ready | Self::Backoff { .. }),
@@ -183,7 +211,7 @@ impl<C> State<C> {
             )
             | (
                 state @ (Self::Idle { .. } | Self::Connecting { .. } | Self::Backoff { .. }),
-                Event::Lost,
+                Event::Lost(_),
             )
             // Timers that are early, or late.
             | (
@@ -199,7 +227,7 @@ impl<C> State<C> {
                 Event::Connect
                 | Event::Dialed
                 | Event::DialFailed(_)
-                | Event::Lost
+                | Event::Lost(_)
                 | Event::Wake
                 | Event::ResetBackoff
                 | Event::Retire,
@@ -215,14 +243,6 @@ impl<C> State<C> {
         }
     }
 
-    /// Why the last dial failed, for as long as it rests from that.
-    pub(crate) fn cause(&self) -> Option<&C> {
-        match self {
-            Self::Backoff { cause, .. } => Some(cause),
-            Self::Idle { .. } | Self::Connecting { .. } | Self::Ready | Self::Retired => None,
-        }
-    }
-
     /// As policies see it.
     pub(crate) fn connectivity(&self) -> ConnectivityState {
         match self {
@@ -232,6 +252,15 @@ impl<C> State<C> {
             Self::Backoff { .. } => ConnectivityState::TransientFailure,
             Self::Retired => ConnectivityState::Shutdown,
         }
+    }
+
+    /// As policies are told of it, with the cause of a failure.
+    pub(crate) fn reported(&self) -> SubchannelState {
+        let error = match self {
+            Self::Backoff { cause, .. } => Some(cause.clone()),
+            Self::Idle { .. } | Self::Connecting { .. } | Self::Ready | Self::Retired => None,
+        };
+        SubchannelState { connectivity: self.connectivity(), error }
     }
 }
 

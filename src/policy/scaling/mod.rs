@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use super::connection::Timing;
+use super::connection::{Growth, Timing};
 use super::later;
+use crate::types::Status;
 
 /// Whether an address gets a further connection. The first is `policy::connection`'s affair; this
 /// one begins when that is up.
@@ -12,16 +13,16 @@ use super::later;
 ///     ┌────────┐ Looked, and one more is wanted: dial ┌─────────┐
 ///     │ Steady │ ───────────────────────────────────► │ Dialing │
 ///     └────────┘ ◄─────────────────────────────────── └─────────┘
-///         ▲                   Dialed                       │ Failed
-///         │ Wake, and no more is wanted  ┌─────────┐       │
-///         └───────────────────────────── │ Resting │ ◄─────┘
-///                                        └─────────┘ Wake, and one more is wanted: dial
-///
-///     No connection is left: Steady, and a dial is given up
+///       ▲  ▲                  Dialed                       │ Failed
+///       │  │ Wake or ResetBackoff, and   ┌─────────┐       │
+///       │  └──────────────────────────── │ Backoff │ ◄─────┘
+///       │        no more is wanted       └─────────┘ Wake or ResetBackoff, and one more is
+///       │                                            wanted: dial
+///       └─ handed over, with what is under way, once no connection is left
 /// ```
 ///
 /// One at a time: each that comes up may be enough.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) enum State {
     /// Nothing is under way.
     #[default]
@@ -30,39 +31,41 @@ pub(crate) enum State {
     Dialing {
         /// Failures in a row so far.
         attempt: u32,
+        /// When the dial is given up, whatever it is doing. The dialler keeps it.
+        deadline: Instant,
     },
     /// The dial failed; no other before `until`.
-    Resting {
+    Backoff {
         /// Failures in a row before this one.
         attempt: u32,
-        /// The end of the rest.
+        /// The end of the backoff.
         until: Instant,
+        /// How the dial failed.
+        cause: Status,
     },
 }
 
 /// What happens to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Event {
-    /// Something may have changed: a call waits, a connection came or went.
+    /// Something may have changed: a call waits, a connection came or went, the service config
+    /// allows another number of them.
     Looked,
     /// The dial has led to a connection.
     Dialed,
     /// It has failed.
-    Failed,
+    Failed(Status),
     /// The time of `wake_at` has come.
     Wake,
+    /// Failures so far are to be forgotten.
+    ResetBackoff,
 }
 
-/// What it wants done.
+/// Make a further connection, and give that up at `deadline`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// Make a further connection, and give that up at `deadline`.
-    Dial {
-        /// Covers everything up to the first frame of the server.
-        deadline: Instant,
-    },
-    /// Give up the dial that is under way.
-    AbandonDial,
+pub(crate) struct Dial {
+    /// Covers everything up to the first frame of the server.
+    pub(crate) deadline: Instant,
 }
 
 /// How the address stands.
@@ -91,7 +94,7 @@ impl Goal {
 }
 
 impl State {
-    /// The state after `event`; what is to be done goes onto `fx`.
+    /// The state after `event`, and the dial that is to be made, if one is.
     pub(crate) fn step(
         self,
         now: Instant,
@@ -99,38 +102,51 @@ impl State {
         view: View,
         goal: Goal,
         timing: &mut Timing<'_>,
-        fx: &mut Vec<Effect>,
-    ) -> Self {
+    ) -> (Self, Option<Dial>) {
         match (self, event) {
-            (Self::Dialing { .. }, Event::Looked) if view.open == 0 => {
-                fx.push(Effect::AbandonDial);
-                Self::Steady
-            }
-            (Self::Resting { .. }, Event::Looked) if view.open == 0 => Self::Steady,
             (Self::Steady, Event::Looked) | (Self::Dialing { .. }, Event::Dialed) => {
-                dial_if_wanted(now, 0, view, goal, timing, fx)
+                dial_if_wanted(now, 0, view, goal, timing)
             }
-            (Self::Dialing { attempt }, Event::Failed) => {
+            (Self::Dialing { attempt, .. }, Event::Failed(cause)) => {
                 let until = later(now, timing.backoff.delay(attempt, timing.dice));
-                Self::Resting { attempt, until }
+                (Self::Backoff { attempt, until, cause }, None)
             }
-            (Self::Resting { attempt, until }, Event::Wake) if now >= until => {
-                dial_if_wanted(now, attempt.saturating_add(1), view, goal, timing, fx)
+            (Self::Backoff { attempt, until, .. }, Event::Wake) if now >= until => {
+                dial_if_wanted(now, attempt.saturating_add(1), view, goal, timing)
             }
-            // A dial that was given up may have been done already; and what waits is looked at
-            // again when the dial, or the rest, is over.
-            (Self::Steady, Event::Dialed | Event::Failed | Event::Wake)
-            | (Self::Dialing { .. }, Event::Looked | Event::Wake)
-            | (Self::Resting { .. }, Event::Looked | Event::Dialed | Event::Failed | Event::Wake) => {
-                self
+            (Self::Backoff { .. }, Event::ResetBackoff) => {
+                dial_if_wanted(now, 0, view, goal, timing)
             }
+            (Self::Dialing { deadline, .. }, Event::ResetBackoff) => {
+                (Self::Dialing { attempt: 0, deadline }, None)
+            }
+            // What waits is looked at again when the dial, or the backoff, is over. News of a dial
+            // may be late.
+            (
+                state @ Self::Steady,
+                Event::Dialed | Event::Failed(_) | Event::Wake | Event::ResetBackoff,
+            )
+            | (state @ Self::Dialing { .. }, Event::Looked | Event::Wake)
+            | (
+                state @ Self::Backoff { .. },
+                Event::Looked | Event::Dialed | Event::Failed(_) | Event::Wake,
+            ) => (state, None),
+        }
+    }
+
+    /// Gives away what is under way, as no connection is left to grow from.
+    pub(crate) fn hand_over(&mut self) -> Growth {
+        match std::mem::take(self) {
+            Self::Steady => Growth::None,
+            Self::Dialing { attempt, deadline } => Growth::Dialing { attempt, deadline },
+            Self::Backoff { attempt, until, cause } => Growth::Backoff { attempt, until, cause },
         }
     }
 
     /// When it next wants [`Event::Wake`].
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         match self {
-            Self::Resting { until, .. } => Some(*until),
+            Self::Backoff { until, .. } => Some(*until),
             Self::Steady | Self::Dialing { .. } => None,
         }
     }
@@ -142,14 +158,13 @@ fn dial_if_wanted(
     view: View,
     goal: Goal,
     timing: &Timing<'_>,
-    fx: &mut Vec<Effect>,
-) -> State {
+) -> (State, Option<Dial>) {
     if !goal.wants_more(view) {
-        return State::Steady;
+        return (State::Steady, None);
     }
     let patience = timing.backoff.nominal(attempt).max(timing.min_connect_timeout);
-    fx.push(Effect::Dial { deadline: later(now, patience) });
-    State::Dialing { attempt }
+    let deadline = later(now, patience);
+    (State::Dialing { attempt, deadline }, Some(Dial { deadline }))
 }
 
 #[cfg(test)]

@@ -258,7 +258,8 @@ impl PickFirst {
             },
             State::Idle { kept: Some((at, mut member)) } if member.id == id => {
                 member.connectivity = now.connectivity;
-                if now.connectivity == ConnectivityState::Ready {
+                member.error = now.error;
+                if member.connectivity == ConnectivityState::Ready {
                     publish_ready(id, cx);
                     State::Ready { at, id }
                 } else {
