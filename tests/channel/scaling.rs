@@ -343,7 +343,7 @@ async fn a_channel_that_loses_its_last_connection_keeps_the_backoff_of_a_further
     assert!(status.message().contains("refused"), "the cause is that of the dial: {status}");
     until("there is another dial", async || dials.lock().unwrap().len() == 3).await;
     let times = dials.lock().unwrap().clone();
-    let pause = (times[2] - times[1]).as_secs_f64();
+    let pause = times[2].as_secs_f64() - times[1].as_secs_f64();
     assert!((0.8..=1.21).contains(&pause), "one backoff: {times:?}");
     second.abort();
     end(channel).await;

@@ -290,6 +290,8 @@ fn is_legal_step(from: &str, to: &str) -> bool {
         ("IDLE", "CONNECTING")
             | ("CONNECTING", "READY" | "TRANSIENT_FAILURE")
             | ("READY" | "TRANSIENT_FAILURE", "IDLE")
+            // A further connection was being made when the last one was lost (A105).
+            | ("READY", "CONNECTING" | "TRANSIENT_FAILURE")
             | (_, "SHUTDOWN")
     )
 }

@@ -104,7 +104,9 @@ impl State {
         timing: &mut Timing<'_>,
     ) -> (Self, Option<Dial>) {
         match (self, event) {
-            (Self::Steady, Event::Looked) | (Self::Dialing { .. }, Event::Dialed) => {
+            (Self::Steady, Event::Looked)
+            | (Self::Dialing { .. }, Event::Dialed)
+            | (Self::Backoff { .. }, Event::ResetBackoff) => {
                 dial_if_wanted(now, 0, view, goal, timing)
             }
             (Self::Dialing { attempt, .. }, Event::Failed(cause)) => {
@@ -113,9 +115,6 @@ impl State {
             }
             (Self::Backoff { attempt, until, .. }, Event::Wake) if now >= until => {
                 dial_if_wanted(now, attempt.saturating_add(1), view, goal, timing)
-            }
-            (Self::Backoff { .. }, Event::ResetBackoff) => {
-                dial_if_wanted(now, 0, view, goal, timing)
             }
             (Self::Dialing { deadline, .. }, Event::ResetBackoff) => {
                 (Self::Dialing { attempt: 0, deadline }, None)
