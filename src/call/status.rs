@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::NoRuntime;
 use super::activity::Full;
-use crate::transport::{ErrorCode, NotGrpc, StreamError, Trailers};
+use crate::transport::{ErrorCode, StreamError, Trailers};
 use crate::types::{Address, Code, Metadata, MethodPath, SecurityLevel, Status};
 
 /// The status of a call whose stream to `peer` failed for good. A reset with CANCEL where the
@@ -36,6 +36,7 @@ pub(super) fn of_stream_error(
         StreamError::Refused
         | StreamError::Reset(_)
         | StreamError::Malformed(_)
+        | StreamError::HeadTooLarge { .. }
         | StreamError::Ended
         | StreamError::QueueFull { .. }
         | StreamError::NotProved(_)
@@ -67,10 +68,12 @@ pub(super) fn of_trailers(
     if trailers.code == Code::CANCELLED && has_passed(deadline) {
         return Err(of_stream_error(&StreamError::DeadlineExceeded, None, peer));
     }
-    Err(Status::new(trailers.code, trailers.message)
-        .sent_by(method, peer)
-        .with_details(trailers.details)
-        .with_metadata(trailers.metadata))
+    let status = if trailers.is_made_up {
+        Status::new(trailers.code, format!("{peer}: {}", trailers.message))
+    } else {
+        Status::new(trailers.code, trailers.message).sent_by(method, peer)
+    };
+    Err(status.with_details(trailers.details).with_metadata(trailers.metadata))
 }
 
 /// `status` of a call of whose attempts `last` is the latest that failed. Where this side's
@@ -213,8 +216,9 @@ fn code_of(error: &StreamError) -> Code {
         | StreamError::ReceiveBufferFull { .. }
         | StreamError::TooLarge { .. }
         | StreamError::SendTooLarge { .. } => Code::RESOURCE_EXHAUSTED,
-        StreamError::NotGrpc(what) => of_http(what),
+        StreamError::NotGrpc(what) => what.code(),
         StreamError::Malformed(_)
+        | StreamError::HeadTooLarge { .. }
         | StreamError::Ended
         | StreamError::TooManyFields
         | StreamError::FieldsTooLarge { .. }
@@ -245,23 +249,12 @@ fn of_reset(code: ErrorCode) -> Code {
     }
 }
 
-/// HTTP statuses to gRPC's, for what answers without speaking gRPC.
-fn of_http(what: &NotGrpc) -> Code {
-    match what.http_status {
-        400 => Code::INTERNAL,
-        401 => Code::UNAUTHENTICATED,
-        403 => Code::PERMISSION_DENIED,
-        404 => Code::UNIMPLEMENTED,
-        429 | 502 | 503 | 504 => Code::UNAVAILABLE,
-        _ => Code::UNKNOWN,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::transport::NotGrpc;
 
     // spec: grpc/http-status-mapping
     #[test]
@@ -279,7 +272,8 @@ mod tests {
             (200, Code::UNKNOWN),
         ];
         for (http_status, code) in rows {
-            let what = NotGrpc { http_status, content_type: None, body: String::new() };
+            let body = String::new();
+            let what = NotGrpc { http_status, content_type: None, is_grpc: false, body };
             let status = of_stream_error(&StreamError::NotGrpc(Box::new(what)), None, &peer());
             assert_eq!(status.code(), code, "{http_status}");
             assert!(status.message().contains("10.0.0.7:443"), "{status}");
@@ -315,6 +309,7 @@ mod tests {
             let trailers = Trailers {
                 code: Code::CANCELLED,
                 message: "Timeout expired".to_owned(),
+                is_made_up: false,
                 details: bytes::Bytes::new(),
                 metadata: metadata.clone(),
             };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::observe::DisconnectReason;
-use crate::types::{Address, Authority, Seen};
+use crate::types::{Address, Authority, Code, Seen};
 
 use super::credentials::SecurityError;
 
@@ -296,6 +296,11 @@ pub(crate) enum StreamError {
     Reset(ErrorCode),
     /// The response breaks the rules of HTTP/2, or its header fields exceed the limit.
     Malformed(ErrorCode),
+    /// The header fields before the messages exceed the limit.
+    HeadTooLarge {
+        /// Bytes that are allowed, each field counted with 32 for its overhead.
+        limit: usize,
+    },
     /// The connection ended under it.
     Lost(Arc<Disconnect>),
     /// The deadline passed while the stream was open.
@@ -361,15 +366,34 @@ pub(crate) struct NotProved {
     pub(crate) reason: Arc<str>,
 }
 
-/// What answered instead of a gRPC server.
+/// A response that does not say how the call ended: mostly, something else answered than a gRPC
+/// server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NotGrpc {
     /// The HTTP status.
     pub(crate) http_status: u16,
     /// The content type, where there is one.
     pub(crate) content_type: Option<String>,
-    /// The beginning of the body.
+    /// Whether that is one of gRPC.
+    pub(crate) is_grpc: bool,
+    /// The beginning of the body, where it is a text.
     pub(crate) body: String,
+}
+
+impl NotGrpc {
+    /// The code for its HTTP status, as [gRPC maps] them.
+    ///
+    /// [gRPC maps]: https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
+    pub(crate) fn code(&self) -> Code {
+        match self.http_status {
+            400 => Code::INTERNAL,
+            401 => Code::UNAUTHENTICATED,
+            403 => Code::PERMISSION_DENIED,
+            404 => Code::UNIMPLEMENTED,
+            429 | 502 | 503 | 504 => Code::UNAVAILABLE,
+            _ => Code::UNKNOWN,
+        }
+    }
 }
 
 impl StreamError {
@@ -380,6 +404,7 @@ impl StreamError {
             Self::Refused | Self::Unprocessed(_) => Seen::Refused,
             Self::Reset(_)
             | Self::Malformed(_)
+            | Self::HeadTooLarge { .. }
             | Self::Lost(_)
             | Self::DeadlineExceeded
             // Nothing has seen it, and there is no time for another.
@@ -414,6 +439,11 @@ impl fmt::Display for StreamError {
             Self::Malformed(code) => write!(
                 f,
                 "the response breaks the HTTP/2 protocol or its headers are too large: {code}"
+            ),
+            Self::HeadTooLarge { limit } => write!(
+                f,
+                "the response has more than {limit} bytes of header fields: raise \
+                 max_header_list_bytes to take them"
             ),
             Self::Lost(cause) => cause.fmt(f),
             Self::DeadlineExceeded => f.write_str("the deadline passed"),
@@ -478,10 +508,12 @@ impl fmt::Display for NotGrpc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the server answered with HTTP status {}", self.http_status)?;
         match &self.content_type {
-            Some(content_type) => write!(f, " and content type `{content_type}`")?,
+            Some(content_type) => {
+                write!(f, " and content type `{}`", content_type.escape_debug())?;
+            }
             None => f.write_str(" and no content type")?,
         }
-        f.write_str(", which is no gRPC")?;
+        f.write_str(if self.is_grpc { ", and no grpc-status" } else { ", which is not gRPC" })?;
         if self.body.is_empty() {
             return Ok(());
         }

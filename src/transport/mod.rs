@@ -47,9 +47,10 @@ pub(crate) use call_credentials::AllCallCredentials;
 pub(crate) use compression::{DecompressError, decompress};
 pub(crate) use credentials::Security;
 use credentials::SecurityError;
+#[cfg(test)]
+pub(crate) use error::NotGrpc;
 pub(crate) use error::{
-    ConnectError, ConnectFault, ConnectPhase, Disconnect, DisconnectCause, ErrorCode, NotGrpc,
-    StreamError,
+    ConnectError, ConnectFault, ConnectPhase, Disconnect, DisconnectCause, ErrorCode, StreamError,
 };
 #[cfg(feature = "test-util")]
 pub(crate) use faults::{Faults, Scope, Trouble};

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
+use super::error::NotGrpc;
 use crate::types::{Code, Compression, Metadata};
 
 /// The headers of a response.
@@ -57,6 +58,9 @@ pub(crate) struct Trailers {
     pub(crate) code: Code,
     /// `grpc-message`, decoded.
     pub(crate) message: String,
+    /// Whether the code and the message are this side's, since those of the server are missing or
+    /// make no sense.
+    pub(crate) is_made_up: bool,
     /// `grpc-status-details-bin`, decoded: an encoded `google.rpc.Status`. Empty where there is
     /// none that can be used.
     pub(crate) details: Bytes,
@@ -70,8 +74,14 @@ impl Trailers {
         self.code == Code::OK
     }
 
-    /// Reads the fields that end a gRPC response.
-    pub(crate) fn parse(fields: HeaderMap) -> Self {
+    /// Reads the fields that end a response. `cut` is the limit that they exceed, where the engine
+    /// has left out what lies beyond it; `head` gives the rest of the response where they have no
+    /// status.
+    pub(crate) fn parse(
+        fields: HeaderMap,
+        cut: Option<usize>,
+        head: impl FnOnce() -> NotGrpc,
+    ) -> Self {
         let (mut status, mut message, mut has_details) = (None, None, false);
         // One pass over the few fields that trailers have is cheaper than looking each one up.
         for (name, value) in &fields {
@@ -84,13 +94,28 @@ impl Trailers {
         }
         let is_number = matches!(status, Some(Ok(_)));
         let metadata = Metadata::from_received(fields);
-        let (mut code, mut message) = match status {
-            Some(Ok(code)) => (code, message.unwrap_or_default()),
-            Some(Err(text)) => (
+        let mut is_made_up = !is_number;
+        let (mut code, mut message) = match (status, cut) {
+            (Some(Ok(code)), Some(limit)) if code != Code::OK => {
+                let message = message.map(|it| it + "; ").unwrap_or_default();
+                (code, format!("{message}{}", cut_at(limit)))
+            }
+            (Some(Ok(code)), _) => (code, message.unwrap_or_default()),
+            (Some(Err(text)), _) => (
                 Code::UNKNOWN,
-                format!("the server sent the grpc-status `{text}`, which is no number"),
+                format!(
+                    "the server sent the grpc-status `{}`, which is no number",
+                    text.escape_debug()
+                ),
             ),
-            None => (Code::UNKNOWN, String::new()),
+            (None, Some(limit)) => {
+                (Code::INTERNAL, format!("the server's status is lost: {}", cut_at(limit)))
+            }
+            (None, None) => {
+                let head = head();
+                let said = message.map(|it| format!("; grpc-message: {it}")).unwrap_or_default();
+                (head.code(), format!("{head}{said}"))
+            }
         };
         let mut details = Bytes::new();
         if has_details && is_number {
@@ -106,13 +131,21 @@ impl Trailers {
                             Code::from_number(inner)
                         );
                         code = Code::INTERNAL;
+                        is_made_up = true;
                     }
                     None => {}
                 }
             }
         }
-        Self { code, message, details, metadata }
+        Self { code, message, is_made_up, details, metadata }
     }
+}
+
+fn cut_at(limit: usize) -> String {
+    format!(
+        "the trailers exceed the limit of {limit} bytes, and what lies beyond is left out: raise \
+         max_header_list_bytes to take it"
+    )
 }
 
 /// How messages are compressed.
@@ -212,6 +245,39 @@ mod tests {
         fields
     }
 
+    const NO_STATUS: &str = "the server answered with HTTP status 503 and content type \
+                             `application/grpc`, and no grpc-status";
+
+    fn parse(fields: HeaderMap) -> Trailers {
+        parse_cut(fields, None)
+    }
+
+    fn parse_cut(fields: HeaderMap, cut: Option<usize>) -> Trailers {
+        Trailers::parse(fields, cut, || NotGrpc {
+            http_status: 503,
+            content_type: Some("application/grpc".to_owned()),
+            is_grpc: true,
+            body: String::new(),
+        })
+    }
+
+    #[test]
+    fn trailers_over_the_limit_keep_what_was_decoded_and_name_the_limit() {
+        let cut = |rows: Fields<'_>| parse_cut(fields(rows), Some(1_000));
+        let limit = "the limit of 1000 bytes";
+        let lost = cut(&[("k", "v")]);
+        assert_eq!((lost.code, lost.is_made_up), (Code::INTERNAL, true));
+        assert!(lost.message.contains(limit), "{}", lost.message);
+        let bare = cut(&[("grpc-status", "5")]);
+        assert_eq!((bare.code, bare.is_made_up), (Code::NOT_FOUND, false));
+        assert!(bare.message.contains(limit), "{}", bare.message);
+        let whole = cut(&[("grpc-status", "5"), ("grpc-message", "no Ada")]);
+        assert_eq!(whole.code, Code::NOT_FOUND);
+        assert!(whole.message.starts_with("no Ada; the trailers exceed"), "{}", whole.message);
+        // A call that has succeeded has done so.
+        assert!(cut(&[("grpc-status", "0")]).is_ok());
+    }
+
     // spec: grpc/content-type
     #[test]
     fn a_grpc_response_is_told_by_its_content_type() {
@@ -241,8 +307,13 @@ mod tests {
             (&[("grpc-status", "5"), ("grpc-message", "%zz%2")], Code::NOT_FOUND, "%zz%2"),
             (&[("grpc-status", "5"), ("grpc-message", "%ff")], Code::NOT_FOUND, "\u{fffd}"),
             (&[("grpc-status", "99")], Code::from_number(99), ""),
-            (&[], Code::UNKNOWN, ""),
-            (&[("grpc-message", "lost")], Code::UNKNOWN, ""),
+            (&[], Code::UNAVAILABLE, NO_STATUS),
+            (
+                &[("grpc-message", "lost")],
+                Code::UNAVAILABLE,
+                "the server answered with HTTP status 503 and content type `application/grpc`, \
+                 and no grpc-status; grpc-message: lost",
+            ),
             (
                 &[("grpc-status", "x"), ("grpc-message", "lost")],
                 Code::UNKNOWN,
@@ -255,7 +326,7 @@ mod tests {
             ),
         ];
         for (rows, code, message) in rows {
-            let trailers = Trailers::parse(fields(rows));
+            let trailers = parse(fields(rows));
             assert_eq!((trailers.code, &*trailers.message), (*code, *message), "{rows:?}");
             assert!(trailers.metadata.is_empty());
             assert_eq!(trailers.is_ok(), *code == Code::OK);
@@ -267,10 +338,10 @@ mod tests {
     fn details_count_only_where_they_agree_with_the_status() {
         // code: 5, message: "no"
         let five = "CAUSAm5v";
-        let good = Trailers::parse(fields(&[("grpc-status", "5"), (DETAILS, five)]));
+        let good = parse(fields(&[("grpc-status", "5"), (DETAILS, five)]));
         assert_eq!(good.details.as_ref(), [8, 5, 18, 2, b'n', b'o']);
         assert!(good.metadata.contains_key(DETAILS));
-        let other = Trailers::parse(fields(&[("grpc-status", "6"), (DETAILS, five)]));
+        let other = parse(fields(&[("grpc-status", "6"), (DETAILS, five)]));
         assert_eq!(other.code, Code::INTERNAL);
         assert!(other.message.contains("NOT_FOUND"), "{}", other.message);
         for rows in [
@@ -281,7 +352,7 @@ mod tests {
             &[(DETAILS, "")],
         ] {
             let said = [&[("grpc-status", "6"), ("grpc-message", "there")], rows].concat();
-            let ignored = Trailers::parse(fields(&said));
+            let ignored = parse(fields(&said));
             assert_eq!(ignored.code, Code::ALREADY_EXISTS, "{rows:?}");
             assert_eq!(ignored.message, "there", "{rows:?}");
             assert!(ignored.details.is_empty());
@@ -312,7 +383,7 @@ mod tests {
     #[test]
     fn a_binary_value_that_is_not_base64_is_left_out_of_headers_and_trailers() {
         let bad = fields(&[("grpc-status", "0"), ("trace-bin", "*"), ("k", "v")]);
-        let trailers = Trailers::parse(bad.clone());
+        let trailers = parse(bad.clone());
         assert!(trailers.is_ok());
         for metadata in [trailers.metadata, Headers::parse(bad).metadata] {
             assert_eq!(metadata.keys().collect::<Vec<_>>(), ["k"]);

@@ -139,3 +139,66 @@ async fn a_page_that_is_no_grpc_is_shown() {
     }
     play(scripts).await;
 }
+
+/// What a server answers a stream of this number with.
+type Answer = Box<dyn Fn(u32) -> Vec<u8> + Send + Sync>;
+
+// spec: grpc/http-status-mapping
+#[tokio::test]
+async fn an_http_status_counts_where_there_is_no_grpc_status_whatever_the_content_type() {
+    const STATUSES: [(&str, Code, &[&str]); 10] = [
+        ("200", Code::UNKNOWN, &["@", "HTTP status 200"]),
+        ("400", Code::INTERNAL, &["@", "HTTP status 400"]),
+        ("401", Code::UNAUTHENTICATED, &["@", "HTTP status 401"]),
+        ("403", Code::PERMISSION_DENIED, &["@", "HTTP status 403"]),
+        ("404", Code::UNIMPLEMENTED, &["@", "HTTP status 404"]),
+        ("429", Code::UNAVAILABLE, &["@", "HTTP status 429"]),
+        ("500", Code::UNKNOWN, &["@", "HTTP status 500"]),
+        ("502", Code::UNAVAILABLE, &["@", "HTTP status 502"]),
+        ("503", Code::UNAVAILABLE, &["@", "HTTP status 503"]),
+        ("504", Code::UNAVAILABLE, &["@", "HTTP status 504"]),
+    ];
+    const TYPES: [Option<&str>; 4] =
+        [Some("application/grpc"), Some("application/grpc+proto"), Some("text/html"), None];
+    const SAID: [(&str, &str); 2] = [("grpc-status", "5"), ("grpc-message", "no%20Ada")];
+    let mut scripts = Vec::new();
+    for (status, code, texts) in STATUSES {
+        for content_type in TYPES {
+            let is_ok_grpc =
+                status == "200" && content_type.is_some_and(|it| it.starts_with("application"));
+            let head = move |id, flags, more: &[(&'static str, &'static str)]| {
+                let mut fields = vec![(":status", status)];
+                fields.extend(content_type.map(|it| ("content-type", it)));
+                fields.extend(more);
+                headers(id, flags, &fields)
+            };
+            let plain: &'static [(&'static str, &'static str)] = &[("k", "v")];
+            let answers: [(&'static str, Answer); 3] = [
+                ("headers alone", Box::new(move |id| head(id, END_STREAM, &[]))),
+                ("trailers", Box::new(move |id| [head(id, 0, &[]), trailers(id, plain)].concat())),
+                (
+                    "a text",
+                    Box::new(move |id| [head(id, 0, &[]), data(id, END_STREAM, b"busy")].concat()),
+                ),
+            ];
+            for (name, answer) in answers {
+                // That is a broken message and not a page.
+                if !(is_ok_grpc && name == "a text") {
+                    scripts.push(script(name).answers(answer).fails(code, texts));
+                }
+            }
+            // A status that is there counts.
+            let said: [Answer; 4] = [
+                Box::new(move |id| head(id, END_STREAM, &SAID)),
+                Box::new(move |id| [head(id, 0, &SAID), data(id, END_STREAM, b"")].concat()),
+                Box::new(move |id| [head(id, 0, &SAID), trailers(id, plain)].concat()),
+                Box::new(move |id| [head(id, 0, &[]), trailers(id, &SAID)].concat()),
+            ];
+            for answer in said {
+                let script = script("with a status").answers(answer);
+                scripts.push(script.fails(Code::NOT_FOUND, &["no Ada"]));
+            }
+        }
+    }
+    play(scripts).await;
+}

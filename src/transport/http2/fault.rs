@@ -15,7 +15,10 @@ pub(super) fn of_stream(
         return match ended_here {
             // Also where the peer's reset met ours on its way out, which the engine then shows.
             Some(reason) => reason.clone(),
-            None if error.is_library() => StreamError::Malformed(code),
+            None if error.is_library() => match shared.watch.blocks.is_long(stream) {
+                Some(limit) => StreamError::HeadTooLarge { limit },
+                None => StreamError::Malformed(code),
+            },
             None if !error.is_remote() => StreamError::Ended,
             None if code == ErrorCode::REFUSED_STREAM => StreamError::Refused,
             None => StreamError::Reset(code),
@@ -44,7 +47,15 @@ pub(super) fn of_connection(shared: &Shared, error: &h2::Error) -> DisconnectCau
         let goaway = shared.watch.goaway().unwrap_or_else(|| Goaway::new(code, b""));
         DisconnectCause::Goaway(goaway)
     } else if error.is_go_away() {
-        DisconnectCause::Protocol(error.to_string())
+        let is_too_much = error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+        let limit = shared.watch.blocks.is_any_long().filter(|_| is_too_much);
+        DisconnectCause::Protocol(match limit {
+            Some(limit) => format!(
+                "it sent header fields far beyond the limit of {limit} bytes: raise \
+                 max_header_list_bytes to take them ({error})"
+            ),
+            None => error.to_string(),
+        })
     } else {
         // The one complaint the engine has of a handle that sends nothing malformed.
         DisconnectCause::StreamIdsUsedUp

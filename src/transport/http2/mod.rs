@@ -7,6 +7,7 @@
 
 mod admission;
 mod bdp;
+mod blocks;
 mod connection;
 mod driver;
 mod ends;
@@ -81,7 +82,7 @@ pub(super) async fn establish(
     options: &ConnectionOptions,
     beside: Option<&Connection>,
 ) -> Result<(Connection, Driver), ConnectFault> {
-    let watch = Arc::new(Watch::new(options.receive_buffer.clone()));
+    let watch = Arc::new(Watch::new(options.receive_buffer.clone(), options.max_header_list_size));
     let observed = Observed::new(io, Arc::clone(&watch));
     // What small frames take in memory is counted, and bounded, by `Unread`.
     let handshake = h2::client::Builder::new()

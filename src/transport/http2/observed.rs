@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::super::connect::Io;
 use super::super::error::{Goaway, Loss, in_words};
+use super::blocks::Blocks;
 use super::ends::Ends;
 use super::sieve::Sieve;
 use super::unread::{INTERIM_HEADS_MAX, ReceiveBuffer, Unread};
@@ -48,6 +49,8 @@ pub(super) struct Watch {
     /// Whether any GOAWAY complained of too many PINGs.
     too_many_pings: AtomicBool,
     pub(super) unread: Unread,
+    /// What the server's header fields take on the wire.
+    pub(super) blocks: Blocks,
     /// The responses that are over.
     pub(super) ends: Ends,
     /// Bytes of header fields that the server takes in one request.
@@ -65,7 +68,7 @@ pub(super) enum FirstFrame {
 }
 
 impl Watch {
-    pub(super) fn new(receive_buffer: Arc<ReceiveBuffer>) -> Self {
+    pub(super) fn new(receive_buffer: Arc<ReceiveBuffer>, fields_max: u32) -> Self {
         Self {
             first_frame: OnceLock::new(),
             highest_opened: AtomicU32::new(0),
@@ -79,6 +82,7 @@ impl Watch {
             too_many_pings: AtomicBool::new(false),
             ends: Ends::default(),
             unread: Unread::new(receive_buffer),
+            blocks: Blocks::new(fields_max),
             peer_max_fields: AtomicU32::new(u32::MAX),
             open_streams: AtomicUsize::new(0),
         }
@@ -348,7 +352,7 @@ impl Observed {
             self.inbound = Inbound::Rest;
         }
         let watch = &*self.watch;
-        let peer_max_fields = &watch.peer_max_fields;
+        let (peer_max_fields, blocks) = (&watch.peer_max_fields, &watch.blocks);
         let Self { goodbye, pongs, .. } = self;
         if goodbye.is_some() {
             let rest = &bytes[..self.frames_in.skip.min(bytes.len())];
@@ -366,6 +370,8 @@ impl Observed {
                     }
                 }
                 PING if frame.flags & ACK == 0 => pongs.due = pongs.due.saturating_add(1),
+                HEADERS => blocks.begin(frame.stream, frame.len),
+                CONTINUATION => blocks.go_on(frame.stream, frame.len),
                 GOAWAY => *goodbye = Goodbye::new(frame.len).hear(payload, watch),
                 _ => {}
             }

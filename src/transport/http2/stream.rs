@@ -12,7 +12,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream};
-use http::header;
+use http::HeaderMap;
+use http::header::{self, HeaderValue};
 
 use super::super::error::{NotGrpc, StreamError};
 use super::super::message::{Deframer, FramingError, Message, Received, Run};
@@ -41,6 +42,7 @@ impl Stream {
                 state: State::Head(response),
                 headers: None,
                 deframer: Deframer::default(),
+                hints: None,
                 gathered: VecDeque::new(),
                 unreleased: 0,
                 taken: Taken::default(),
@@ -230,6 +232,8 @@ pub(crate) struct RecvHalf {
     /// Headers that were read on the way to a message and that nobody has taken yet.
     headers: Option<Headers>,
     deframer: Deframer,
+    /// What the head says of the end, where it is not that of a usual response.
+    hints: Option<Box<Hints>>,
     /// What was taken over from the engine before anybody read it.
     gathered: VecDeque<Bytes>,
     /// Bytes that were read and whose room has not been given back to the peer.
@@ -243,12 +247,48 @@ enum State {
     Head(ResponseFuture),
     /// Messages are coming.
     Body(RecvStream),
-    /// The response is none of gRPC; its body becomes part of the error.
-    Foreign { body: RecvStream, what: Box<NotGrpc>, excerpt: BytesMut },
+    /// What comes is not messages; it becomes part of the error, unless the trailers say better.
+    Foreign(RecvStream),
     /// It is over, and nobody has been told yet.
     Ending(Result<Trailers, StreamError>),
     /// It is over.
     Ended(Result<Trailers, StreamError>),
+}
+
+/// What is known of the end of a response before that has come, for where it does not say better.
+struct Hints {
+    /// The response, which is what answered where nobody says how the call ended.
+    what: NotGrpc,
+    /// The failure that the head already speaks of, before the end.
+    said: Option<Trailers>,
+    /// The beginning of the body.
+    excerpt: BytesMut,
+}
+
+impl Hints {
+    fn keep(&mut self, chunk: &Bytes) {
+        let kept = chunk.len().min(EXCERPT_BYTES - self.excerpt.len());
+        self.excerpt.extend_from_slice(&chunk[..kept]);
+    }
+
+    fn is_full(&self) -> bool {
+        self.excerpt.len() == EXCERPT_BYTES
+    }
+
+    /// How the call ended, as far as can be told.
+    fn outcome(self) -> Result<Trailers, StreamError> {
+        let Self { what, said, excerpt } = self;
+        said.ok_or_else(|| {
+            StreamError::NotGrpc(Box::new(NotGrpc { body: text_of(&excerpt), ..what }))
+        })
+    }
+}
+
+/// `excerpt`, if it is a text for people.
+fn text_of(excerpt: &[u8]) -> String {
+    let text = String::from_utf8_lossy(excerpt);
+    let is_text = |c: char| !c.is_control() || c.is_ascii_whitespace();
+    if text.chars().all(is_text) { text.into_owned() } else { String::new() }
 }
 
 impl RecvHalf {
@@ -290,6 +330,9 @@ impl RecvHalf {
                 }
                 Ok(None) => {}
                 Err(error) => {
+                    if self.turn_foreign() {
+                        return self.poll_message(cx, limit);
+                    }
                     self.end(Err(error.into()), Reset::Whole(Reason::CANCEL));
                     continue;
                 }
@@ -298,6 +341,9 @@ impl RecvHalf {
                 self.taken.block(block.len());
                 release(body, &mut self.unreleased);
                 self.unreleased = block.len();
+                if let Some(hints) = &mut self.hints {
+                    hints.keep(&block);
+                }
                 self.deframer.feed(block);
                 continue;
             }
@@ -309,6 +355,9 @@ impl RecvHalf {
                     }
                     release(body, &mut self.unreleased);
                     self.unreleased = chunk.len();
+                    if let Some(hints) = &mut self.hints {
+                        hints.keep(&chunk);
+                    }
                     self.deframer.feed(chunk);
                 }
                 Poll::Ready(Some(Err(error))) => self.fail(&error),
@@ -387,7 +436,7 @@ impl RecvHalf {
                 Poll::Ready(Err(error))
             }
             // The loop ends in no other state.
-            State::Head(_) | State::Body(_) | State::Foreign { .. } => {
+            State::Head(_) | State::Body(_) | State::Foreign(_) => {
                 Poll::Ready(Err(StreamError::Ended))
             }
         }
@@ -407,24 +456,24 @@ impl RecvHalf {
                     Ok(response) => self.take_head(response, cx),
                     Err(error) => self.fail(&error),
                 },
-                State::Foreign { body, excerpt, .. } => {
-                    let chunk = match ready!(body.poll_data(cx)) {
-                        Some(Ok(chunk)) => {
-                            self.taken.frame(chunk.len());
-                            self.place.tell_taken(&mut self.taken);
-                            chunk
+                State::Foreign(body) => match ready!(body.poll_data(cx)) {
+                    Some(Ok(chunk)) => {
+                        self.taken.frame(chunk.len());
+                        self.place.tell_taken(&mut self.taken);
+                        release(body, &mut self.unreleased);
+                        self.unreleased = chunk.len();
+                        let is_full = self.hints.as_mut().is_none_or(|hints| {
+                            hints.keep(&chunk);
+                            hints.is_full()
+                        });
+                        if is_full {
+                            self.end_foreign(Reset::Whole(Reason::PROTOCOL_ERROR));
                         }
-                        // Whatever ended the body, what it is matters more.
-                        Some(Err(_)) | None => Bytes::new(),
-                    };
-                    let kept = chunk.len().min(EXCERPT_BYTES - excerpt.len());
-                    excerpt.extend_from_slice(&chunk[..kept]);
-                    if chunk.is_empty() {
-                        self.end_foreign(Reset::SendHalf);
-                    } else if excerpt.len() == EXCERPT_BYTES {
-                        self.end_foreign(Reset::Whole(Reason::PROTOCOL_ERROR));
                     }
-                }
+                    // Whatever ended the body, what it is matters more.
+                    Some(Err(_)) => self.end_foreign(Reset::Nothing),
+                    None => ready!(self.poll_foreign_end(cx)),
+                },
                 State::Ending(Err(_)) => return Poll::Ready(self.tell_end()),
                 State::Body(_) | State::Ending(Ok(_)) | State::Ended(_) => {
                     return Poll::Ready(Ok(()));
@@ -435,26 +484,59 @@ impl RecvHalf {
 
     fn take_head(&mut self, response: http::Response<RecvStream>, cx: &mut Context<'_>) {
         let (head, mut body) = response.into_parts();
-        let is_whole = body.is_end_stream()
-            || (response::has_status(&head.headers) && self.is_cut(&mut body, cx));
-        if !response::is_grpc(&head.headers) {
-            let content_type = head.headers.get(header::CONTENT_TYPE);
-            let what = Box::new(NotGrpc {
-                http_status: head.status.as_u16(),
-                content_type: content_type
-                    .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
-                body: String::new(),
-            });
-            self.state = State::Foreign { body, what, excerpt: BytesMut::new() };
+        let has_status = response::has_status(&head.headers);
+        let is_whole = body.is_end_stream() || (has_status && self.is_cut(&mut body, cx));
+        let is_grpc = response::is_grpc(&head.headers);
+        // A status that is there counts, whatever the rest of the response looks like.
+        if is_whole && (has_status || is_grpc) {
+            self.headers = Some(Headers { trailers_only: true, ..Headers::default() });
+            let what = (!has_status).then(|| what_answered(&head, is_grpc));
+            let trailers = Trailers::parse(head.headers, None, || what.unwrap_or_else(usual));
+            self.end(Ok(trailers), Reset::SendHalf);
+            return;
+        }
+        if has_status || !is_grpc || head.status != http::StatusCode::OK {
+            let what = what_answered(&head, is_grpc);
+            let said = has_status.then(|| Trailers::parse(head.headers.clone(), None, usual));
+            // That a call has succeeded shows only at its end.
+            let said = said.filter(|said| !said.is_ok());
+            self.hints = Some(Box::new(Hints { what, said, excerpt: BytesMut::new() }));
+        }
+        if is_grpc {
+            self.headers = Some(Headers::parse(head.headers));
+            self.state = State::Body(body);
+        } else {
+            self.state = State::Foreign(body);
             if is_whole {
                 self.end_foreign(Reset::SendHalf);
             }
-        } else if is_whole {
-            self.headers = Some(Headers { trailers_only: true, ..Headers::default() });
-            self.end(Ok(Trailers::parse(head.headers)), Reset::SendHalf);
-        } else {
-            self.headers = Some(Headers::parse(head.headers));
-            self.state = State::Body(body);
+        }
+    }
+
+    /// Reads on as what is not messages, where the HTTP status says that there are none. Says
+    /// whether it does.
+    fn turn_foreign(&mut self) -> bool {
+        if self.hints.as_ref().is_none_or(|hints| hints.what.http_status == 200) {
+            return false;
+        }
+        let over = State::Ended(Err(StreamError::Ended));
+        match mem::replace(&mut self.state, over) {
+            State::Body(body) => {
+                self.deframer = Deframer::default();
+                for block in mem::take(&mut self.gathered) {
+                    self.taken.block(block.len());
+                    self.unreleased += block.len();
+                    if let Some(hints) = &mut self.hints {
+                        hints.keep(&block);
+                    }
+                }
+                self.state = State::Foreign(body);
+                true
+            }
+            state => {
+                self.state = state;
+                false
+            }
         }
     }
 
@@ -474,11 +556,51 @@ impl RecvHalf {
         }
     }
 
+    /// Ends what is not messages, and says what it was.
     fn end_foreign(&mut self, reset: Reset) {
-        if let State::Foreign { what, excerpt, .. } = &mut self.state {
-            what.body = String::from_utf8_lossy(excerpt).into_owned();
-            let error = StreamError::NotGrpc(what.clone());
-            self.end(Err(error), reset);
+        let outcome = self.hint().unwrap_or(Err(StreamError::NoTrailers));
+        self.end(outcome, reset);
+    }
+
+    /// How the call ended, as far as the head tells, if that tells anything.
+    fn hint(&mut self) -> Option<Result<Trailers, StreamError>> {
+        self.hints.take().map(|hints| hints.outcome())
+    }
+
+    /// Reads the trailers of what is not messages. A failure that the server names there counts;
+    /// that the call has succeeded cannot be, as it has no messages.
+    fn poll_foreign_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let State::Foreign(body) = &mut self.state else { return Poll::Ready(()) };
+        let fields = match ready!(body.poll_trailers(cx)) {
+            Ok(fields) => fields.filter(response::has_status),
+            Err(_) => None,
+        };
+        let trailers = fields.map(|fields| self.read_trailers(fields));
+        match trailers.filter(|trailers| !trailers.is_ok()) {
+            Some(trailers) => {
+                if self.headers.is_none() {
+                    self.headers = Some(Headers { trailers_only: true, ..Headers::default() });
+                }
+                self.end(Ok(trailers), Reset::SendHalf);
+            }
+            None => self.end_foreign(Reset::SendHalf),
+        }
+        Poll::Ready(())
+    }
+
+    /// Reads the trailers behind a body. Where they have no status, the head may.
+    fn read_trailers(&mut self, fields: HeaderMap) -> Trailers {
+        let Place { shared, id, .. } = &self.place;
+        let cut = shared.watch.blocks.are_cut(*id, &fields);
+        if response::has_status(&fields) {
+            return Trailers::parse(fields, cut, usual);
+        }
+        match self.hints.take().map(|hints| *hints) {
+            Some(Hints { said: Some(said), .. }) => said,
+            Some(Hints { what, excerpt, .. }) => {
+                Trailers::parse(fields, cut, || NotGrpc { body: text_of(&excerpt), ..what })
+            }
+            None => Trailers::parse(fields, cut, usual),
         }
     }
 
@@ -489,7 +611,7 @@ impl RecvHalf {
         };
         match ready!(body.poll_trailers(cx)) {
             Ok(Some(fields)) => {
-                let trailers = Trailers::parse(fields);
+                let trailers = self.read_trailers(fields);
                 // The server's own word on a failure says more than the cut message.
                 let is_cut = trailers.is_ok() && self.deframer.is_in_message();
                 let outcome = if is_cut { Err(StreamError::Truncated) } else { Ok(trailers) };
@@ -501,7 +623,8 @@ impl RecvHalf {
                 } else {
                     StreamError::NoTrailers
                 };
-                self.end(Err(error), Reset::SendHalf);
+                let outcome = self.hint().unwrap_or(Err(error));
+                self.end(outcome, Reset::SendHalf);
             }
             Err(error) => self.fail(&error),
         }
@@ -547,7 +670,12 @@ impl RecvHalf {
         let ended_here = self.place.ended_here();
         let Place { shared, id, .. } = &self.place;
         let error = fault::of_stream(shared, *id, ended_here.as_ref(), error);
-        self.end(Err(error), Reset::Nothing);
+        let outcome = match error {
+            // Whatever ended it, what it is matters more.
+            StreamError::Reset(_) | StreamError::Malformed(_) => self.hint().unwrap_or(Err(error)),
+            error => Err(error),
+        };
+        self.end(outcome, Reset::Nothing);
     }
 
     /// Ends it, and gives its place on the connection back. `reset` tells a server that still
@@ -593,6 +721,28 @@ impl From<FramingError> for StreamError {
             FramingError::BadFlag(flag) => Self::BadFlag(flag),
             FramingError::TooLarge { len, limit } => Self::TooLarge { len, limit },
         }
+    }
+}
+
+/// What answered, by the head of its response.
+fn what_answered(head: &http::response::Parts, is_grpc: bool) -> NotGrpc {
+    let content_type = head.headers.get(header::CONTENT_TYPE);
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    NotGrpc {
+        http_status: head.status.as_u16(),
+        content_type: content_type.map(text),
+        is_grpc,
+        body: String::new(),
+    }
+}
+
+/// The head of a usual response, of which nothing is kept.
+fn usual() -> NotGrpc {
+    NotGrpc {
+        http_status: 200,
+        content_type: Some("application/grpc".to_owned()),
+        is_grpc: true,
+        body: String::new(),
     }
 }
 

@@ -179,6 +179,7 @@ fn not_grpc(http_status: u16, content_type: Option<&str>, body: &str) -> StreamE
     StreamError::NotGrpc(Box::new(NotGrpc {
         http_status,
         content_type: content_type.map(str::to_owned),
+        is_grpc: false,
         body: body.to_owned(),
     }))
 }
@@ -428,6 +429,43 @@ async fn trailers_can_be_read_past_messages_that_nobody_wants() {
     peer.trailers(id, "9").await;
     let trailers = stream.recv.trailers().await.unwrap();
     assert_eq!(trailers.code, Code::FAILED_PRECONDITION);
+}
+
+// spec: grpc/header-list-limit
+#[tokio::test(start_paused = true)]
+async fn header_fields_over_the_limit_are_told_with_the_limit_and_what_was_decoded() {
+    let values = "x".repeat(100);
+    let large: Vec<_> = ["a", "b", "c", "d", "e", "f", "g", "h", "i"].map(|k| (k, &*values)).into();
+    let options = ConnectionOptions { max_header_list_size: 1_000, ..ConnectionOptions::default() };
+    let status = [("grpc-status", "5"), ("grpc-message", "no%20Ada")];
+    let behind = [&status[..], &large].concat();
+    let before = [&large[..], &status].concat();
+    let within = [&status[..], &large[..3]].concat();
+    for (fields, code, text) in [
+        (behind, Code::NOT_FOUND, "no Ada; the trailers exceed the limit of 1000 bytes"),
+        (
+            before,
+            Code::INTERNAL,
+            "the server's status is lost: the trailers exceed the limit of 1000",
+        ),
+        (within, Code::NOT_FOUND, "no Ada"),
+    ] {
+        let (client, mut peer) = connected_with(&[], &options).await;
+        let mut stream = client.call(b"x").await.unwrap();
+        let id = peer.request().await;
+        peer.ok_headers(id).await;
+        peer.headers(id, END_STREAM, &fields).await;
+        let trailers = stream.recv.trailers().await.unwrap();
+        assert_eq!(trailers.code, code);
+        assert!(trailers.message.starts_with(text), "{}", trailers.message);
+        assert_eq!(trailers.message.contains("1000"), text.contains("1000"));
+    }
+    let (client, mut peer) = connected_with(&[], &options).await;
+    let mut stream = client.call(b"x").await.unwrap();
+    let id = peer.request().await;
+    peer.headers(id, 0, &[&GRPC[..2], &large].concat()).await;
+    let error = stream.recv.headers().await.unwrap_err();
+    assert_eq!(error, StreamError::HeadTooLarge { limit: 1_000 });
 }
 
 #[tokio::test(start_paused = true)]
