@@ -176,7 +176,11 @@ impl Proof {
     /// Says, in a sentence, why the server must not be addressed by `authority`, unless it may.
     #[cfg_attr(
         not(feature = "_tls"),
-        expect(unused_variables, reason = "without TLS nothing is proved")
+        expect(
+            unused_variables,
+            clippy::unnecessary_wraps,
+            reason = "without TLS nothing is proved"
+        )
     )]
     pub(crate) fn check(&self, authority: &Authority) -> Result<(), Arc<str>> {
         match self {
