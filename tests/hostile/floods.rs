@@ -96,8 +96,23 @@ async fn a_list_of_fields_over_the_limit_fails_the_call_alone() {
     play(vec![
         script("headers")
             .answers(move |id| [frame(HEADERS, 0, id, &block(GRPC)), beyond(id)].concat())
-            .fails(Code::INTERNAL, &["@", "headers are too large"]),
-        // The engine leaves out of trailers what is beyond the limit, and does not say so.
+            .fails(
+                Code::INTERNAL,
+                &["@", "more than 65536 bytes of header fields", "max_header_list_bytes"],
+            ),
+        script("trailers that begin with a failure")
+            .answers(move |id| {
+                let said = block(&[("grpc-status", "5"), ("grpc-message", "no Ada")]);
+                [head(id), frame(HEADERS, END_STREAM, id, &said), beyond(id)].concat()
+            })
+            .fails(Code::NOT_FOUND, &["no Ada; the trailers exceed the limit of 65536 bytes"]),
+        script("trailers without a status")
+            .answers(move |id| {
+                let end = frame(HEADERS, END_STREAM, id, &block(&[("a", "b")]));
+                [head(id), end, beyond(id)].concat()
+            })
+            .fails(Code::INTERNAL, &["@", "status is lost", "the limit of 65536 bytes"]),
+        // The engine leaves out of trailers what is beyond the limit. A success stays one.
         script("trailers").answers(move |id| {
             let end = frame(HEADERS, END_STREAM, id, &block(&[("grpc-status", "0")]));
             [head(id), data(id, 0, &greeting()), end, beyond(id)].concat()
