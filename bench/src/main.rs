@@ -18,6 +18,7 @@ mod proto;
 mod report;
 mod secure;
 mod servers;
+mod short;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -79,6 +80,8 @@ struct Options {
 enum Role {
     /// Compare windows over a path with a round trip of 50 ms
     Path(LongPath),
+    /// Send short messages to a tonic server that reads, and to one that does not
+    Short(ShortMessages),
     /// Answer with frames by hand
     #[command(hide = true)]
     ServeNull(ServeNull),
@@ -96,6 +99,24 @@ struct LongPath {
     #[arg(long, value_name = "N", default_value_t = 100)]
     #[arg(value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=10_000))]
     mb: usize,
+}
+
+#[derive(Debug, Args)]
+struct ShortMessages {
+    /// Send this many on a stream
+    #[arg(long, value_name = "N", default_value_t = 5_000)]
+    messages: usize,
+    /// The body of each message
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    bytes: usize,
+    /// Milliseconds between two messages to the server that does not read
+    #[arg(long, value_name = "MS", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    interval_ms: u64,
+    /// Samples of each client with the server that reads
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
+    rounds: usize,
 }
 
 #[derive(Debug, Args)]
@@ -182,6 +203,7 @@ fn main() -> ExitCode {
     let result = match role {
         None => compare(&options),
         Some(Role::Path(arguments)) => long_path(&arguments),
+        Some(Role::Short(arguments)) => short_messages(&arguments),
         Some(Role::ServeNull(arguments)) => as_child(|| serve_null(&arguments)),
         Some(Role::ServeTonic(arguments)) => as_child(|| serve_tonic(&arguments)),
         Some(Role::Client(arguments)) => as_child(|| take_sample(&arguments)),
@@ -399,6 +421,17 @@ fn long_path(arguments: &LongPath) -> Result<()> {
     let arguments_of_server = Arguments::new("serve-tonic").with("--messages", &u64::MAX);
     let server = child::Server::start(arguments_of_server).context("starting the server")?;
     let told = runtime(2)?.block_on(path::compare(&server, arguments.mb * 1_000_000))?;
+    writeln!(io::stdout(), "{told}")?;
+    Ok(())
+}
+
+fn short_messages(arguments: &ShortMessages) -> Result<()> {
+    let load = short::Load {
+        messages: arguments.messages,
+        bytes: arguments.bytes,
+        interval: Duration::from_millis(arguments.interval_ms),
+    };
+    let told = runtime(2)?.block_on(short::compare(load, arguments.rounds))?;
     writeln!(io::stdout(), "{told}")?;
     Ok(())
 }

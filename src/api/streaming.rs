@@ -195,6 +195,12 @@ impl<Req, Resp> Sender<Req, Resp> {
     /// message over its limit (the call goes on then), and with INTERNAL after
     /// [`close_send`](Self::close_send) or for a second message to a method that takes one.
     /// Cancel-safe: a message is sent as a whole or not at all.
+    ///
+    /// Messages that are sent one right after the other go out together, in frames of up to 16 KiB.
+    /// Where a server neither answers nor is known to read (64 short frames without a window update
+    /// or a response), a message below 256 bytes waits up to 5 ms for others to go with it: servers
+    /// that are built on h2, such as tonic's, end a connection for many short frames that nobody
+    /// has read. It waits for nothing that the server does, and not if it is the last one.
     pub async fn send(&mut self, message: Req) -> Result<(), Status> {
         let Self { block, vtable, compresses, .. } = self;
         let message = EncodedMessage::encode_in(block, &message, vtable, *compresses)?;

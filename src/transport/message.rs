@@ -5,8 +5,8 @@ use std::mem;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// An encoded message with its prefix in front, in one piece: one DATA frame, which attempts and
-/// the retry buffer share without copying.
+/// An encoded message with its prefix in front, in one piece, which attempts and the retry buffer
+/// share without copying.
 #[derive(Clone)]
 pub(crate) struct Message(Bytes);
 

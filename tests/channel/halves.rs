@@ -236,7 +236,7 @@ const RETRIES: &str = r#"{"methodConfig":[{"name":[{}],"retryPolicy":{"maxAttemp
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_policy_fires_for_a_task_that_only_sends() {
-    for is_stuck in [true, false] {
+    for (is_stuck, is_polled) in [(true, false), (false, false), (true, true), (false, true)] {
         let (connector, go_on) = server(&[Answers::Status("14"), Answers::Echo], 100);
         let channel = channel(connector, RETRIES);
         let (mut requests, mut replies) = opened(&channel).await;
@@ -244,6 +244,19 @@ async fn a_retry_policy_fires_for_a_task_that_only_sends() {
         requests.send(Bytes::from(vec![1; size])).await.unwrap();
         if is_stuck {
             requests.send(Bytes::from(vec![2; size])).await.unwrap();
+        }
+        let receive = async move {
+            let mut bytes = 0;
+            while let Some(message) = replies.recv().await.unwrap() {
+                bytes += message.len();
+            }
+            bytes
+        };
+        let (mut received, mut unpolled) = (None, None);
+        if is_polled {
+            received = Some(tokio::spawn(receive));
+        } else {
+            unpolled = Some(receive);
         }
         let sending = tokio::spawn(async move {
             requests.send(Bytes::from_static(&[3; 5])).await.unwrap();
@@ -256,11 +269,12 @@ async fn a_retry_policy_fires_for_a_task_that_only_sends() {
         go_on.notify_one();
         // Before the last message is sent at all, or while it waits for room.
         within("the retry", sending).await.unwrap();
-        let mut bytes = 0;
-        while let Some(message) = replies.recv().await.unwrap() {
-            bytes += message.len();
-        }
-        assert_eq!(bytes, if is_stuck { 2 * size + 5 } else { size + 5 });
+        let bytes = match (received, unpolled) {
+            (Some(received), _) => within("the answer", received).await.unwrap(),
+            (None, Some(receive)) => within("the answer", receive).await,
+            (None, None) => 0,
+        };
+        assert_eq!(bytes, if is_stuck { 2 * size + 5 } else { size + 5 }, "polled {is_polled}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Streams of messages in all three ways.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -12,8 +13,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_stream::StreamExt as _;
 
 use crate::support::greeter::{
-    BIDI_HELLO, Greeter, HelloReply, HelloRequest, LOTS_OF_GREETINGS, LOTS_OF_REPLIES, ask, hello,
-    target_of,
+    BIDI_HELLO, Greeter, HelloReply, HelloRequest, LOTS_OF_GREETINGS, LOTS_OF_REPLIES, SAY_HELLO,
+    ask, hello, target_of,
 };
 use crate::support::{close_without_leaks, plaintext, until};
 
@@ -475,4 +476,52 @@ async fn an_interceptor_that_answers_with_no_message_or_two_where_one_is_due_is_
             }
         }
     }
+}
+
+/// Calls go on, on the one connection, while a server is slower to read 5,000 short messages than
+/// they are sent.
+async fn short_messages_to_a_slow_server() {
+    let (channel, greeter) = greeted();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    greeter[0].hold();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..200 {
+        let channel = channel.clone();
+        calls.spawn(async move { channel.invoke(&SAY_HELLO, ask("Ada")).await });
+    }
+    until("the calls are there", async || greeter[0].open_calls() == 200).await;
+    let mut stream = channel.new_stream(&LOTS_OF_GREETINGS, CallOptions::new()).await.unwrap();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = sent.clone();
+    let messages = (0..5_000).map(move |nth| {
+        count.fetch_add(1, Ordering::Relaxed);
+        hello(&"x".repeat(20 + nth % 160))
+    });
+    let sending = tokio::spawn(async move {
+        stream.send_all(tokio_stream::iter(messages)).await?;
+        stream.recv().await
+    });
+    // There is room for all of it, and the server reads none.
+    until("all is on its way", async || sent.load(Ordering::Relaxed) == 5_000).await;
+    for _ in 0..2_000 {
+        tokio::task::yield_now().await;
+    }
+    greeter[0].release();
+    let reply = sending.await.unwrap().unwrap().unwrap();
+    assert_eq!(reply.message.matches(" and ").count() + 1, 5_000);
+    while let Some(call) = calls.join_next().await {
+        call.unwrap().unwrap();
+    }
+    assert_eq!(greeter[0].accepted(), 1, "the connection was lost");
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn short_messages_that_are_ready_cost_a_slow_server_no_connection() {
+    short_messages_to_a_slow_server().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn short_messages_that_are_ready_cost_none_from_many_threads() {
+    short_messages_to_a_slow_server().await;
 }

@@ -22,8 +22,10 @@ use super::super::error::{Disconnect, DisconnectCause, StreamError};
 use super::super::message::{Message, SEND_LEN_MAX};
 use super::admission::{Admission, Places, Quota, Refusal};
 use super::driver::Driver;
+use super::gather::{Due, Gather};
 use super::observed::{Observed, Watch};
 use super::request::Template;
+use super::signs::Sign;
 use super::stream::Stream;
 use super::times::Times;
 use super::unread::{Laggard, Reader};
@@ -273,6 +275,9 @@ pub(super) fn new(
         probe: Some(send_request.clone()),
         send_request: Some(send_request),
         streams: Slab::new(),
+        gathering: Vec::new(),
+        ending: Vec::new(),
+        short_frames: 0,
         senders: HashMap::new(),
         calls: 0,
         streams_started: 0,
@@ -362,6 +367,12 @@ pub(super) struct Table {
     /// as the one to be woken. While it is there, the engine does not close by itself.
     probe: Option<SendRequest<Bytes>>,
     pub(super) streams: Slab<Entry>,
+    /// The places and numbers of those for which messages are gathered.
+    gathering: Vec<(usize, u32)>,
+    /// The streams of `senders` whose response is here, which the engine may not have taken yet.
+    ending: Vec<u32>,
+    /// Short frames on all of them that the server is not known to have read.
+    short_frames: u32,
     /// The places of those on which something can be sent yet, by number.
     senders: HashMap<u32, usize>,
     /// How many of them are calls.
@@ -394,6 +405,10 @@ pub(super) struct Entry {
     pub(super) is_send_closed: bool,
     /// Whether the whole response is here: the server takes no more messages.
     pub(super) is_answered: bool,
+    /// What waits to be handed to the engine.
+    pub(super) gather: Gather,
+    /// How many pieces of its response have been read, which its receiving half counts.
+    pub(super) answers: Answers,
     /// Who waits to send.
     pub(super) sender: Option<Waker>,
     /// Who holds what it has received, where that can be given up.
@@ -410,10 +425,48 @@ impl Entry {
         }
     }
 
+    /// Hands what is gathered to the engine. Gives how many short frames that makes more.
+    fn hand_over(&mut self) -> u32 {
+        let before = self.gather.short_frames();
+        let (piece, is_last) = self.gather.take();
+        // Fails only where the stream has ended, which reading it tells.
+        let _ = self.send.send_data(piece, is_last);
+        self.gather.short_frames() - before
+    }
+
     /// Has whoever waits to send look again.
     fn wake_sender(&mut self) {
         if let Some(sender) = self.sender.take() {
             sender.wake();
+        }
+    }
+}
+
+/// Counts the pieces of a response that have been read, where that tells something: of a stream that
+/// is open for sending each may answer a message.
+#[derive(Clone, Debug)]
+pub(super) enum Answers {
+    Uncounted,
+    Counted(Arc<AtomicU32>),
+}
+
+impl Answers {
+    fn counted() -> Self {
+        Self::Counted(Arc::default())
+    }
+
+    /// One more has been read.
+    pub(super) fn count(&self) {
+        if let Self::Counted(count) = self {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many have been read since the last time.
+    fn take(&self) -> u32 {
+        match self {
+            Self::Uncounted => 0,
+            Self::Counted(count) => count.swap(0, Ordering::Relaxed),
         }
     }
 }
@@ -439,6 +492,39 @@ pub(super) enum Reset {
 }
 
 impl Table {
+    /// Has `frame` go out, after which the requests end if it `is_last`: with what is gathered for
+    /// its stream already, or by itself where it is long. Gives whether the driver has to be woken.
+    pub(super) fn put(
+        &mut self,
+        key: usize,
+        id: u32,
+        frame: Bytes,
+        is_last: bool,
+    ) -> Result<bool, StreamError> {
+        let Self { streams, gathering, short_frames, .. } = self;
+        let entry =
+            streams.get_mut(key).filter(|entry| entry.id == id).ok_or(StreamError::Ended)?;
+        entry.is_send_closed = is_last;
+        if !entry.gather.is_empty() && !entry.gather.has_room(frame.len()) {
+            *short_frames += entry.hand_over();
+        }
+        if entry.gather.is_empty() && (is_last || !entry.gather.has_room(frame.len())) {
+            // Nothing can be gathered with it.
+            entry.send.send_data(frame, is_last).map_err(|_| StreamError::Ended)?;
+            return Ok(false);
+        }
+        if is_last {
+            entry.gather.end();
+        }
+        if frame.is_empty() {
+            return Ok(true);
+        }
+        if entry.gather.is_empty() {
+            gathering.push((key, id));
+        }
+        Ok(entry.gather.push(frame) || is_last)
+    }
+
     /// The stream at `key`, if it is still the one with `id`.
     pub(super) fn stream(&mut self, key: usize, id: u32) -> Option<&mut Entry> {
         self.streams.get_mut(key).filter(|entry| entry.id == id)
@@ -541,6 +627,7 @@ fn start(
         table.messages_sent += 1;
         shared.note(Times::sent);
     }
+    let answers = if is_send_closed { Answers::Uncounted } else { Answers::counted() };
     let key = table.streams.insert(Entry {
         id,
         purpose,
@@ -549,12 +636,14 @@ fn start(
         ended: None,
         is_send_closed,
         is_answered: false,
+        gather: Gather::default(),
+        answers: answers.clone(),
         sender: None,
         reader: None,
     });
     if !is_send_closed {
         table.senders.insert(id, key);
-        shared.watch.ends.set_senders(table.senders.len());
+        shared.watch.signs.set_senders(table.senders.len());
     }
     shared.watch.set_open_streams(table.streams.len());
     let is_earliest = match (deadline, table.wake_at) {
@@ -570,7 +659,7 @@ fn start(
         shared.driver.wake();
     }
     let shared = admitted.0.take().ok_or(StreamError::Ended)?;
-    Ok(Stream::new(shared, key, id, response))
+    Ok(Stream::new(shared, key, id, response, answers))
 }
 
 /// Refuses what the engine would: a message that its flow control cannot count.
@@ -734,6 +823,12 @@ impl Shared {
         }
         let mut entry = table.streams.remove(key);
         self.send_closed(&mut table, id);
+        table.short_frames -= entry.gather.short_frames();
+        if matches!(reset, Reset::SendHalf) && entry.is_send_closed && !entry.gather.is_empty() {
+            // The server has no more use for it. Without it, the stream would have to be reset.
+            let (piece, is_last) = entry.gather.take();
+            let _ = entry.send.send_data(piece, is_last);
+        }
         entry.wake_sender();
         self.watch.set_open_streams(table.streams.len());
         self.watch.unread.forget(id);
@@ -761,26 +856,70 @@ impl Shared {
     /// Nothing more can be sent on a stream.
     pub(super) fn send_closed(&self, table: &mut Table, id: u32) {
         if table.senders.remove(&id).is_some() {
-            self.watch.ends.set_senders(table.senders.len());
+            self.watch.signs.set_senders(table.senders.len());
         }
     }
 
-    /// Tells those who send of the responses that are here as a whole. Called when the engine has
-    /// taken all that has arrived.
-    pub(super) fn look_at_ends(&self) {
-        let ends = self.watch.ends.take();
-        if ends.is_empty() {
-            return;
-        }
+    /// Passes on what has gone by to those who send. Called when the engine has read what there is.
+    pub(super) fn look_at_signs(&self) {
+        let signs = self.watch.signs.take();
+        // Where output waits, so may input that has arrived.
+        let has_engine_all = !self.watch.is_write_blocked();
         let mut guard = self.table();
-        let Table { senders, streams, .. } = &mut *guard;
-        for id in ends {
-            let entry = senders.get(&id).and_then(|key| streams.get_mut(*key));
-            if let Some(entry) = entry {
-                entry.is_answered = true;
-                entry.wake_sender();
+        let Table { senders, streams, short_frames, ending, .. } = &mut *guard;
+        for (id, sign) in signs {
+            let Some(entry) = senders.get(&id).and_then(|key| streams.get_mut(*key)) else {
+                continue;
+            };
+            match sign {
+                Sign::Ended if ending.contains(&id) => {}
+                Sign::Ended => ending.push(id),
+                Sign::MadeRoom => {
+                    *short_frames -= entry.gather.short_frames();
+                    entry.gather.is_read();
+                }
             }
         }
+        if has_engine_all {
+            for id in ending.drain(..) {
+                if let Some(entry) = senders.get(&id).and_then(|key| streams.get_mut(*key)) {
+                    entry.is_answered = true;
+                    entry.wake_sender();
+                }
+            }
+        }
+    }
+
+    /// Hands what has been gathered to the engine. Gives when to look again at what is held back.
+    pub(super) fn hand_over(&self) -> Option<Instant> {
+        let mut guard = self.table();
+        if guard.gathering.is_empty() {
+            return None;
+        }
+        let Table { gathering, streams, short_frames, .. } = &mut *guard;
+        let mut next: Option<Instant> = None;
+        gathering.retain(|(key, id)| {
+            let Some(entry) = streams.get_mut(*key).filter(|entry| entry.id == *id) else {
+                return false;
+            };
+            if entry.gather.is_empty() || entry.ended.is_some() {
+                return false;
+            }
+            let before = entry.gather.short_frames();
+            entry.gather.answered(entry.answers.take());
+            *short_frames -= before - entry.gather.short_frames();
+            match entry.gather.due(*short_frames, Instant::now) {
+                Due::Now => {
+                    *short_frames += entry.hand_over();
+                    false
+                }
+                Due::At(at) => {
+                    next = Some(next.map_or(at, |next| next.min(at)));
+                    true
+                }
+            }
+        });
+        next
     }
 
     /// The stream that has most unread, of those that have not been ended here.

@@ -35,6 +35,7 @@ pub(crate) struct Driver {
     engine: h2::client::Connection<Observed, Bytes>,
     shared: Arc<Shared>,
     deadlines: Deadlines,
+    gathered: Gathered,
     pings: Pings,
     window: Window,
     /// Since when only bytes that the peer does not take keep the connection from closing.
@@ -49,7 +50,15 @@ impl Driver {
     ) -> Self {
         let pings = Pings::new(&mut engine, options);
         let window = Window::new(options.initial_connection_window);
-        Self { engine, shared, deadlines: Deadlines::default(), pings, window, farewell: None }
+        Self {
+            engine,
+            shared,
+            deadlines: Deadlines::default(),
+            gathered: Gathered::default(),
+            pings,
+            window,
+            farewell: None,
+        }
     }
 
     /// Drives the connection to its end, and says what that was; `tell` hears what there is to
@@ -79,7 +88,7 @@ impl Driver {
         self.shared.driver.register(cx.waker());
         // Before the engine, which sends the resets of streams that expired.
         self.deadlines.poll(cx, &self.shared);
-        match Pin::new(&mut self.engine).poll(cx) {
+        match self.poll_engine(cx) {
             Poll::Ready(outcome) => {
                 // A GOAWAY that ended the connection within one poll is known only to the engine.
                 self.shared.look_at_peer();
@@ -92,7 +101,7 @@ impl Driver {
                 self.shared.look_at_unread();
                 // Where output waits, so may input that has arrived.
                 if !self.shared.watch.is_write_blocked() {
-                    self.shared.look_at_ends();
+                    self.shared.look_at_signs();
                 }
                 if let Some(window) = self.window.make_up_for(self.shared.watch.unread.bytes()) {
                     self.engine.set_target_window_size(window);
@@ -104,6 +113,21 @@ impl Driver {
                 }
                 ready!(self.poll_farewell(cx));
                 Poll::Ready(self.end(None))
+            }
+        }
+    }
+
+    /// Has the engine read and write, with the messages that have been gathered for it. Where it
+    /// has to wait for the socket, they are gathered on.
+    fn poll_engine(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        loop {
+            let is_blocked = self.shared.watch.is_write_blocked();
+            if !is_blocked {
+                self.gathered.poll(cx, &self.shared);
+            }
+            let polled = Pin::new(&mut self.engine).poll(cx);
+            if polled.is_ready() || !is_blocked || self.shared.watch.is_write_blocked() {
+                return polled;
             }
         }
     }
@@ -181,6 +205,24 @@ impl Deadlines {
             let now = Instant::now();
             shared.expire(now);
             self.next_scan = Some(now + SCAN_INTERVAL);
+        }
+    }
+}
+
+/// Hands over what has been gathered for the engine, and wakes the driver for what is held back.
+#[derive(Default)]
+struct Gathered(Option<Pin<Box<Sleep>>>);
+
+impl Gathered {
+    fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared) {
+        while let Some(at) = shared.hand_over() {
+            let timer = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            if timer.deadline() != at {
+                timer.as_mut().reset(at);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
         }
     }
 }

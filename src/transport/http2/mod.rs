@@ -10,14 +10,15 @@ mod bdp;
 mod blocks;
 mod connection;
 mod driver;
-mod ends;
 mod fault;
+mod gather;
 mod keepalive;
 mod members;
 mod observed;
 mod pings;
 mod request;
 mod sieve;
+mod signs;
 mod stream;
 #[cfg(test)]
 mod tests;

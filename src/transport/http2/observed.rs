@@ -24,8 +24,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::super::connect::Io;
 use super::super::error::{Goaway, Loss, in_words};
 use super::blocks::Blocks;
-use super::ends::Ends;
 use super::sieve::Sieve;
+use super::signs::{Sign, Signs};
 use super::unread::{INTERIM_HEADS_MAX, ReceiveBuffer, Unread};
 
 /// What was seen of a connection. Written by its driver, read by anyone.
@@ -51,8 +51,7 @@ pub(super) struct Watch {
     pub(super) unread: Unread,
     /// What the server's header fields take on the wire.
     pub(super) blocks: Blocks,
-    /// The responses that are over.
-    pub(super) ends: Ends,
+    pub(super) signs: Signs,
     /// Bytes of header fields that the server takes in one request.
     peer_max_fields: AtomicU32,
     open_streams: AtomicUsize,
@@ -80,7 +79,7 @@ impl Watch {
             ended: OnceLock::new(),
             goaway: Mutex::default(),
             too_many_pings: AtomicBool::new(false),
-            ends: Ends::default(),
+            signs: Signs::default(),
             unread: Unread::new(receive_buffer),
             blocks: Blocks::new(fields_max),
             peer_max_fields: AtomicU32::new(u32::MAX),
@@ -358,10 +357,10 @@ impl Observed {
             let rest = &bytes[..self.frames_in.skip.min(bytes.len())];
             *goodbye = goodbye.take().and_then(|goodbye| goodbye.hear(rest, watch));
         }
-        let (end_of_stream, ends) = (&mut self.end_of_stream, &self.watch.ends);
+        let (end_of_stream, signs) = (&mut self.end_of_stream, &self.watch.signs);
         self.frames_in.follow(bytes, |frame, payload| {
             if let Some(stream) = end_of_stream.begins(frame) {
-                ends.arrived(stream);
+                signs.note(stream, Sign::Ended);
             }
             match frame.kind {
                 SETTINGS if frame.flags & ACK == 0 => {
@@ -369,6 +368,7 @@ impl Observed {
                         peer_max_fields.store(max, Ordering::Relaxed);
                     }
                 }
+                WINDOW_UPDATE if frame.stream > 0 => signs.note(frame.stream, Sign::MadeRoom),
                 PING if frame.flags & ACK == 0 => pongs.due = pongs.due.saturating_add(1),
                 HEADERS => blocks.begin(frame.stream, frame.len),
                 CONTINUATION => blocks.go_on(frame.stream, frame.len),
@@ -380,7 +380,7 @@ impl Observed {
         if self.frames_in.skip == 0
             && let Some(stream) = self.end_of_stream.is_here()
         {
-            self.watch.ends.arrived(stream);
+            self.watch.signs.note(stream, Sign::Ended);
         }
         if is_end {
             self.watch.record_end(None, || CLOSED_BY_SERVER.to_owned());
@@ -850,6 +850,7 @@ const FRAME_LEN_MAX: usize = 16_384;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;

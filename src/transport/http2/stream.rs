@@ -18,7 +18,7 @@ use http::header::{self, HeaderValue};
 use super::super::error::{NotGrpc, StreamError};
 use super::super::message::{Deframer, FramingError, Message, Received, Run};
 use super::super::response::{self, Headers, Trailers};
-use super::connection::{Entry, Reset, Shared, Table, check_len};
+use super::connection::{Answers, Entry, Reset, Shared, Table, check_len};
 use super::fault;
 use super::times::Times;
 use super::unread::{Reader, Taken};
@@ -33,12 +33,19 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(shared: Arc<Shared>, key: usize, id: u32, response: ResponseFuture) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        key: usize,
+        id: u32,
+        response: ResponseFuture,
+        answers: Answers,
+    ) -> Self {
         let place = Place { shared, key, id };
         Self {
             handle: StreamHandle { place: place.clone() },
             recv: RecvHalf {
                 place,
+                answers,
                 state: State::Head(response),
                 headers: None,
                 deframer: Deframer::default(),
@@ -96,20 +103,18 @@ impl StreamHandle {
     pub(crate) fn poll_send_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         let mut table = self.place.shared.table();
         let entry = self.open_entry(&mut table)?;
-        if entry.send.capacity() > 0 {
-            return Poll::Ready(Ok(()));
-        }
-        // One byte: a stream that is not sending must not hold window that others need. Sending a
-        // message asks for what it takes.
-        entry.send.reserve_capacity(1);
-        match entry.send.poll_capacity(cx) {
-            Poll::Ready(Some(Ok(_))) => Poll::Ready(Ok(())),
-            Poll::Ready(Some(Err(_)) | None) => Poll::Ready(Err(StreamError::Ended)),
-            Poll::Pending => {
-                entry.sender = Some(cx.waker().clone());
-                Poll::Pending
+        while !has_room(entry) {
+            match entry.send.poll_capacity(cx) {
+                // More than before, which may not be enough.
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(StreamError::Ended)),
+                Poll::Pending => {
+                    entry.sender = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
             }
         }
+        Poll::Ready(Ok(()))
     }
 
     /// As [`StreamHandle::poll_send_ready`]. Cancel-safe.
@@ -135,9 +140,7 @@ impl StreamHandle {
         check_len(message)?;
         let mut table = self.place.shared.table();
         let entry = self.open_entry(&mut table)?;
-        // One byte, as above. It is mostly there at once.
-        entry.send.reserve_capacity(1);
-        if entry.send.capacity() == 0 {
+        if !has_room(entry) {
             return Ok(false);
         }
         self.send_frame(&mut table, message.clone().into_frame(), is_last)?;
@@ -182,10 +185,10 @@ impl StreamHandle {
         is_last: bool,
     ) -> Result<(), StreamError> {
         let Place { shared, key, id } = &self.place;
-        let entry = table.stream(*key, *id).ok_or(StreamError::Ended)?;
-        entry.is_send_closed = is_last;
         let is_message = !frame.is_empty();
-        entry.send.send_data(frame, is_last).map_err(|_| StreamError::Ended)?;
+        if table.put(*key, *id, frame, is_last)? {
+            shared.driver.wake();
+        }
         if is_last {
             shared.send_closed(table, *id);
         }
@@ -228,6 +231,7 @@ impl fmt::Debug for StreamHandle {
 /// stream and gives up its place on the connection.
 pub(crate) struct RecvHalf {
     place: Place,
+    answers: Answers,
     state: State,
     /// Headers that were read on the way to a message and that nobody has taken yet.
     headers: Option<Headers>,
@@ -339,6 +343,7 @@ impl RecvHalf {
             }
             if let Some(block) = self.gathered.pop_front() {
                 self.taken.block(block.len());
+                self.answers.count();
                 release(body, &mut self.unreleased);
                 self.unreleased = block.len();
                 if let Some(hints) = &mut self.hints {
@@ -353,6 +358,7 @@ impl RecvHalf {
                     if self.taken.is_much() {
                         self.place.tell_taken(&mut self.taken);
                     }
+                    self.answers.count();
                     release(body, &mut self.unreleased);
                     self.unreleased = chunk.len();
                     if let Some(hints) = &mut self.hints {
@@ -744,6 +750,18 @@ fn usual() -> NotGrpc {
         is_grpc: true,
         body: String::new(),
     }
+}
+
+/// Whether flow control lets more be sent than what is gathered already.
+///
+/// One byte more is asked for, which is mostly there at once: a stream that is not sending must not
+/// hold window that others need. Handing a message over asks for what it takes.
+fn has_room(entry: &mut Entry) -> bool {
+    let gathered = entry.gather.len();
+    if entry.send.capacity() <= gathered {
+        entry.send.reserve_capacity(gathered + 1);
+    }
+    entry.send.capacity() > gathered
 }
 
 fn release(body: &mut RecvStream, unreleased: &mut usize) {

@@ -3,6 +3,7 @@
 
 mod dialling;
 mod ending;
+mod gathering;
 mod peer;
 mod pings;
 mod queueing;
