@@ -329,7 +329,9 @@ fn judge(fleet: &Fleet, trace: &Trace, closed_at: Option<Instant>, number: u64, 
             } else if call.seen.counted > 0 && call.seen.ended != Some(Err(status.code())) {
                 wrong("ends", "failed, and observed otherwise");
             }
-            if status.message().contains("closed by this side") && !is_closed {
+            // A deadline names the last attempt, which the loss of a connection may have ended.
+            let is_deadline = status.code() == Code::DEADLINE_EXCEEDED;
+            if status.message().contains("closed by this side") && !is_closed && !is_deadline {
                 wrong("causes", "failed by what nobody did");
             }
             let is_early = deadline.is_none_or(|deadline| *at + EARLINESS < deadline);
