@@ -209,7 +209,8 @@ trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 impl Io {
-    /// Wraps any stream of bytes. For a TCP or Unix socket use `Io::from`, which costs less.
+    /// Wraps any stream of bytes. For a TCP or Unix socket use `Io::from`, which costs less, and has
+    /// the kernel told of a keepalive's timeout (TCP, on Linux).
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         let stream: Box<dyn ByteStream> = Box::new(stream);
         let stream = Foreign::new("the dialler's stream of bytes", stream);
@@ -233,8 +234,15 @@ impl Io {
     )]
     pub(super) fn set_user_timeout(&self, timeout: Duration) -> io::Result<()> {
         #[cfg(target_os = "linux")]
-        if let Repr::Tcp(stream) = &self.repr {
-            socket2::SockRef::from(stream).set_tcp_user_timeout(Some(timeout))?;
+        match &self.repr {
+            Repr::Tcp(stream) => {
+                let timeout = timeout.clamp(USER_TIMEOUT_MIN, USER_TIMEOUT_MAX);
+                socket2::SockRef::from(stream).set_tcp_user_timeout(Some(timeout))?;
+            }
+            // A dialler may have secured it already.
+            #[cfg(feature = "_tls")]
+            Repr::Tls(stream) => stream.get_ref().0.set_user_timeout(timeout)?,
+            Repr::Unix(_) | Repr::Other(_) => {}
         }
         Ok(())
     }
@@ -433,6 +441,14 @@ impl AsyncWrite for Io {
         }
     }
 }
+
+/// The kernel counts in milliseconds, and takes 0 for its own default.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT_MIN: Duration = Duration::from_millis(1);
+
+/// More milliseconds than that are a negative number to the kernel, which it refuses.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
 
 #[cfg(test)]
 mod tests {

@@ -43,4 +43,6 @@ mod streaming;
 mod supervision;
 mod telemetry;
 mod tls;
+#[cfg(target_os = "linux")]
+mod user_timeout;
 mod wrong_input;
