@@ -9,8 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use switchboard::{
     AccessToken, BearerToken, BoxFuture, BuildError, CallContext, CallCredentials, CallOptions,
-    Channel, ChannelBuilder, Code, Credentials, CredentialsError, JwtFile, Metadata, OAuth2,
-    SecurityLevel, Status, TlsConfig, TokenSource,
+    Channel, ChannelBuilder, Code, ConnectivityState, Credentials, CredentialsError, JwtFile,
+    Metadata, OAuth2, SecurityLevel, Status, TlsConfig, TokenSource,
 };
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use crate::support::greeter::{BIDI_HELLO, Greeter, SAY_HELLO, ask, hello, target_of};
 use crate::support::mini;
 use crate::support::tls::{Certificate, Issuer, TlsServer, USUAL};
-use crate::support::{plaintext, reports};
+use crate::support::{plaintext, reports, until_state};
 
 /// Sends what the greeter sends back, and counts how often it was asked.
 #[derive(Clone)]
@@ -296,8 +296,11 @@ async fn the_deadline_ends_a_call_whose_credentials_are_to_be_asked_again() {
         "initialBackoff":"600s","maxBackoff":"600s","backoffMultiplier":1,
         "retryableStatusCodes":["UNAVAILABLE"]}}]}"#;
     let channel = builder.default_service_config(patient).build().unwrap();
+    // The handshake takes its time, which is not that of the calls.
+    channel.connect();
+    until_state(&channel, ConnectivityState::Ready).await;
     let fails = || Fails(Some(Code::UNAVAILABLE));
-    let timeout = Duration::from_millis(50);
+    let timeout = Duration::from_millis(500);
     let request = ask("Ada").credentials(fails()).timeout(timeout);
     let unary = channel.invoke(&SAY_HELLO, request).await.unwrap_err();
     let options = CallOptions::new().credentials(fails()).timeout(timeout);

@@ -1,4 +1,4 @@
-//! TCP_USER_TIMEOUT, which a keepalive sets on sockets on Linux (A18): read back from each kind.
+//! `TCP_USER_TIMEOUT`, which a keepalive sets on sockets on Linux (A18): read back from each kind.
 
 use std::io;
 use std::sync::Mutex;
