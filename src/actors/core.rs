@@ -312,11 +312,18 @@ impl Core {
     ) {
         #[cfg(feature = "test-util")]
         let picker = self.befallen(config.as_ref(), connectivity, picker);
+        // Before the Balancer has made a picker, or without one, names are not known yet: also when
+        // an idle channel is woken, whose last config stays in force.
+        let is_over = matches!(
+            connectivity,
+            ConnectivityState::TransientFailure | ConnectivityState::Shutdown
+        );
+        let is_resolved = config.is_some() || is_over;
         let config = config.or_else(|| self.memory().config.clone());
         self.shared.publish(Snapshot {
             generation: Generation::default(),
             connectivity,
-            is_resolved: config.is_some(),
+            is_resolved,
             picker,
             slots: self.registry.slots(),
             config: config.unwrap_or_else(|| self.no_config.clone()),

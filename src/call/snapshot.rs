@@ -16,7 +16,7 @@ pub(crate) struct Snapshot {
     pub(crate) generation: Generation,
     /// The channel's state. IDLE means that a call has to ask for a connection.
     pub(crate) connectivity: ConnectivityState,
-    /// Whether names have been resolved, or could not be.
+    /// Whether names have been resolved since the channel last left IDLE, or could not be.
     pub(crate) is_resolved: bool,
     /// Chooses a subchannel.
     pub(crate) picker: Arc<dyn Picker>,

@@ -1,13 +1,16 @@
 //! Channels that nobody uses, on a paused clock, over connections in memory.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use switchboard::ConnectivityState::{Connecting, Idle, Ready, TransientFailure};
 use switchboard::memory::{MemoryListener, pipe};
 use switchboard::{
-    ActorKind, ActorReport, Address, CallOptions, Channel, ChannelBuilder, Fault, ManualResolver,
+    ActorKind, ActorReport, Address, BoxFuture, CallEvent, CallInfo, CallObserver, CallOptions,
+    Channel, ChannelBuilder, Endpoint, Fault, ManualResolver, Observer, Resolution, Resolve,
+    ResolveError, Target, TargetError,
 };
 use tokio::time::Instant;
 
@@ -308,6 +311,59 @@ async fn no_call_is_lost_where_idling_and_calls_race_on_threads() {
     load.more_calls(2_000).await;
     assert_eq!(load.stop().await.len(), 0);
     close_without_leaks(channel, &greeters).await;
+}
+
+/// Notes how long calls waited for names.
+#[derive(Clone, Default)]
+struct Waits(Arc<Mutex<Vec<Duration>>>);
+
+impl Observer for Waits {
+    fn call_began(&self, _: &CallInfo<'_>) -> Option<Arc<dyn CallObserver>> {
+        Some(Arc::new(self.clone()))
+    }
+}
+
+impl CallObserver for Waits {
+    fn event(&self, event: &CallEvent<'_>) {
+        if let CallEvent::NamesResolved { waited, .. } = event {
+            self.0.lock().unwrap().push(*waited);
+        }
+    }
+}
+
+/// Needs a second for each look-up.
+struct SlowNames;
+
+impl Resolve for SlowNames {
+    fn resolve(&mut self) -> BoxFuture<'_, Result<Resolution, ResolveError>> {
+        Box::pin(async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let address = SocketAddr::from(([10, 0, 0, 1], 1));
+            Ok(Resolution::new([Endpoint::from(address)]))
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_wakes_an_idle_channel_says_that_it_waited_for_names() {
+    let (connector, listener) = pipe();
+    let server = Server::default();
+    tokio::spawn(server.clone().accept(listener));
+    let waits = Waits::default();
+    let builder = plaintext("slow:///server").connector(connector).observer(waits.clone());
+    let resolver =
+        |_: &Target| -> Result<Box<dyn Resolve>, TargetError> { Ok(Box::new(SlowNames)) };
+    let channel = builder.resolver("slow", resolver).build().unwrap();
+    let seconds = || waits.0.lock().unwrap().iter().map(Duration::as_secs).collect::<Vec<_>>();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    assert_eq!(seconds(), [1]);
+    until_idle(&channel).await;
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    assert_eq!(seconds(), [1, 1]);
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    assert_eq!(seconds(), [1, 1], "names are known now");
+    assert_eq!(server.accepted(), 2);
+    end(channel).await;
 }
 
 async fn until_idle(channel: &Channel) {
