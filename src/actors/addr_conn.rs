@@ -26,7 +26,7 @@ use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, balancer, resolver};
 use crate::call::WatchEnd;
-use crate::observe::{ActorKind, ActorReport};
+use crate::observe::{ActorKind, ActorReport, ChannelEvent};
 use crate::policy::connection::{Effect, Event, Growth, State, Timing};
 use crate::policy::lb::SubchannelState;
 use crate::policy::{health, scaling};
@@ -493,9 +493,16 @@ impl AddrConn {
     }
 
     fn complain(&self, health: &Health) {
-        let address = &self.subchannel.address;
+        let (subchannel, address) = (self.subchannel.id, &self.subchannel.address);
         let said = health.error.as_ref().map(Status::message).unwrap_or_default();
         tracing::error!(target: "switchboard", %address, said, "the service config wants health checks, and the server has no grpc.health.v1.Health/Watch: it is taken as healthy");
+        if let Some(cause) = &health.error {
+            self.core.settings.observers.tell(|| ChannelEvent::HealthCheckUnimplemented {
+                subchannel,
+                address,
+                cause,
+            });
+        }
     }
 
     fn report_health(&self, health: &Health, connectivity: ConnectivityState) {

@@ -68,6 +68,16 @@ pub enum ChannelEvent<'a> {
         /// Why it is in `TRANSIENT_FAILURE`, if it is.
         cause: Option<&'a Status>,
     },
+    /// A server has no health service where the service config asks for checks, so it is taken as
+    /// healthy (A17). Told once for each connection.
+    HealthCheckUnimplemented {
+        /// Of this subchannel.
+        subchannel: SubchannelId,
+        /// Its address.
+        address: &'a Address,
+        /// What the server answered.
+        cause: &'a Status,
+    },
     /// A connection is up: the server has begun HTTP/2. One that is given up before is told as
     /// neither a success nor a failure (A94).
     ConnectionAttemptSucceeded {

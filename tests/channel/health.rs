@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use switchboard::memory::pipe;
 use switchboard::{
-    ActorKind, BoxFuture, CallContext, CallCredentials, CallOptions, Channel, ChannelBuilder, Code,
-    ConnectivityState, Credentials, Endpoint, Fault, LbContext, LbEvent, LbPolicy, LbPolicyBuilder,
-    LbPolicyConfig, ManualResolver, Metadata, Pick, PickArgs, PickResult, Picker, PolicyReport,
-    Resolution, SecurityLevel, ServiceConfigError, StateChange, Status, SubchannelId,
-    SubchannelState,
+    ActorKind, BoxFuture, CallContext, CallCredentials, CallOptions, Channel, ChannelBuilder,
+    Channelz, ChannelzSeverity, Code, ConnectivityState, Credentials, Endpoint, Fault, LbContext,
+    LbEvent, LbPolicy, LbPolicyBuilder, LbPolicyConfig, ManualResolver, Metadata, Pick, PickArgs,
+    PickResult, Picker, PolicyReport, Resolution, SecurityLevel, ServiceConfigError, StateChange,
+    Status, SubchannelId, SubchannelState,
 };
 use tokio::time::Instant;
 
@@ -160,11 +160,20 @@ async fn an_empty_name_asks_for_the_server_as_a_whole() {
 #[tokio::test]
 async fn a_server_without_a_health_service_is_taken_as_healthy() {
     let greeters = [Greeter::start(), Greeter::start_with_health()];
-    let channel = connected(&greeters, builder(&greeters, CHECKED)).await;
+    let channelz = Channelz::new();
+    let channel = connected(&greeters, builder(&greeters, CHECKED).channelz(&channelz)).await;
     until_health(&channel, &greeters[0], "unsupported").await;
     until_calls_go_to(&channel, &greeters).await;
     let report = report_of(&channel, &greeters[0]).await.unwrap();
     assert_eq!(report.counters["health watches"], 1);
+    // The trace of the channel says so, once, as an error.
+    let shown = channelz.top_channels(0, 1).items.remove(0);
+    let told: Vec<_> =
+        shown.trace.events.iter().filter(|it| it.severity == ChannelzSeverity::Error).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    let address = greeters[0].address().to_string();
+    let text = &told[0].description;
+    assert!(text.contains(&address) && text.contains("UNIMPLEMENTED"), "{text}");
     close_without_leaks(channel, &greeters).await;
 }
 

@@ -152,6 +152,11 @@ impl Channel {
             ChannelEvent::SubchannelStateChanged { subchannel, to, cause, .. } => {
                 self.subchannel_is_in(subchannel, to, cause);
             }
+            ChannelEvent::HealthCheckUnimplemented { address, cause, .. } => {
+                let text =
+                    format!("{address} has no health service and is taken as healthy: {cause}");
+                self.log(self.id, ChannelzSeverity::Error, text);
+            }
             ChannelEvent::ConnectionAttemptFailed { subchannel, cause, .. } => {
                 self.log_of(subchannel, warning, || format!("cannot connect: {cause}"));
             }

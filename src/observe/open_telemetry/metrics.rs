@@ -238,6 +238,7 @@ impl Instruments {
             ChannelEvent::StateChanged { .. }
             | ChannelEvent::Resolved { .. }
             | ChannelEvent::ResolutionFailed { .. }
+            | ChannelEvent::HealthCheckUnimplemented { .. }
             | ChannelEvent::PolicyChanged { .. }
             | ChannelEvent::SubchannelCreated { .. } => {}
         }
