@@ -127,6 +127,10 @@ async fn a_certificate_that_will_not_do_is_described() {
             "the server's certificate is not valid before 2980-01-01",
         ),
         (
+            TlsServer::start(&issuer, here().of_an_authority(), USUAL).await,
+            "the server shows a certificate authority's certificate as its own",
+        ),
+        (
             TlsServer::start(&stranger, here(), USUAL).await,
             "the server's certificate comes from an issuer that is not among the trusted roots",
         ),

@@ -57,6 +57,12 @@ impl Certificate {
         Self { params: CertificateParams::new(names).unwrap() }
     }
 
+    /// One that may issue others, as no server's may.
+    pub(crate) fn of_an_authority(mut self) -> Self {
+        self.params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        self
+    }
+
     /// Valid from the first day of one year to the first day of another.
     pub(crate) fn valid(mut self, from: i32, until: i32) -> Self {
         self.params.not_before = rcgen::date_time_ymd(from, 1, 1);

@@ -163,9 +163,32 @@ const NO_HTTP_2: &str = "the server does not offer HTTP/2 (ALPN `h2`)";
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::sync::Arc;
     use std::time::Duration;
 
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
     use super::*;
+
+    /// Of texts alone rustls says that an end was not announced: this fails once it has others.
+    #[test]
+    fn an_end_that_was_not_announced_is_told_by_the_words_of_rustls() {
+        let config = ClientConfig::builder_with_provider(Arc::new(super::super::provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let name = ServerName::try_from("greeter.example").unwrap();
+        let mut session = ClientConnection::new(Arc::new(config), name).unwrap();
+        session.read_tls(&mut io::empty()).unwrap();
+        let error = session.reader().read(&mut [0]).unwrap_err();
+        assert_eq!(of_io_error(&error).unwrap(), "the server closed the connection", "{error}");
+        // What the words are looked for in is no other error of this kind.
+        let other = io::Error::new(io::ErrorKind::UnexpectedEof, "something else");
+        assert_eq!(of_io_error(&other), None);
+    }
 
     #[test]
     fn names_of_a_certificate_stand_alone() {
