@@ -66,12 +66,9 @@ async fn a_server_that_goes_and_one_that_comes_cost_no_call() {
     two.stop_gracefully().await;
     load.more_calls(1_000).await;
     until("the name is asked for again", async || names.questions().len() > asked).await;
-    // Its record goes and a new one comes: one resolution later the new server is at work.
-    let lookups = resolver_report(&channel).await.counters["lookups"];
+    // Its record goes and a new one comes: nobody has to ask for the resolution that finds it.
     names.set(NAME, Answer::Addresses(ips(&[&one, &three, &four])));
     until("the new server is called", async || four.received() > 0).await;
-    let more = resolver_report(&channel).await.counters["lookups"] - lookups;
-    assert!(more <= 2, "{more} lookups");
     let four = [four];
     until_connected(&channel, &four).await;
     let before = (one.received(), three.received(), four[0].received());
