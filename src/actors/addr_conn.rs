@@ -458,7 +458,7 @@ impl AddrConn {
             since: before.since.filter(|_| is_same).or(Some(now)),
         };
         life.arm_health(me, &machine);
-        let words = |health: &Health| health.error.as_ref().map(|it| it.message().to_owned());
+        let words = |health: &Health| health.error.as_ref().map(|it| it.text().to_string());
         let is_news = !is_same || words(&before) != words(&health);
         self.subchannel.set_health(health.clone());
         for effect in effects {

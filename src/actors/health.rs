@@ -115,7 +115,7 @@ pub(super) fn failed(address: &Address, service: &str, cause: Status) -> Status 
 
 /// How it stands, for people.
 pub(super) fn fact(health: &Health) -> String {
-    let why = health.error.as_ref().map(|error| format!(" ({})", error.message()));
+    let why = health.error.as_ref().map(|error| format!(" ({})", error.text()));
     let why = why.unwrap_or_default();
     let since = health.since.unwrap_or_else(Instant::now).elapsed();
     match health.machine {

@@ -20,7 +20,7 @@ use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
 use crate::transport::Faults;
 use crate::transport::resolve::{self, BuildResolver, ResolverOptions};
 use crate::transport::{
-    Connect, ConnectionOptions, Credentials, CredentialsError, KeepaliveConfig, Proxy, ProxyError,
+    Connect, ConnectionOptions, Credentials, CredentialsError, KeepaliveConfig, Proxy,
     RECEIVE_BUFFER_BYTES_MAX, ReceiveBuffer, SocketConnector,
 };
 use crate::types::{Authority, Compression, InvalidAuthority, Target, TargetError};
@@ -486,7 +486,7 @@ impl ChannelBuilder {
             Some(authority) => authority,
             None => resolver.default_authority(&target),
         };
-        let (resolver, proxy) = self.route(resolver, &target)?;
+        let (resolver, proxy) = self.route(resolver, &target);
         let security = credentials.prepare(&authority)?;
         let mut connection = self.connection.clone();
         connection.receive_buffer = ReceiveBuffer::new(self.receive_buffer_max);
@@ -551,10 +551,10 @@ impl ChannelBuilder {
             expect(unused_variables, reason = "DNS alone is left to it")
         )]
         target: &Target,
-    ) -> Result<(Arc<dyn BuildResolver>, Option<Proxy>), BuildError> {
+    ) -> (Arc<dyn BuildResolver>, Option<Proxy>) {
         let proxy = match &self.proxy {
             ProxyChoice::This(proxy) => Some(proxy.clone()),
-            ProxyChoice::Environment if self.connector.is_none() => Proxy::from_env()?,
+            ProxyChoice::Environment if self.connector.is_none() => Proxy::from_env(),
             ProxyChoice::Environment | ProxyChoice::None => None,
         };
         #[cfg(feature = "dns")]
@@ -562,13 +562,13 @@ impl ChannelBuilder {
             && target.scheme() == "dns"
             && let Ok((host, port)) = resolve::host_and_port(target)
         {
-            return Ok(match (proxy.is_for(host, port), self.local_dns_resolution) {
+            return match (proxy.is_for(host, port), self.local_dns_resolution) {
                 (false, _) => (resolver, None),
                 (true, true) => (resolver, Some(proxy.clone())),
                 (true, false) => (Arc::new(resolve::Unresolved), Some(proxy.clone())),
-            });
+            };
         }
-        Ok((resolver, proxy))
+        (resolver, proxy)
     }
 
     /// The authority that the builder says, or else the credentials; both must mean one host.
@@ -659,8 +659,6 @@ pub enum BuildError {
     NoCredentials,
     /// The credentials cannot be used.
     InvalidCredentials(CredentialsError),
-    /// The proxy that the environment names cannot be used.
-    InvalidProxy(ProxyError),
     /// The target cannot be understood.
     InvalidTarget(TargetError),
     /// The default service config cannot be used.
@@ -682,7 +680,6 @@ impl fmt::Display for BuildError {
                  .credentials(Credentials::insecure())",
             ),
             Self::InvalidCredentials(error) => write!(f, "credentials: {error}"),
-            Self::InvalidProxy(error) => write!(f, "proxy: {error}"),
             Self::InvalidTarget(error) => error.fmt(f),
             Self::InvalidServiceConfig(error) => write!(f, "default service config: {error}"),
             Self::InvalidAuthority(error) => error.fmt(f),
@@ -702,18 +699,11 @@ impl std::error::Error for BuildError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::InvalidCredentials(error) => Some(error),
-            Self::InvalidProxy(error) => Some(error),
             Self::InvalidTarget(error) => Some(error),
             Self::InvalidServiceConfig(error) => Some(error),
             Self::InvalidAuthority(error) => Some(error),
             Self::NoCredentials | Self::InvalidUserAgent(_) | Self::InvalidBackoff(_) => None,
         }
-    }
-}
-
-impl From<ProxyError> for BuildError {
-    fn from(error: ProxyError) -> Self {
-        Self::InvalidProxy(error)
     }
 }
 

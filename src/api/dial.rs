@@ -57,7 +57,7 @@ impl fmt::Display for DialError {
         match self {
             Self::Build(error) => error.fmt(f),
             Self::NotReady { target, timeout, cause: Some(cause), .. } => {
-                write!(f, "{target} was not connected within {timeout:?}: {}", cause.message())
+                write!(f, "{target} was not connected within {timeout:?}: {}", cause.text())
             }
             Self::NotReady { target, timeout, state, cause: None } => write!(
                 f,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{CallHead, Shared, Terms, status};
 use crate::transport::{DecompressError, Encoding, Message, decompress};
-use crate::types::{Address, Status};
+use crate::types::{Address, Status, harmless};
 
 /// `message` as `call` sends it, where that is not as it is.
 #[inline]
@@ -32,7 +32,7 @@ pub(super) fn decompressed(
     let compression = match encoding {
         Encoding::Identity => return fault("it has named no encoding"),
         Encoding::Unknown(name) => {
-            return fault(&format!("its encoding `{}` is not built in", name.escape_debug()));
+            return fault(&format!("its encoding `{}` is not built in", harmless(name)));
         }
         Encoding::Known(known) if !accepted.contains(known) && call.compression != Some(*known) => {
             return fault(&format!("its encoding `{}` was not offered", known.name()));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::types::{Address, ConnectivityState, SecurityLevel};
+use crate::types::{Address, ConnectivityState, SecurityLevel, harmless};
 
 /// The parts that a channel is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -229,7 +229,10 @@ pub struct ErrorReport {
 impl ErrorReport {
     pub(crate) fn new(ago: Duration, error: &(dyn Error + 'static)) -> Self {
         let chain = std::iter::successors(Some(error), |&error| error.source());
-        Self { ago, chain: chain.map(ToString::to_string).collect() }
+        // The errors of a user's parts and of other crates say what they like.
+        let shown =
+            |error: &dyn Error| harmless(&error.to_string()).up_to(TEXT_BYTES_MAX).to_string();
+        Self { ago, chain: chain.take(CHAIN_MAX).map(shown).collect() }
     }
 }
 
@@ -411,3 +414,9 @@ impl fmt::Display for Counted {
         write!(f, "{} {}{}", self.0, self.1, if self.0 == 1 { "" } else { "s" })
     }
 }
+
+/// So much of each error is shown.
+const TEXT_BYTES_MAX: usize = 4 * 1_024;
+
+/// So many causes of an error are shown.
+const CHAIN_MAX: usize = 16;

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::observe::TlsReport;
-use crate::types::{Address, Caught, Foreign, Panicked};
+use crate::types::{Address, Caught, Foreign, Panicked, harmless};
 
 /// A future behind a pointer, as the traits of this layer return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -76,7 +76,7 @@ async fn connect_by_name(name: &str) -> io::Result<TcpStream> {
     if !well_formed {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("`{name}` is no address that TCP can dial: expected host:port"),
+            format!("`{}` is no address that TCP can dial: expected host:port", harmless(name)),
         ));
     }
     let mut failure = None;
@@ -88,7 +88,7 @@ async fn connect_by_name(name: &str) -> io::Result<TcpStream> {
         }
     }
     Err(failure.unwrap_or_else(|| {
-        io::Error::new(io::ErrorKind::NotFound, format!("`{name}` has no addresses"))
+        io::Error::new(io::ErrorKind::NotFound, format!("`{}` has no addresses", harmless(name)))
     }))
 }
 

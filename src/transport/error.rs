@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::observe::DisconnectReason;
-use crate::types::{Address, Authority, Code, Seen};
+use crate::types::{Address, Authority, Code, Seen, harmless};
 
 use super::credentials::SecurityError;
 
@@ -509,7 +509,7 @@ impl fmt::Display for NotGrpc {
         write!(f, "the server answered with HTTP status {}", self.http_status)?;
         match &self.content_type {
             Some(content_type) => {
-                write!(f, " and content type `{}`", content_type.escape_debug())?;
+                write!(f, " and content type `{}`", harmless(content_type))?;
             }
             None => f.write_str(" and no content type")?,
         }
@@ -517,7 +517,7 @@ impl fmt::Display for NotGrpc {
         if self.body.is_empty() {
             return Ok(());
         }
-        write!(f, ": {}", self.body.escape_debug())
+        write!(f, ": {}", harmless(&self.body))
     }
 }
 
@@ -527,7 +527,7 @@ pub(crate) fn in_words(error: &io::Error) -> String {
     if let Some(text) = super::tls::of_io_error(error) {
         return text;
     }
-    let text = error.to_string();
+    let text = harmless(&error.to_string()).to_string();
     if text.trim().is_empty() {
         return error.kind().to_string();
     }

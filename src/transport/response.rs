@@ -5,7 +5,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
 use super::error::NotGrpc;
-use crate::types::{Code, Compression, Metadata};
+use crate::types::{Code, Compression, Metadata, harmless};
 
 /// The headers of a response.
 #[derive(Clone, Debug, Default)]
@@ -105,7 +105,7 @@ impl Trailers {
                 Code::UNKNOWN,
                 format!(
                     "the server sent the grpc-status `{}`, which is no number",
-                    text.escape_debug()
+                    harmless(&text)
                 ),
             ),
             (None, Some(limit)) => {

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use super::harmless;
+
 /// One address that a connection can be dialled to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -32,9 +34,9 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket(addr) => addr.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::UnixAbstract(name) => write!(f, "unix-abstract:{name}"),
-            Self::Name(name) => f.write_str(name),
+            Self::Unix(path) => write!(f, "unix:{}", harmless(&path.to_string_lossy())),
+            Self::UnixAbstract(name) => write!(f, "unix-abstract:{}", harmless(name)),
+            Self::Name(name) => harmless(name).fmt(f),
         }
     }
 }

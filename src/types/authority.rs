@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::harmless;
+
 /// The value of `:authority`, and the name that TLS checks: `host`, `host:port` or `[ip]:port`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Authority(http::uri::Authority);
@@ -74,7 +76,8 @@ pub struct InvalidAuthority {
 
 impl fmt::Display for InvalidAuthority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is no authority: expected host, host:port or [ip]:port", self.text)
+        let text = harmless(&self.text);
+        write!(f, "`{text}` is no authority: expected host, host:port or [ip]:port")
     }
 }
 

@@ -8,6 +8,8 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use super::harmless;
+
 /// Keys and values that travel with a call.
 ///
 /// A key is lower-case (upper case is lowered) and of the characters `0-9 a-z _ - .`; a value is
@@ -309,7 +311,7 @@ impl InvalidMetadata {
 
 impl fmt::Display for InvalidMetadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "metadata `{}`: ", self.key)?;
+        write!(f, "metadata `{}`: ", harmless(&self.key))?;
         f.write_str(match self.fault {
             Fault::Key => "a key is one or more of 0-9 a-z _ - .",
             Fault::Reserved => "this key belongs to the protocol and cannot be set",

@@ -4,6 +4,8 @@ use std::fmt;
 
 use http::uri::PathAndQuery;
 
+use super::harmless;
+
 /// `/package.Service/Method`, checked once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MethodPath(PathAndQuery);
@@ -85,7 +87,8 @@ pub struct InvalidMethodPath {
 
 impl fmt::Display for InvalidMethodPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is no method path: expected /package.Service/Method", self.text)
+        let text = harmless(&self.text);
+        write!(f, "`{text}` is no method path: expected /package.Service/Method")
     }
 }
 

@@ -40,4 +40,4 @@ pub(crate) use deadline::Timeout;
 pub(crate) use foreign::{Caught, Foreign, Panicked, caught};
 pub(crate) use method_config::{AttemptPolicy, CodeSet, HedgingPolicy, RetryPolicy};
 pub(crate) use seen::Seen;
-pub(crate) use shown::shown;
+pub(crate) use shown::{Harmless, harmless, shown};

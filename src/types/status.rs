@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{Address, Metadata, MethodPath};
+use super::{Address, Harmless, Metadata, MethodPath, harmless};
 
 /// A gRPC status code.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -272,6 +272,11 @@ impl Status {
         }
     }
 
+    /// The message as it can be shown, which may be a server's.
+    pub(crate) fn text(&self) -> Harmless<'_> {
+        harmless(self.message()).up_to(MESSAGE_BYTES_MAX)
+    }
+
     /// The message, or what stands for it.
     fn words(&self) -> Cow<'_, str> {
         match (&self.0.origin, self.message()) {
@@ -318,7 +323,7 @@ impl fmt::Display for Status {
         match (&self.0.origin, self.message()) {
             (Some(origin), "") => write!(f, "{}: {origin}", self.code()),
             (None, "") => self.code().fmt(f),
-            (_, message) => write!(f, "{}: {message}", self.code()),
+            _ => write!(f, "{}: {}", self.code(), self.text()),
         }
     }
 }
@@ -332,7 +337,8 @@ impl fmt::Display for Origin {
 impl fmt::Debug for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Status");
-        debug.field("code", &self.code()).field("message", &self.message());
+        let text = self.text();
+        debug.field("code", &self.code()).field("message", &format_args!("\"{text}\""));
         if let Some(Origin { method, peer }) = &self.0.origin {
             debug.field("method", &method.as_str()).field("peer", peer);
         }
@@ -343,7 +349,8 @@ impl fmt::Debug for Status {
             debug.field("metadata", self.metadata());
         }
         if let Some(source) = &self.0.source {
-            debug.field("source", source);
+            let text = format!("{source:?}");
+            debug.field("source", &format_args!("{}", harmless(&text).up_to(MESSAGE_BYTES_MAX)));
         }
         debug.finish()
     }
@@ -354,6 +361,9 @@ impl Error for Status {
         self.0.source.as_deref().map(|source| source as &(dyn Error + 'static))
     }
 }
+
+/// So much of a message is shown: room for one within another, each with its own excerpt.
+const MESSAGE_BYTES_MAX: usize = 4 * 1_024;
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::harmless;
+
 /// A parsed target: `scheme:[//authority/]endpoint`.
 ///
 /// The scheme picks the resolver; the authority, mostly empty, names who shall resolve; the
@@ -21,7 +23,7 @@ impl Target {
     /// Only what is common to all targets is checked here: the resolver of the scheme judges the
     /// endpoint.
     pub fn parse(text: &str, schemes: &[&str], default_scheme: &str) -> Result<Self, TargetError> {
-        let fail = |fault| Err(TargetError { target: text.to_owned(), fault });
+        let fail = |fault| Err(TargetError::new(text, fault));
         if text.is_empty() {
             return fail(Fault::Empty);
         }
@@ -45,7 +47,9 @@ impl Target {
                 };
             }
             if matches!(scheme, "http" | "https") {
-                return fail(Fault::Url { host: rest.trim_start_matches('/').to_owned() });
+                let authority = rest.trim_start_matches('/').split('/').next().unwrap_or_default();
+                let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+                return fail(Fault::Url { host: host.to_owned() });
             }
             if rest.starts_with('/') {
                 let mut known: Vec<_> = schemes.iter().map(ToString::to_string).collect();
@@ -85,7 +89,7 @@ impl Target {
     /// The error that this target's endpoint, which `reason` finds wrong, could not be understood.
     /// For resolvers.
     pub fn invalid(&self, reason: impl Into<String>) -> TargetError {
-        TargetError { target: self.text.clone(), fault: Fault::Endpoint(reason.into()) }
+        TargetError::new(&self.text, Fault::Endpoint(without_secrets(&self.text, &reason.into())))
     }
 }
 
@@ -131,36 +135,62 @@ enum Fault {
     Endpoint(String),
 }
 
+impl TargetError {
+    fn new(target: &str, fault: Fault) -> Self {
+        Self { target: without_secrets(target, target), fault }
+    }
+}
+
+/// `text`, which is `target` or speaks of it, without the user and the password that stand before
+/// an `@` where somebody gave a URL.
+fn without_secrets(target: &str, text: &str) -> String {
+    // What a resolver quotes has no escapes any more.
+    let spellings = [Some(target.to_owned()), decoded(target)];
+    let mut hidden = text.to_owned();
+    for spelling in spellings.into_iter().flatten() {
+        for (before, _) in spelling.split('/').filter_map(|part| part.rsplit_once('@')) {
+            let secret = match split_scheme(before) {
+                // `scheme:user:password@host`, and not `user:password@host`.
+                Some((_, rest)) if rest.contains(':') => rest,
+                Some(_) | None => before,
+            };
+            if !secret.is_empty() {
+                hidden = hidden.replace(secret, "***");
+            }
+        }
+    }
+    hidden
+}
+
 impl fmt::Display for TargetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let target = harmless(&self.target);
         match &self.fault {
             Fault::Empty => f.write_str("the target is empty")?,
             Fault::Blank => {
-                write!(f, "target `{}` has white space in it", self.target.escape_debug())?;
+                write!(f, "target `{target}` has white space in it")?;
             }
             Fault::Escape => {
-                write!(f, "target `{}` has percent escapes that are no UTF-8", self.target)?;
+                write!(f, "target `{target}` has percent escapes that are no UTF-8")?;
             }
             Fault::Url { host } => {
                 return write!(
                     f,
-                    "target `{}` is a URL: give the name alone, `{}`, and say by the credentials \
-                     whether the connection is encrypted",
-                    self.target,
-                    host.split('/').next().unwrap_or_default(),
+                    "target `{target}` is a URL: give the name alone, `{}`, and say by the \
+                     credentials whether the connection is encrypted",
+                    harmless(host),
                 );
             }
             Fault::UnknownScheme { scheme, known } => {
                 return write!(
                     f,
-                    "target `{}` has the scheme `{scheme}`, which no resolver is registered for; \
-                     there are: {}",
-                    self.target,
+                    "target `{target}` has the scheme `{scheme}`, which no resolver is registered \
+                     for; there are: {}",
                     known.join(", "),
                 );
             }
             Fault::Endpoint(reason) => {
-                return write!(f, "target `{}`: {reason}", self.target);
+                return write!(f, "target `{target}`: {}", harmless(reason));
             }
         }
         f.write_str("; expected scheme:endpoint, scheme://authority/endpoint or host:port")
@@ -237,6 +267,30 @@ mod tests {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn the_error_of_a_target_shows_neither_password_nor_user() {
+        for text in [
+            "https://ada:s3cret@greeter.example:443/x",
+            "http://ada:s3%63ret@greeter.example",
+            "foo://ada:s3cret@greeter.example/x",
+            "dns:ada:s3cret@greeter.example/\u{7f}%ff",
+            "dns:///ada:s3cret@greeter.example/%ff",
+            "ada:s3cret@greeter example",
+        ] {
+            let error = parse(text).unwrap_err();
+            for shown in [error.to_string(), format!("{error:?}")] {
+                assert!(!shown.contains("cret") && !shown.contains("ada"), "{shown}");
+                assert!(shown.contains("greeter"), "{shown}");
+            }
+        }
+        let target = parse("dns:///ada:s3%63ret@greeter.example").unwrap();
+        let error = target.invalid(format!("`{}` is no name", target.endpoint()));
+        assert_eq!(
+            error.to_string(),
+            "target `dns:///***@greeter.example`: `***@greeter.example` is no name"
+        );
     }
 
     #[test]

@@ -151,6 +151,18 @@ async fn a_certificate_that_will_not_do_is_described() {
 }
 
 #[tokio::test]
+async fn a_certificate_with_thousands_of_names_makes_no_long_text() {
+    let issuer = Issuer::new();
+    let names: Vec<_> = (0..2_400).map(|nth| format!("{nth}.greeter.example")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let server = TlsServer::start(&issuer, Certificate::of(&names), USUAL).await;
+    let status = failure_at(&server, &issuer).await;
+    assert!(status.message().contains("and 2392 more names"), "{status}");
+    assert!(status.to_string().len() < 1_024, "{status}");
+    assert!(format!("{status:?}").len() < 16 * 1_024, "{status:?}");
+}
+
+#[tokio::test]
 async fn a_server_without_http_2_is_refused() {
     let issuer = Issuer::new();
     let rows: [(&[&str], &str); 2] = [

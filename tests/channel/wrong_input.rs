@@ -1,6 +1,9 @@
 //! What a newcomer may get wrong, and what the library says to it.
 
-use switchboard::{BuildError, CallOptions, Channel, Code, Credentials, Metadata};
+use switchboard::{
+    Address, BuildError, CallOptions, Channel, Code, Credentials, Endpoint, ManualResolver,
+    Metadata, ResolveError,
+};
 
 use crate::support::greeter::{BIDI_HELLO, HelloReply, SAY_HELLO, ask};
 use crate::support::plaintext;
@@ -106,4 +109,25 @@ fn the_future_of_a_call_is_small() {
     let channel = plaintext("greeter:1").build().unwrap();
     let size = size_of_val(&channel.invoke(&SAY_HELLO, ask("Ada")));
     assert!(size <= 2048, "{size} bytes");
+}
+
+// What resolvers say may come off a wire as well.
+#[tokio::test]
+async fn what_a_resolver_says_is_shown_in_its_line() {
+    let failing = ManualResolver::new();
+    failing.fail(ResolveError::new("no answer from \u{1b}[2J\r\nERROR forged"));
+    let strange = ManualResolver::new();
+    let name = Address::Name("greeter\u{1b}[31m\r\n".into());
+    strange.set([Endpoint::from(name)]);
+    for (resolver, part) in
+        [(failing, "\\u{1b}[2J\\r\\nERROR forged"), (strange, "greeter\\u{1b}[31m\\r\\n")]
+    {
+        let channel = plaintext("manual:///greeter").resolver("manual", resolver).build().unwrap();
+        let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+        let seen = channel.inspect().await.to_string();
+        for shown in [status.to_string(), format!("{status:?}"), seen.replace('\n', "")] {
+            assert!(shown.contains(part) && !shown.contains(char::is_control), "{shown}");
+        }
+        channel.close().await;
+    }
 }

@@ -202,3 +202,56 @@ async fn an_http_status_counts_where_there_is_no_grpc_status_whatever_the_conten
     }
     play(scripts).await;
 }
+
+// What a server says may be meant for the terminal of whoever reads the log.
+#[tokio::test]
+async fn what_a_server_says_is_shown_in_its_line_and_cut_where_it_is_long() {
+    // A new line, clearing the screen, a bell, and a mark that turns the text around.
+    const NASTY: &str = "%0D%0AERROR forged%1B[2J%07%E2%80%AE";
+    let long: &'static str = "x".repeat(12_000).leak();
+    let end = |name, fields: &'static [(&'static str, &'static str)]| -> Script {
+        script(name).answers(move |id| [head(id), trailers(id, fields)].concat())
+    };
+    let says = |name, text: &'static str| -> Script {
+        let fields = move || [("grpc-status", "5"), ("grpc-message", text)];
+        script(name).answers(move |id| [head(id), trailers(id, &fields())].concat())
+    };
+    let answers = |name, status: &'static str, kind: &'static str, body: &'static [u8]| -> Script {
+        script(name).answers(move |id| {
+            let fields = [(":status", status), ("content-type", kind)];
+            [headers(id, 0, &fields), data(id, END_STREAM, body)].concat()
+        })
+    };
+    play(vec![
+        // The value itself is as it was sent.
+        says("a message", NASTY)
+            .fails(Code::NOT_FOUND, &["\r\nERROR forged\u{1b}[2J\u{7}\u{202e}"]),
+        says("a long message", long).fails(Code::NOT_FOUND, vec![long].leak()),
+        end("a status", &[("grpc-status", "\t5\u{9b}2J")]).fails(Code::UNKNOWN, &["no number"]),
+        answers("a body", "502", "text/html", b"a\r\n\x1b[31mb\x07\xe2\x80\xae")
+            .fails(Code::UNAVAILABLE, &["@", "502"]),
+        answers("a content type", "200", "text/\t\u{9b}2J", b"x").fails(Code::UNKNOWN, &["@"]),
+        answers("a long content type", "200", long, b"x").fails(Code::UNKNOWN, &["@"]),
+        script("a goodbye")
+            .answers(|_| goaway(0x7fff_ffff, 2, b"bye\r\n\x1b[2J"))
+            .hangs_up()
+            .fails(Code::UNAVAILABLE, &["@", "INTERNAL_ERROR"]),
+        script("another protocol")
+            .opens(&b"HTTP/1.1 400 Bad\x1b[31m\x07 Request\r\nA: b\r\n\r\n"[..])
+            .hangs_up()
+            .fails(Code::UNAVAILABLE, &["@", "HTTP/1"]),
+        script("an encoding")
+            .answers(|id| {
+                let fields = [
+                    (":status", "200"),
+                    ("content-type", "application/grpc"),
+                    ("grpc-encoding", "x\t\u{9b}31m"),
+                ];
+                let (compressed, ok) =
+                    (message(1, 3, b"abc"), trailers(id, &[("grpc-status", "0")]));
+                [headers(id, 0, &fields), data(id, 0, &compressed), ok].concat()
+            })
+            .fails(Code::INTERNAL, &["@", "not built in"]),
+    ])
+    .await;
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use switchboard::{BackoffConfig, Channel, Code, Compression, Credentials, TlsConfig};
+use switchboard::{BackoffConfig, Channel, Code, Compression, Credentials, Status, TlsConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
@@ -169,6 +169,9 @@ async fn play_one(script: &Arc<Script>, issuer: Option<&Issuer>) -> Result<(), S
             if status.code() != *code || !texts.iter().all(is_text) {
                 return Err(format!("it fails with {status}"));
             }
+            if !is_harmless(&status) {
+                return Err(format!("it shows what must not be shown: {status:?}"));
+            }
         }
     }
     match next {
@@ -177,6 +180,15 @@ async fn play_one(script: &Arc<Script>, issuer: Option<&Issuer>) -> Result<(), S
         Err(_) => return Err("the next call hangs".to_owned()),
     }
     if used > script.memory_max { Err(format!("{used} bytes were in use")) } else { Ok(()) }
+}
+
+/// Whether `status` can be printed: in one line of some length, in which nothing moves the cursor or
+/// turns the text around.
+fn is_harmless(status: &Status) -> bool {
+    let acts =
+        |c: char| c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}');
+    let (shown, debugged) = (status.to_string(), format!("{status:?}"));
+    shown.len() < SHOWN_MAX && !shown.contains(acts) && !debugged.contains(acts)
 }
 
 /// Starts a server that goes by `script`.
@@ -279,6 +291,9 @@ const PREFACE_LEN: usize = 24;
 
 /// Enough for a handshake on a busy machine, and short for a server that never speaks.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Bytes of a status in one line.
+const SHOWN_MAX: usize = 8 * 1024;
 
 /// What takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -14,6 +14,8 @@ pub(crate) enum Manner {
     LeadsTo(SocketAddr),
     /// The same, and has the server's first bytes follow its answer in one piece.
     LeadsAtOnceTo(SocketAddr),
+    /// The same, and has two interim answers come first.
+    LeadsAfterInterimAnswersTo(SocketAddr),
     /// The same, if the request comes with `user` and `p:a ss`.
     LeadsKnownOnesTo(SocketAddr),
     /// Says this and closes the connection.
@@ -76,7 +78,9 @@ async fn serve(manner: Manner, stream: TcpStream, requests: Arc<Mutex<Vec<String
     // `user:p:a ss`
     let known = head.contains("\r\nProxy-Authorization: Basic dXNlcjpwOmEgc3M=\r\n");
     let server = match manner {
-        Manner::LeadsTo(server) | Manner::LeadsAtOnceTo(server) => server,
+        Manner::LeadsTo(server)
+        | Manner::LeadsAtOnceTo(server)
+        | Manner::LeadsAfterInterimAnswersTo(server) => server,
         Manner::LeadsKnownOnesTo(server) if known => server,
         Manner::LeadsKnownOnesTo(_) => {
             let refusal = "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
@@ -91,6 +95,10 @@ async fn serve(manner: Manner, stream: TcpStream, requests: Arc<Mutex<Vec<String
     };
     let mut server = TcpStream::connect(server).await.unwrap();
     let mut answer = b"HTTP/1.1 200 Connection established\r\nVia: 1.1 test\r\n\r\n".to_vec();
+    if matches!(manner, Manner::LeadsAfterInterimAnswersTo(_)) {
+        let interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n";
+        answer.splice(0..0, interim.iter().copied());
+    }
     if matches!(manner, Manner::LeadsAtOnceTo(_)) {
         server.read_buf(&mut answer).await.unwrap();
     }

@@ -1,6 +1,8 @@
 //! Which calls are logged, and how much of them.
 
 use std::collections::BTreeMap;
+
+use crate::types::harmless;
 use std::error::Error;
 use std::fmt;
 
@@ -111,7 +113,7 @@ pub struct InvalidFilter {
 
 impl fmt::Display for InvalidFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "binary log filter: `{}`: {}", self.rule.escape_debug(), self.reason)
+        write!(f, "binary log filter: `{}`: {}", harmless(&self.rule), self.reason)
     }
 }
 

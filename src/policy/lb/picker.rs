@@ -107,7 +107,7 @@ impl Picker for FailPicker {
     }
 
     fn inspect(&self) -> String {
-        format!("calls fail: {}", self.0.message())
+        format!("calls fail: {}", self.0.text())
     }
 }
 
@@ -121,7 +121,7 @@ impl Picker for DropPicker {
     }
 
     fn inspect(&self) -> String {
-        format!("calls end: {}", self.0.message())
+        format!("calls end: {}", self.0.text())
     }
 }
 

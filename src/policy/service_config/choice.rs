@@ -53,7 +53,7 @@ fn config_for(
     };
     if let Some(unknown) = choice.keys().find(|key| !KEYS.contains(&key.as_str())) {
         let reason = format!("is not known; a choice has {}", KEYS.join(", "));
-        return Err(ServiceConfigError::new(unknown.escape_debug().to_string(), reason));
+        return Err(ServiceConfigError::new(unknown.as_str(), reason));
     }
     let languages = texts(&choice, LANGUAGE)?;
     let percentage = percentage(&choice)?;

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::lb::{LbPolicyBuilder, LbPolicyConfig, LbRegistry, pick_first};
 use super::retry::Throttle;
 
-use crate::types::{ConfigSelector, MethodConfig, MethodPath};
+use crate::types::{ConfigSelector, MethodConfig, MethodPath, harmless};
 
 use choice::Chosen;
 pub(crate) use choice::Client;
@@ -305,9 +305,9 @@ impl ServiceConfigError {
 impl fmt::Display for ServiceConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+            write!(f, "{}: ", harmless(&self.path))?;
         }
-        f.write_str(&self.reason)
+        harmless(&self.reason).fmt(f)
     }
 }
 

@@ -27,6 +27,7 @@ use super::blocks::Blocks;
 use super::sieve::Sieve;
 use super::signs::{Sign, Signs};
 use super::unread::{INTERIM_HEADS_MAX, ReceiveBuffer, Unread};
+use crate::types::harmless;
 
 /// What was seen of a connection. Written by its driver, read by anyone.
 #[derive(Debug)]
@@ -775,7 +776,7 @@ fn describe(start: &[u8]) -> String {
     if start.starts_with(b"HTTP/") {
         let line = start.split(|byte| matches!(byte, b'\r' | b'\n')).next();
         let line = String::from_utf8_lossy(line.unwrap_or_default());
-        return format!("it answered in HTTP/1, `{}`", line.escape_debug());
+        return format!("it answered in HTTP/1, `{}`", harmless(&line));
     }
     if start.starts_with(&TLS_ALERT) {
         return "it answered with a TLS alert: it expects TLS".into();

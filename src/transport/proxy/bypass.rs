@@ -31,12 +31,25 @@ enum Entry {
 impl Bypass {
     /// The same servers and those of `list`.
     pub(super) fn with(mut self, list: &str) -> Result<Self, ProxyError> {
-        for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        for text in entries(list) {
             let entry = Entry::parse(&text.to_ascii_lowercase());
             let invalid = || ProxyError::InvalidBypass { entry: text.to_owned() };
             self.entries.push(entry.ok_or_else(invalid)?);
         }
         Ok(self)
+    }
+
+    /// The servers of `list`, and the entries of it that name none.
+    pub(super) fn understood(list: &str) -> (Self, Vec<String>) {
+        let mut unknown = Vec::new();
+        let entries = entries(list).filter_map(|text| {
+            let entry = Entry::parse(&text.to_ascii_lowercase());
+            if entry.is_none() {
+                unknown.push(text.to_owned());
+            }
+            entry
+        });
+        (Self { entries: entries.collect() }, unknown)
     }
 
     /// The same servers and those on this machine.
@@ -98,6 +111,10 @@ impl Entry {
             Self::ThisMachine => host == "localhost" || ip.is_some_and(|ip| ip.is_loopback()),
         }
     }
+}
+
+fn entries(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|text| !text.is_empty())
 }
 
 fn width(ip: IpAddr) -> u8 {

@@ -19,7 +19,7 @@ use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::types::{Authority, ConfigSelector, Endpoint, Refresh, Target, TargetError};
+use crate::types::{Authority, ConfigSelector, Endpoint, Refresh, Target, TargetError, harmless};
 
 use super::connect::BoxFuture;
 
@@ -207,7 +207,7 @@ impl ResolveError {
 
 impl fmt::Display for ResolveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        harmless(&self.message).up_to(MESSAGE_BYTES_MAX).fmt(f)
     }
 }
 
@@ -228,6 +228,9 @@ fn refuse_authority(target: &Target) -> Result<(), TargetError> {
         target.authority()
     )))
 }
+
+/// So much of a message is shown: it may have several names and the failure of each.
+const MESSAGE_BYTES_MAX: usize = 4 * 1_024;
 
 /// The port of a target that names none: gRPC's default is that of HTTPS.
 const DEFAULT_PORT: u16 = 443;

@@ -5,6 +5,8 @@ use std::io;
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
+use crate::types::harmless;
+
 /// What `error` says of TLS, if it comes from there.
 pub(crate) fn of_io_error(error: &io::Error) -> Option<String> {
     if error.kind() == io::ErrorKind::UnexpectedEof
@@ -30,7 +32,7 @@ pub(super) fn of_error(error: &Error) -> String {
         Error::NoCertificatesPresented => "the server showed no certificate".to_owned(),
         Error::PeerIncompatible(reason) => of_incompatibility(reason),
         Error::NoApplicationProtocol => NO_HTTP_2.to_owned(),
-        other => other.to_string(),
+        other => harmless(&other.to_string()).to_string(),
     }
 }
 
@@ -77,9 +79,9 @@ fn of_certificate(error: &CertificateError) -> String {
                         needs one that such an authority has issued"
                     .to_owned();
             }
-            format!("the server's certificate is not valid: {text}")
+            format!("the server's certificate is not valid: {}", harmless(&text))
         }
-        other => format!("the server's certificate is not valid: {other}"),
+        other => format!("the server's certificate is not valid: {}", harmless(&other.to_string())),
     }
 }
 
@@ -97,7 +99,7 @@ fn listed(names: &[String]) -> String {
 /// and `IpAddress(10.0.0.7)`.
 fn quoted(name: &str) -> String {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
-    format!("`{}`", inner.unwrap_or(name).trim_matches('"'))
+    format!("`{}`", harmless(inner.unwrap_or(name).trim_matches('"')).up_to(NAME_BYTES_MAX))
 }
 
 fn of_alert(alert: AlertDescription) -> String {
@@ -158,6 +160,9 @@ fn date(time: UnixTime) -> String {
 
 /// So many names of a certificate are shown.
 const NAMES_SHOWN: usize = 8;
+
+/// And so much of each: names in DNS have 253 bytes at most.
+const NAME_BYTES_MAX: usize = 256;
 
 const NO_HTTP_2: &str = "the server does not offer HTTP/2 (ALPN `h2`)";
 

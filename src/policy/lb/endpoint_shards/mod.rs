@@ -304,7 +304,7 @@ impl<S: Spread> EndpointShards<S> {
         let said = child.policy.chosen().and_then(|id| self.unhealthy.get(&id));
         let Some(said) = said else { return report };
         let note = match &said.error {
-            Some(error) => error.message().to_owned(),
+            Some(error) => error.text().to_string(),
             None => "connected, and yet to say that it serves".to_owned(),
         };
         PolicyReport { connectivity: child.connectivity, note: Some(note), ..report }
@@ -353,7 +353,7 @@ impl<S: Spread> LbPolicy for EndpointShards<S> {
     }
 
     fn inspect(&self) -> PolicyReport {
-        let note = self.children.is_empty().then(|| self.absence.message().to_owned());
+        let note = self.children.is_empty().then(|| self.absence.text().to_string());
         PolicyReport {
             policy: self.spread.name().to_owned(),
             connectivity: self.published,

@@ -97,7 +97,7 @@ impl LbPolicy for PickFirst {
         let (connectivity, note) = match &self.state {
             State::New => (ConnectivityState::Connecting, None),
             State::Empty { error } => {
-                let note = error.message().to_owned();
+                let note = error.text().to_string();
                 (ConnectivityState::TransientFailure, Some(note))
             }
             State::Idle { .. } => (ConnectivityState::Idle, None),
@@ -111,7 +111,7 @@ impl LbPolicy for PickFirst {
                 (connectivity, Some(note))
             }
             State::Failing(failing) => {
-                let note = failing.error.message().to_owned();
+                let note = failing.error.text().to_string();
                 (ConnectivityState::TransientFailure, Some(note))
             }
             State::Ready { at, .. } => {
