@@ -19,7 +19,7 @@ use crate::observe::since_1970;
 use crate::policy::backoff::Backoff;
 use crate::policy::token::{Answer, Event, Fetch, State};
 use crate::transport::{BearerToken, BoxFuture, CallContext, CallCredentials};
-use crate::types::{Code, Dice, Foreign, Metadata, Panicked, Status};
+use crate::types::{Code, Dice, Foreign, Metadata, Panicked, SecurityLevel, Status};
 
 /// Access tokens of OAuth 2.0 as call credentials: `authorization: Bearer …`.
 ///
@@ -31,7 +31,10 @@ use crate::types::{Code, Dice, Foreign, Metadata, Panicked, Status};
 /// than a minute has failed, and no two begin within a second: a token that lives less than that is
 /// sent for as long. Clones share one token.
 #[derive(Clone, Debug)]
-pub struct OAuth2(Tokens);
+pub struct OAuth2 {
+    tokens: Tokens,
+    level: SecurityLevel,
+}
 
 /// Where access tokens come from: usually the token endpoint of an authorisation server, asked
 /// with the HTTP client of your choice.
@@ -60,12 +63,23 @@ pub struct AccessToken {
 /// token, has no `exp`, or has expired; it is read again after a rest that grows from one second to
 /// two minutes. The signature is for the server to check. Clones share one token.
 #[derive(Clone, Debug)]
-pub struct JwtFile(Tokens);
+pub struct JwtFile {
+    tokens: Tokens,
+    level: SecurityLevel,
+}
 
 impl OAuth2 {
     /// Sends the tokens of `source`.
     pub fn new(source: impl TokenSource) -> Self {
-        Self(Tokens::new(source))
+        Self { tokens: Tokens::new(source), level: SecurityLevel::PrivacyAndIntegrity }
+    }
+
+    /// Sends them on connections that are protected so or better, as
+    /// [`BearerToken::min_security_level`] has it.
+    #[must_use]
+    pub fn min_security_level(mut self, level: SecurityLevel) -> Self {
+        self.level = level;
+        self
     }
 }
 
@@ -91,7 +105,16 @@ impl fmt::Debug for AccessToken {
 impl JwtFile {
     /// Sends what the file at `path` holds. Nothing is read before the first call.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(Tokens::new(JwtSource(path.into())))
+        let tokens = Tokens::new(JwtSource(path.into()));
+        Self { tokens, level: SecurityLevel::PrivacyAndIntegrity }
+    }
+
+    /// Sends it on connections that are protected so or better, as
+    /// [`BearerToken::min_security_level`] has it.
+    #[must_use]
+    pub fn min_security_level(mut self, level: SecurityLevel) -> Self {
+        self.level = level;
+        self
     }
 }
 
@@ -100,7 +123,11 @@ impl CallCredentials for OAuth2 {
         &'a self,
         call: &'a CallContext<'_>,
     ) -> BoxFuture<'a, Result<Metadata, Status>> {
-        Box::pin(self.0.metadata(call.runtime()))
+        Box::pin(self.tokens.metadata(call.runtime()))
+    }
+
+    fn min_security_level(&self) -> SecurityLevel {
+        self.level
     }
 }
 
@@ -109,7 +136,11 @@ impl CallCredentials for JwtFile {
         &'a self,
         call: &'a CallContext<'_>,
     ) -> BoxFuture<'a, Result<Metadata, Status>> {
-        Box::pin(self.0.metadata(call.runtime()))
+        Box::pin(self.tokens.metadata(call.runtime()))
+    }
+
+    fn min_security_level(&self) -> SecurityLevel {
+        self.level
     }
 }
 

@@ -87,9 +87,10 @@ pub(super) async fn gather(
         }
         let made = credentials.future(|credentials| credentials.metadata(&context)).await;
         let made = made.map_err(panicked)?;
-        all.append_all(made.map_err(|failure| {
+        let made = made.map_err(|failure| {
             ProofError::Failed(status::credentials_failed(connection.address(), failure))
-        })?);
+        })?;
+        all.append_all(made.into_sensitive());
     }
     Ok(all)
 }

@@ -191,8 +191,8 @@ pub(super) fn too_little_security(
     wanted: SecurityLevel,
 ) -> Status {
     let text = format!(
-        "{peer}: the call's credentials want {wanted}, and the connection has {level}: use TLS, or \
-         credentials that want less"
+        "{peer}: the call's credentials want {wanted}, and the connection has {level}: use TLS, or, \
+         where something else protects the way, say so by min_security_level of the credentials"
     );
     Status::new(Code::UNAUTHENTICATED, text)
 }

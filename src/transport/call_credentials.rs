@@ -38,7 +38,8 @@ use super::connect::BoxFuture;
 /// }
 /// ```
 pub trait CallCredentials: Send + Sync + 'static {
-    /// The metadata for one attempt.
+    /// The metadata for one attempt. Its values are taken as secrets: header compression does not
+    /// remember them, and they are neither shown nor logged.
     ///
     /// It lies under the call's deadline, at which the future is dropped. A status that it fails
     /// with ends the attempt: the retry or hedging policy of the method judges its code, and it
@@ -49,7 +50,8 @@ pub trait CallCredentials: Send + Sync + 'static {
     -> BoxFuture<'a, Result<Metadata, Status>>;
 
     /// How well a connection must be protected that this travels on (L62). On a lesser one the call
-    /// ends with UNAUTHENTICATED and nothing is sent. The default is the highest.
+    /// ends with UNAUTHENTICATED and nothing is sent. The default is the highest. The credentials of
+    /// this crate have a method of the same name by which it can be said.
     fn min_security_level(&self) -> SecurityLevel {
         SecurityLevel::PrivacyAndIntegrity
     }
@@ -107,7 +109,10 @@ impl<'a> CallContext<'a> {
 
 /// A token that does not change: `authorization: Bearer …`.
 #[derive(Clone)]
-pub struct BearerToken(Metadata);
+pub struct BearerToken {
+    metadata: Metadata,
+    level: SecurityLevel,
+}
 
 impl BearerToken {
     /// Sends `token`. Fails with INTERNAL if it has characters that a header cannot carry; the
@@ -117,23 +122,38 @@ impl BearerToken {
         let refused = |_| {
             Status::internal("the token has characters that a header cannot carry: expected ASCII")
         };
-        metadata
-            .insert_secret("authorization", &format!("Bearer {}", token.as_ref()))
-            .map_err(refused)?;
-        Ok(Self(metadata))
+        let value = format!("Bearer {}", token.as_ref());
+        metadata.insert("authorization", value).map_err(refused)?;
+        let level = SecurityLevel::PrivacyAndIntegrity;
+        Ok(Self { metadata: metadata.into_sensitive(), level })
+    }
+
+    /// Sends it on connections that are protected so or better. Default:
+    /// [`SecurityLevel::PrivacyAndIntegrity`], which TLS has, and Unix sockets with
+    /// [`Credentials::local`](crate::Credentials::local). Below that whoever sits on the network can
+    /// take the token: say [`SecurityLevel::None`] only where something else protects the way, such
+    /// as the proxy of a service mesh on this machine, or a loopback address.
+    #[must_use]
+    pub fn min_security_level(mut self, level: SecurityLevel) -> Self {
+        self.level = level;
+        self
     }
 }
 
 impl BearerToken {
     /// What it is sent as.
     pub(crate) fn into_metadata(self) -> Metadata {
-        self.0
+        self.metadata
     }
 }
 
 impl CallCredentials for BearerToken {
     fn metadata<'a>(&'a self, _: &'a CallContext<'_>) -> BoxFuture<'a, Result<Metadata, Status>> {
-        Box::pin(std::future::ready(Ok(self.0.clone())))
+        Box::pin(std::future::ready(Ok(self.metadata.clone())))
+    }
+
+    fn min_security_level(&self) -> SecurityLevel {
+        self.level
     }
 }
 
@@ -193,7 +213,7 @@ mod tests {
     #[test]
     fn a_token_is_not_shown() {
         let token = BearerToken::new("secret").unwrap();
-        assert!(!format!("{token:?} {:?}", token.0).contains("secret"));
+        assert!(!format!("{token:?} {:?}", token.metadata).contains("secret"));
         let error = BearerToken::new("sécret").unwrap_err();
         assert!(!error.to_string().contains("cret"), "{error}");
     }

@@ -1,6 +1,7 @@
 //! Metadata: the headers and trailers of a call that belong to the application.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Display as _};
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -50,12 +51,52 @@ impl Metadata {
         self.try_append(key, name, value)
     }
 
-    /// As [`Metadata::insert`], of a value that is not to be shown or remembered anywhere.
-    pub(crate) fn insert_secret(&mut self, key: &str, value: &str) -> Result<(), InvalidMetadata> {
-        let (name, mut value) = ascii(key, value)?;
-        value.set_sensitive(true);
-        self.fields_mut().remove(&name);
-        self.try_append(key, name, value)
+    /// Marks the values that `key` has now as sensitive; says whether there are any. They are sent
+    /// as ever, but neither end remembers them for the compression of headers (RFC 7541, section
+    /// 7.1.3), `Debug` does not show them, and a [`BinaryLog`](crate::BinaryLog) leaves them out.
+    ///
+    /// What call credentials add is marked by the channel. Values of keys that are known to hold
+    /// secrets (`authorization`, `cookie`, `set-cookie`, `x-api-key` and the like) are never shown
+    /// or logged, marked or not.
+    pub fn mark_sensitive(&mut self, key: &str) -> bool {
+        let lower = key.to_ascii_lowercase();
+        let Some(fields) = self.0.as_mut().filter(|fields| fields.contains_key(&lower)) else {
+            return false;
+        };
+        for (_, value) in fields.iter_mut().filter(|(name, _)| name.as_str() == lower) {
+            value.set_sensitive(true);
+        }
+        true
+    }
+
+    /// Whether a value of `key` must not be shown or logged: it is marked, or the key is one of
+    /// those that are known to hold secrets.
+    pub fn is_sensitive(&self, key: &str) -> bool {
+        let lower = key.to_ascii_lowercase();
+        let mut values = self.as_fields().into_iter().flat_map(|fields| fields.get_all(&lower));
+        holds_secrets(&lower) || values.any(HeaderValue::is_sensitive)
+    }
+
+    /// What can be shown or logged of it.
+    pub(crate) fn without_secrets(&self) -> Cow<'_, Self> {
+        let mut fields = self.as_fields().into_iter().flatten();
+        if !fields.any(|(name, value)| is_secret(name, value)) {
+            return Cow::Borrowed(self);
+        }
+        let mut rest = HeaderMap::new();
+        let fields = self.as_fields().into_iter().flatten();
+        for (name, value) in fields.filter(|(name, value)| !is_secret(name, value)) {
+            // There are no more of them than there were.
+            let _ = rest.try_append(name.clone(), value.clone());
+        }
+        Cow::Owned(Self(Some(Box::new(rest))))
+    }
+
+    /// The same with all values marked as sensitive.
+    pub(crate) fn into_sensitive(mut self) -> Self {
+        let values = self.0.iter_mut().flat_map(|fields| fields.values_mut());
+        values.for_each(|value| value.set_sensitive(true));
+        self
     }
 
     /// Adds all values of `other`. What does not fit any more is left out: nobody has so many.
@@ -207,9 +248,48 @@ impl Metadata {
 
 impl fmt::Debug for Metadata {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.as_fields().into_iter().flatten()).finish()
+        let fields = self.as_fields().into_iter().flatten();
+        f.debug_map().entries(fields.map(|(name, value)| (name, ShownValue(name, value)))).finish()
     }
 }
+
+/// A value as it can be shown.
+struct ShownValue<'a>(&'a HeaderName, &'a HeaderValue);
+
+impl fmt::Debug for ShownValue<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(name, value) = self;
+        if is_secret(name, value) {
+            return f.write_str("(sensitive)");
+        }
+        harmless(&format!("{value:?}")).fmt(f)
+    }
+}
+
+/// Whether a value must not be shown or logged.
+fn is_secret(name: &HeaderName, value: &HeaderValue) -> bool {
+    value.is_sensitive() || holds_secrets(name.as_str())
+}
+
+/// Whether a key is known to hold what proves who somebody is.
+fn holds_secrets(key: &str) -> bool {
+    SECRET_KEYS.contains(&key.strip_suffix("-bin").unwrap_or(key))
+}
+
+const SECRET_KEYS: [&str; 12] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "set-cookie",
+    "api-key",
+    "x-api-key",
+    "x-goog-api-key",
+    "x-auth-token",
+    "x-access-token",
+    "x-amz-security-token",
+    "x-csrf-token",
+    "x-forwarded-access-token",
+];
 
 /// The values of a `-bin` field, decoded: base64 with or without padding, joined by commas. Those
 /// that are not valid base64 are left out.
@@ -503,5 +583,32 @@ mod tests {
         }
         assert!(metadata.is_empty());
         metadata.append("grpc-previous-rpc-attempts", "1").unwrap();
+    }
+
+    #[test]
+    fn secrets_are_not_shown_whoever_marks_them() {
+        let mut metadata = Metadata::new();
+        for (key, value) in [
+            ("Authorization", "Bearer s3cret"),
+            ("cookie", "id=s3cret"),
+            ("x-api-key", "s3cret"),
+            ("tenant", "s3cret of a tenant"),
+            ("trace", "visible"),
+        ] {
+            metadata.append(key, value).unwrap();
+        }
+        metadata.append_bin("authorization-bin", b"s3cret").unwrap();
+        metadata.append_bin("seal-bin", b"s3cret").unwrap();
+        assert!(metadata.mark_sensitive("Tenant") && metadata.mark_sensitive("seal-bin"));
+        assert!(!metadata.mark_sensitive("absent") && !metadata.is_sensitive("absent"));
+        let shown = format!("{metadata:?}");
+        // In base64 as well.
+        assert!(!shown.contains("s3cret") && !shown.contains("czNjcmV0"), "{shown}");
+        assert!(shown.contains("visible") && shown.contains("tenant"), "{shown}");
+        let sensitive = metadata.keys().filter(|key| metadata.is_sensitive(key)).count();
+        assert_eq!((sensitive, metadata.is_sensitive("trace")), (6, false));
+        // They are there for who asks.
+        assert_eq!(metadata.get("tenant"), Some("s3cret of a tenant"));
+        assert!(!format!("{:?}", metadata.clone().into_sensitive()).contains("visible"));
     }
 }

@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prost::Message as _;
-use switchboard::{BinaryLog, BinaryLogSink, CallOptions, Channel, FileSink};
+use switchboard::{
+    BearerToken, BinaryLog, BinaryLogSink, BoxFuture, CallContext, CallCredentials, CallOptions,
+    Channel, Credentials, FileSink, Metadata, SecurityLevel, Status,
+};
 
 use crate::support::greeter::{BIDI_HELLO, FLAKY, Greeter, SAY_HELLO, ask, hello, target_of};
 use crate::support::{close_without_leaks, plaintext};
@@ -191,6 +194,45 @@ async fn a_call_is_logged_from_its_header_to_its_trailer() {
     let reason = trailer.metadata.as_ref().unwrap().entry.iter().find(|it| it.key == "reason");
     assert_eq!(reason.unwrap().value, b"asked-for");
     close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn secrets_are_sent_and_not_logged() {
+    let (greeter, entries) = (Greeter::start(), Entries::default());
+    let log = BinaryLog::new("*", entries.clone()).unwrap();
+    let token = BearerToken::new("s3cret").unwrap().min_security_level(SecurityLevel::None);
+    let builder = Channel::builder(target_of([&greeter])).observer(log);
+    let credentials = Credentials::insecure().with_call_credentials(token);
+    let channel = builder.credentials(credentials).build().unwrap();
+    let mut request = ask("Ada").credentials(Echoed);
+    for (key, value) in [("cookie", "id=s3cret"), ("tenant", "s3cret"), ("echo", "application")] {
+        request.metadata_mut().insert(key, value).unwrap();
+    }
+    request.metadata_mut().mark_sensitive("tenant");
+    assert!(!format!("{request:?}").contains("s3cret"), "{request:?}");
+    let reply = channel.invoke(&SAY_HELLO, request).await.unwrap();
+    let echoed: Vec<_> = reply.metadata().get_all("echo").collect();
+    assert_eq!(echoed, ["s3cret of one's own", "application"]);
+    let all = entries.take();
+    let sent = &all[0].client_header.as_ref().unwrap().metadata.as_ref().unwrap().entry;
+    let sent: Vec<_> = sent.iter().map(|it| (&it.key[..], &it.value[..])).collect();
+    assert_eq!(sent, [("echo", &b"application"[..])]);
+    close_without_leaks(channel, &[greeter]).await;
+}
+
+/// Credentials of one's own, which the greeter sends back.
+struct Echoed;
+
+impl CallCredentials for Echoed {
+    fn metadata<'a>(&'a self, _: &'a CallContext<'_>) -> BoxFuture<'a, Result<Metadata, Status>> {
+        let mut metadata = Metadata::new();
+        metadata.insert("echo", "s3cret of one's own").unwrap();
+        Box::pin(std::future::ready(Ok(metadata)))
+    }
+
+    fn min_security_level(&self) -> SecurityLevel {
+        SecurityLevel::None
+    }
 }
 
 // spec: A16/committed-attempt

@@ -12,6 +12,8 @@ use switchboard::{
     Channel, ChannelBuilder, Code, ConnectivityState, Credentials, CredentialsError, JwtFile,
     Metadata, OAuth2, SecurityLevel, Status, TlsConfig, TokenSource,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 
@@ -498,4 +500,78 @@ async fn a_source_that_gives_no_token_fails_calls_and_hangs_none() {
         assert!(!status.message().contains("cret"), "{status}");
         shown.channel.close().await;
     }
+}
+
+#[tokio::test]
+async fn tokens_go_without_tls_where_it_is_said_that_they_may() {
+    struct Fixed;
+    impl TokenSource for Fixed {
+        fn fetch(&self) -> BoxFuture<'_, Result<AccessToken, Status>> {
+            Box::pin(future::ready(Ok(AccessToken::new("fetched"))))
+        }
+    }
+    let file = std::env::temp_dir().join(format!("switchboard-mesh-{}", std::process::id()));
+    let claims = URL_SAFE_NO_PAD.encode("{\"exp\":4000000000}");
+    std::fs::write(&file, format!("e30.{claims}.c2ln")).unwrap();
+    let greeter = Greeter::start();
+    let free = SecurityLevel::None;
+    let bearer = || BearerToken::new("fixed").unwrap();
+    let add: [&dyn Fn(Credentials) -> Credentials; 3] = [
+        &|all| all.with_call_credentials(bearer().min_security_level(free)),
+        &|all| all.with_call_credentials(OAuth2::new(Fixed).min_security_level(free)),
+        &|all| all.with_call_credentials(JwtFile::new(&file).min_security_level(free)),
+    ];
+    for add in add {
+        for credentials in [Credentials::insecure(), Credentials::local()] {
+            let builder = Channel::builder(target_of([&greeter])).credentials(add(credentials));
+            let channel = builder.build().unwrap();
+            channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+            channel.close().await;
+        }
+    }
+    // And not where it is not.
+    let builder = Channel::builder(target_of([&greeter]));
+    let refused = builder.credentials(Credentials::local().with_call_credentials(bearer()));
+    let channel = refused.build().unwrap();
+    let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert_eq!(status.code(), Code::UNAUTHENTICATED, "{status}");
+    assert!(status.message().contains("min_security_level"), "{status}");
+    channel.close().await;
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[tokio::test]
+async fn header_compression_does_not_remember_what_is_marked() {
+    let greeter = Greeter::start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let sent = Arc::new(AtomicUsize::new(0));
+    let (server, count) = (greeter.address(), sent.clone());
+    let relay = tokio::spawn(async move {
+        let (client, _) = listener.accept().await.unwrap();
+        let (mut from, mut to) = client.into_split();
+        let (mut answers, mut on) = TcpStream::connect(server).await.unwrap().into_split();
+        tokio::spawn(async move { tokio::io::copy(&mut answers, &mut to).await });
+        let mut piece = [0; 4_096];
+        while let Ok(bytes @ 1..) = from.read(&mut piece).await {
+            count.fetch_add(bytes, Ordering::SeqCst);
+            on.write_all(&piece[..bytes]).await.unwrap();
+        }
+    });
+    let channel = plaintext(address.to_string()).build().unwrap();
+    let bytes_of = async |key: &str, is_marked: bool| {
+        let mut request = ask("Ada");
+        request.metadata_mut().insert(key, "x".repeat(400)).unwrap();
+        assert!(!is_marked || request.metadata_mut().mark_sensitive(key));
+        let before = sent.load(Ordering::SeqCst);
+        channel.invoke(&SAY_HELLO, request).await.unwrap();
+        sent.load(Ordering::SeqCst) - before
+    };
+    bytes_of("plain", false).await;
+    let (remembered, first) = (bytes_of("plain", false).await, bytes_of("tenant", true).await);
+    let again = bytes_of("tenant", true).await;
+    // 400 times `x` are 350 bytes on the wire. Beside requests there are a few PINGs and the like.
+    assert!(remembered < 200 && first > 350 && again > 350, "{remembered} {first} {again}");
+    channel.close().await;
+    relay.abort();
 }

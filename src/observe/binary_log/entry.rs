@@ -99,8 +99,9 @@ impl Payload {
     }
 }
 
-/// Says whether not all of it fits.
+/// Leaves out what is secret. Says whether not all of the rest fits.
 fn put_metadata(metadata: &Metadata, extent: Extent, out: &mut Vec<u8>) -> bool {
+    let metadata = metadata.without_secrets();
     let (mut entries, mut left, mut is_truncated) = (Vec::new(), extent.header, false);
     for key in metadata.keys().filter(|key| is_logged(key)) {
         let mut put_one = |value: &[u8]| {

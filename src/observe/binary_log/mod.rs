@@ -36,8 +36,10 @@ pub use sink::{BinaryLogSink, FileSink};
 /// ```
 ///
 /// Of a call that is attempted several times the first request and the answer that counted are
-/// logged. Messages are logged as the application has them, not compressed. The log has all that
-/// the calls carry: who can read it can read that.
+/// logged. Messages are logged as the application has them, not compressed. The log has what the
+/// calls carry: who can read it can read that. Of the metadata secrets are left out: what call
+/// credentials add, what is [marked](crate::Metadata::mark_sensitive), and the values of keys such
+/// as `authorization` and `cookie`.
 pub struct BinaryLog {
     filter: Filter,
     sink: Arc<dyn BinaryLogSink>,
