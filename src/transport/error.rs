@@ -149,10 +149,13 @@ impl Disconnect {
                 Some(_) => DisconnectReason::SocketError,
                 None => DisconnectReason::Unknown,
             },
-            DisconnectCause::NoSignOfLife { .. } => DisconnectReason::ConnectionTimedOut,
+            DisconnectCause::NoSignOfLife { .. } | DisconnectCause::Stalled { .. } => {
+                DisconnectReason::ConnectionTimedOut
+            }
             DisconnectCause::Local => DisconnectReason::SubchannelShutdown,
             DisconnectCause::Protocol(_)
             | DisconnectCause::StreamIdsUsedUp
+            | DisconnectCause::NoWindow { .. }
             | DisconnectCause::Abandoned => DisconnectReason::Unknown,
         }
     }
@@ -189,12 +192,38 @@ pub(crate) enum DisconnectCause {
         /// How long.
         timeout: Duration,
     },
+    /// The server has taken nothing of what was to be sent, for so long.
+    Stalled {
+        /// How long.
+        after: Duration,
+    },
+    /// So many calls have ended that the server gave no window for.
+    NoWindow {
+        /// How many.
+        calls: usize,
+    },
     /// All stream ids of the connection are used up.
     StreamIdsUsedUp,
     /// This side wanted it.
     Local,
     /// Whatever kept the connection alive is gone: its task was dropped.
     Abandoned,
+}
+
+impl DisconnectCause {
+    /// Whether this side has given the connection up, which lives as yet.
+    pub(crate) fn is_of_this_side(&self) -> bool {
+        match self {
+            Self::Local | Self::Stalled { .. } | Self::NoWindow { .. } | Self::StreamIdsUsedUp => {
+                true
+            }
+            Self::Goaway(_)
+            | Self::Lost(_)
+            | Self::Protocol(_)
+            | Self::NoSignOfLife { .. }
+            | Self::Abandoned => false,
+        }
+    }
 }
 
 impl fmt::Display for DisconnectCause {
@@ -206,6 +235,14 @@ impl fmt::Display for DisconnectCause {
             Self::NoSignOfLife { timeout } => {
                 write!(f, "keepalive: the server has not answered a PING within {timeout:?}")
             }
+            Self::Stalled { after } => {
+                write!(f, "the server has taken nothing of what was to be sent for {after:?}")
+            }
+            Self::NoWindow { calls } => write!(
+                f,
+                "the server gives no window: {calls} calls have ended that could not send their \
+                 messages"
+            ),
             Self::StreamIdsUsedUp => f.write_str("the stream ids of the connection are used up"),
             Self::Local => f.write_str("closed by this side"),
             Self::Abandoned => f.write_str("the task that drives the connection is gone"),
@@ -620,6 +657,8 @@ mod tests {
             (lost(None), DisconnectReason::Unknown),
             (DisconnectCause::NoSignOfLife { timeout }, DisconnectReason::ConnectionTimedOut),
             (DisconnectCause::Local, DisconnectReason::SubchannelShutdown),
+            (DisconnectCause::Stalled { after: timeout }, DisconnectReason::ConnectionTimedOut),
+            (DisconnectCause::NoWindow { calls: 5 }, DisconnectReason::Unknown),
             (DisconnectCause::StreamIdsUsedUp, DisconnectReason::Unknown),
         ] {
             assert_eq!(Disconnect::new(address(), cause).reason(), reason);

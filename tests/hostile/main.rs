@@ -15,6 +15,7 @@ mod messages;
 mod responses;
 mod script;
 mod secure;
+mod stalls;
 
 #[global_allocator]
 static MEMORY: memory::Counting = memory::Counting;

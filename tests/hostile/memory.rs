@@ -18,6 +18,11 @@ pub(crate) fn peak() -> usize {
     PEAK.load(Relaxed)
 }
 
+/// What is in use now.
+pub(crate) fn live() -> usize {
+    LIVE.load(Relaxed)
+}
+
 fn took(bytes: usize) {
     PEAK.fetch_max(LIVE.fetch_add(bytes, Relaxed) + bytes, Relaxed);
 }

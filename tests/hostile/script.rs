@@ -285,7 +285,8 @@ async fn listen(mut read: OwnedReadHalf, tell: mpsc::UnboundedSender<Heard>) -> 
 /// How many bytes of a flood are written at a time.
 const FLOOD_PIECE: usize = 64 * 1024;
 
-static ALONE: Mutex<()> = Mutex::const_new(());
+/// Held by who looks at the memory of the process.
+pub(crate) static ALONE: Mutex<()> = Mutex::const_new(());
 
 const PREFACE_LEN: usize = 24;
 

@@ -4,7 +4,7 @@
 //! any of them. As long as nobody waits, taking a place and giving it back touch one counter each.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub(super) struct Admission {
 pub(super) struct Places {
     free: AtomicUsize,
     limit: AtomicUsize,
+    /// Whether none is to be taken for now, free or not.
+    withheld: AtomicBool,
 }
 
 /// What is known of the peer's limit. Lies under the lock of the connection.
@@ -71,7 +73,16 @@ impl Places {
         self.limit().saturating_sub(self.free.load(Ordering::Relaxed))
     }
 
+    /// Has none be taken from now on, or some again. Who gives them again has to
+    /// [serve](Admission::serve_if_queued) those who wait.
+    pub(super) fn withhold(&self, withheld: bool) {
+        self.withheld.store(withheld, Ordering::SeqCst);
+    }
+
     fn take(&self) -> bool {
+        if self.withheld.load(Ordering::SeqCst) {
+            return false;
+        }
         let less = |free: usize| free.checked_sub(1);
         self.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use atomic_waker::AtomicWaker;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Reason, SendStream};
+use http::HeaderMap;
 use slab::Slab;
 use tokio::time::Instant;
 
@@ -26,6 +27,7 @@ use super::gather::{Due, Gather};
 use super::observed::{Observed, Watch};
 use super::request::Template;
 use super::signs::Sign;
+use super::stale::{PARKED_MAX, Room, Stale};
 use super::stream::Stream;
 use super::times::Times;
 use super::unread::{Laggard, Reader};
@@ -287,6 +289,7 @@ pub(super) fn new(
         is_write_over: false,
         wake_at: None,
         quota: Quota::default(),
+        stale: Stale::default(),
     };
     let new_admission = Admission::new(options);
     // One that joins others must find them alive until it is among them.
@@ -303,6 +306,7 @@ pub(super) fn new(
         admission: admission.clone(),
         places: Places::default(),
         driver: AtomicWaker::new(),
+        has_stale: AtomicBool::new(false),
         stopped: OnceLock::new(),
         ended: OnceLock::new(),
         messages_received: AtomicU64::new(0),
@@ -337,6 +341,8 @@ pub(super) struct Shared {
     places: Places,
     /// Wakes the driver.
     pub(super) driver: AtomicWaker,
+    /// Whether there may be streams that are over and not gone.
+    has_stale: AtomicBool,
     /// Why no more streams can be opened; set while `admission` is left.
     stopped: OnceLock<Arc<Disconnect>>,
     /// How the connection ended.
@@ -390,6 +396,7 @@ pub(super) struct Table {
     /// When the driver looks for expired streams next; no later than the earliest deadline.
     pub(super) wake_at: Option<Instant>,
     quota: Quota,
+    stale: Stale<SendStream<Bytes>>,
 }
 
 /// One open stream.
@@ -398,6 +405,8 @@ pub(super) struct Entry {
     id: u32,
     purpose: Purpose,
     pub(super) send: SendStream<Bytes>,
+    /// Bytes that the engine was given to send: of HEADERS, where there is metadata, and of DATA.
+    given: usize,
     deadline: Option<Instant>,
     /// Why this side ended it, if it did.
     pub(super) ended: Option<StreamError>,
@@ -430,8 +439,14 @@ impl Entry {
         let before = self.gather.short_frames();
         let (piece, is_last) = self.gather.take();
         // Fails only where the stream has ended, which reading it tells.
-        let _ = self.send.send_data(piece, is_last);
+        let _ = self.give(piece, is_last);
         self.gather.short_frames() - before
+    }
+
+    /// Gives the engine DATA to send.
+    fn give(&mut self, piece: Bytes, is_last: bool) -> Result<(), h2::Error> {
+        self.given += piece.len();
+        self.send.send_data(piece, is_last)
     }
 
     /// Has whoever waits to send look again.
@@ -510,7 +525,7 @@ impl Table {
         }
         if entry.gather.is_empty() && (is_last || !entry.gather.has_room(frame.len())) {
             // Nothing can be gathered with it.
-            entry.send.send_data(frame, is_last).map_err(|_| StreamError::Ended)?;
+            entry.give(frame, is_last).map_err(|_| StreamError::Ended)?;
             return Ok(false);
         }
         if is_last {
@@ -614,6 +629,7 @@ fn start(
     let id = send.stream_id().as_u32();
     shared.watch.opened(id);
     let mut is_send_closed = false;
+    let mut given = head.metadata.map_or(0, bytes_of);
     if purpose == Purpose::Call {
         table.streams_started += 1;
         shared.note(Times::stream);
@@ -622,7 +638,9 @@ fn start(
     }
     if let Some((message, is_last)) = first {
         // Fails only where the connection failed a moment ago; reading the response tells how.
-        let _ = send.send_data(message.into_frame(), is_last);
+        let frame = message.into_frame();
+        given += frame.len();
+        let _ = send.send_data(frame, is_last);
         is_send_closed = is_last;
         table.messages_sent += 1;
         shared.note(Times::sent);
@@ -632,6 +650,7 @@ fn start(
         id,
         purpose,
         send,
+        given,
         deadline,
         ended: None,
         is_send_closed,
@@ -660,6 +679,10 @@ fn start(
     }
     let shared = admitted.0.take().ok_or(StreamError::Ended)?;
     Ok(Stream::new(shared, key, id, response, answers))
+}
+
+fn bytes_of(metadata: &HeaderMap) -> usize {
+    metadata.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
 /// Refuses what the engine would: a message that its flow control cannot count.
@@ -758,9 +781,22 @@ impl Shared {
         self.stop(&mut table, || DisconnectCause::Lost(failure.clone()));
         table.probe = probe;
         let cause = self.why_stopped(|| DisconnectCause::Lost(failure.clone()));
+        self.end_unsent(&mut table, &cause);
+    }
+
+    /// The socket has taken nothing for so long: takes no more streams, and ends those whose HEADERS
+    /// had not left, which another connection may take.
+    pub(super) fn has_stalled(&self, after: Duration) {
+        let mut table = self.table();
+        self.stop(&mut table, || DisconnectCause::Stalled { after });
+        let cause = self.why_stopped(|| DisconnectCause::Stalled { after });
+        self.end_unsent(&mut table, &cause);
+    }
+
+    fn end_unsent(&self, table: &mut Table, cause: &Arc<Disconnect>) {
         for (_, entry) in &mut table.streams {
             if !self.watch.has_sent(entry.id) {
-                entry.end(StreamError::Unsent(Arc::clone(&cause)));
+                entry.end(StreamError::Unsent(Arc::clone(cause)));
             }
         }
     }
@@ -827,7 +863,7 @@ impl Shared {
         if matches!(reset, Reset::SendHalf) && entry.is_send_closed && !entry.gather.is_empty() {
             // The server has no more use for it. Without it, the stream would have to be reset.
             let (piece, is_last) = entry.gather.take();
-            let _ = entry.send.send_data(piece, is_last);
+            let _ = entry.give(piece, is_last);
         }
         entry.wake_sender();
         self.watch.set_open_streams(table.streams.len());
@@ -847,10 +883,60 @@ impl Shared {
                 table.unused_since = Some(Instant::now());
             }
         }
+        let gone = self.left_behind(&mut table, entry);
         drop(table);
-        drop(entry);
+        drop(gone);
         self.admission.serve_if_queued();
         self.wake_if_stopped();
+    }
+
+    /// Notes what the engine holds of `entry`, which is over, and takes no more streams where that
+    /// comes to too much. Gives what is to be dropped without the lock.
+    fn left_behind(&self, table: &mut Table, entry: Entry) -> Option<Entry> {
+        let is_unsent = !self.watch.has_sent(entry.id);
+        let is_parked = !is_unsent && entry.given > 0 && self.watch.may_lack_window();
+        if !is_unsent && !is_parked {
+            return Some(entry);
+        }
+        let rest = if is_unsent {
+            table.stale.is_unsent(entry.id, entry.given);
+            Some(entry)
+        } else {
+            table.stale.park(entry.send);
+            None
+        };
+        self.has_stale.store(true, Ordering::Relaxed);
+        self.make_room(table);
+        rest
+    }
+
+    /// Forgets what has left, and takes streams again where that makes room for them. Called when
+    /// the engine has written what it could.
+    pub(super) fn look_at_stale(&self) {
+        if !self.has_stale.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut table = self.table();
+        table.stale.have_left(self.watch.highest_sent());
+        if !self.watch.may_lack_window() {
+            table.stale.unpark();
+        }
+        self.has_stale.store(!table.stale.is_empty(), Ordering::Relaxed);
+        self.make_room(&mut table);
+        drop(table);
+        self.admission.serve_if_queued();
+    }
+
+    fn make_room(&self, table: &mut Table) {
+        match table.stale.room() {
+            Room::Enough => self.places.withhold(false),
+            Room::None => self.places.withhold(true),
+            Room::Never => {
+                // Held on to any longer, they would keep the engine from closing.
+                table.stale.unpark();
+                self.stop(table, || DisconnectCause::NoWindow { calls: PARKED_MAX });
+            }
+        }
     }
 
     /// Nothing more can be sent on a stream.

@@ -38,6 +38,7 @@ pub(crate) struct Driver {
     gathered: Gathered,
     pings: Pings,
     window: Window,
+    stall: Stall,
     /// Since when only bytes that the peer does not take keep the connection from closing.
     farewell: Option<Pin<Box<Sleep>>>,
 }
@@ -57,6 +58,7 @@ impl Driver {
             gathered: Gathered::default(),
             pings,
             window,
+            stall: Stall::default(),
             farewell: None,
         }
     }
@@ -98,6 +100,8 @@ impl Driver {
             Poll::Pending => {
                 self.shared.look_at_peer();
                 self.shared.look_at_writing();
+                self.shared.look_at_stale();
+                self.stall.poll(cx, &self.shared);
                 self.shared.look_at_unread();
                 // Where output waits, so may input that has arrived.
                 if !self.shared.watch.is_write_blocked() {
@@ -134,18 +138,23 @@ impl Driver {
 
     fn end(&self, error: Option<&h2::Error>) -> Arc<Disconnect> {
         let shared = &self.shared;
-        let is_local =
-            shared.stopped().is_some_and(|stopped| *stopped.cause() == DisconnectCause::Local);
+        let given_up = shared.stopped().filter(|stopped| stopped.cause().is_of_this_side());
         let is_over = shared.watch.has_ended();
         let is_early = shared.table().calls > 0 && is_over;
         let is_cut_short = shared.table().has_live_streams() && (is_over || error.is_some());
-        shared.end(|| match (error, shared.watch.goaway()) {
+        shared.end(|| {
             // What this side wanted is not the peer's doing, however it went; what it waits for is.
-            (_, _) if is_local && !is_cut_short => DisconnectCause::Local,
-            // A server that says goodbye and goes once all is done has kept its word.
-            (None, Some(goaway)) if !is_early => DisconnectCause::Goaway(goaway),
-            (Some(error), _) => fault::of_connection(shared, error),
-            (None, _) => DisconnectCause::Lost(shared.watch.loss()),
+            if let Some(why) = given_up
+                && !is_cut_short
+            {
+                return why.cause().clone();
+            }
+            match (error, shared.watch.goaway()) {
+                // A server that says goodbye and goes once all is done has kept its word.
+                (None, Some(goaway)) if !is_early => DisconnectCause::Goaway(goaway),
+                (Some(error), _) => fault::of_connection(shared, error),
+                (None, _) => DisconnectCause::Lost(shared.watch.loss()),
+            }
         })
     }
 
@@ -153,10 +162,10 @@ impl Driver {
     /// closes by itself once all streams are gone; here it is about those that were reset, whose
     /// owners may hold on to them for as long as they like.
     fn poll_farewell(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let is_local =
-            self.shared.stopped().is_some_and(|stopped| *stopped.cause() == DisconnectCause::Local);
+        let is_given_up =
+            self.shared.stopped().is_some_and(|stopped| stopped.cause().is_of_this_side());
         let can_write = self.shared.watch.write_failure().is_none();
-        if !is_local && (can_write || !self.shared.table().may_close()) {
+        if !is_given_up && (can_write || !self.shared.table().may_close()) {
             return Poll::Pending;
         }
         if self.shared.table().has_live_streams() {
@@ -226,6 +235,54 @@ impl Gathered {
         }
     }
 }
+
+/// Notices that the peer takes nothing of what is to be sent.
+#[derive(Default)]
+struct Stall {
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Bytes that had been written when it was last looked.
+    written: u64,
+    /// How often in a row there were no more.
+    looks: u32,
+}
+
+impl Stall {
+    fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared) {
+        loop {
+            let is_blocked = shared.watch.is_write_blocked() && shared.stopped().is_none();
+            if !is_blocked && self.timer.is_none() {
+                return;
+            }
+            let timer = self.timer.get_or_insert_with(|| {
+                (self.written, self.looks) = (shared.watch.bytes_written(), 0);
+                Box::pin(sleep_until(Instant::now() + STALL_LOOK))
+            });
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            let written = shared.watch.bytes_written();
+            if !is_blocked {
+                self.timer = None;
+                return;
+            }
+            self.looks = if written == self.written { self.looks + 1 } else { 0 };
+            self.written = written;
+            if self.looks == STALL_LOOKS {
+                self.timer = None;
+                shared.has_stalled(STALL_LOOK * STALL_LOOKS);
+                return;
+            }
+            timer.as_mut().reset(Instant::now() + STALL_LOOK);
+        }
+    }
+}
+
+/// How often a connection that cannot write is looked at.
+const STALL_LOOK: Duration = Duration::from_secs(5);
+
+/// After so many looks in a row that find nothing written the peer is taken to have stopped: after
+/// 20 s, as gRPC has it for data that is not acknowledged (A18), and not after 25.
+const STALL_LOOKS: u32 = 4;
 
 /// How often at most the table is scanned for expired streams: a deadline that is late by so much
 /// hurts nobody, and thousands of them cost little.

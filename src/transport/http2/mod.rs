@@ -19,6 +19,7 @@ mod pings;
 mod request;
 mod sieve;
 mod signs;
+mod stale;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@
 use std::fmt::Write as _;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub(super) struct Watch {
     highest_opened: AtomicU32,
     /// The highest stream whose HEADERS have begun to leave.
     highest_sent: AtomicU32,
+    /// DATA that the server takes over all streams, in bytes.
+    send_window: AtomicI64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
     /// Whether the last write had to wait: then the engine still holds output.
@@ -73,6 +75,7 @@ impl Watch {
             first_frame: OnceLock::new(),
             highest_opened: AtomicU32::new(0),
             highest_sent: AtomicU32::new(0),
+            send_window: AtomicI64::new(INITIAL_WINDOW),
             bytes_read: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             write_blocked: AtomicBool::new(false),
@@ -102,6 +105,17 @@ impl Watch {
     /// or the connection has ended never left.
     pub(super) fn has_sent(&self, stream: u32) -> bool {
         self.highest_sent.load(Ordering::Acquire) >= stream
+    }
+
+    /// The highest stream whose HEADERS have begun to leave.
+    pub(super) fn highest_sent(&self) -> u32 {
+        self.highest_sent.load(Ordering::Acquire)
+    }
+
+    /// Whether DATA may wait for the window of the connection: it is used up, or spoken for by DATA
+    /// that wait for the socket.
+    pub(super) fn may_lack_window(&self) -> bool {
+        self.is_write_blocked() || self.send_window.load(Ordering::Relaxed) <= 0
     }
 
     pub(super) fn bytes_read(&self) -> u64 {
@@ -204,6 +218,8 @@ pub(super) struct Observed {
     kept: usize,
     /// A GOAWAY that is not here as a whole.
     goodbye: Option<Goodbye>,
+    /// A `WINDOW_UPDATE` of the connection that is not here as a whole.
+    room: Option<Room>,
     frames_out: Frames,
     pongs: Pongs,
     /// How long reading may go on after a write has failed.
@@ -222,6 +238,7 @@ impl Observed {
             sifted: BytesMut::new(),
             kept: 0,
             goodbye: None,
+            room: None,
             frames_out: Frames::after(PREFACE_LEN),
             pongs: Pongs::default(),
             last_words: None,
@@ -281,6 +298,11 @@ impl Observed {
             self.frames_out.follow(&buf[..taken], |frame, _| match frame.kind {
                 HEADERS => {
                     watch.highest_sent.fetch_max(frame.stream, Ordering::Release);
+                }
+                DATA => {
+                    // A frame has 24 bits of length.
+                    let bytes = i64::try_from(frame.len).unwrap_or_default();
+                    watch.send_window.fetch_sub(bytes, Ordering::Relaxed);
                 }
                 PING if frame.flags & ACK != 0 => pongs.due = pongs.due.saturating_sub(1),
                 _ => {}
@@ -353,10 +375,13 @@ impl Observed {
         }
         let watch = &*self.watch;
         let (peer_max_fields, blocks) = (&watch.peer_max_fields, &watch.blocks);
-        let Self { goodbye, pongs, .. } = self;
+        let Self { goodbye, room, pongs, .. } = self;
+        let rest = &bytes[..self.frames_in.skip.min(bytes.len())];
         if goodbye.is_some() {
-            let rest = &bytes[..self.frames_in.skip.min(bytes.len())];
             *goodbye = goodbye.take().and_then(|goodbye| goodbye.hear(rest, watch));
+        }
+        if room.is_some() {
+            *room = room.take().and_then(|room| room.hear(rest, watch));
         }
         let (end_of_stream, signs) = (&mut self.end_of_stream, &self.watch.signs);
         self.frames_in.follow(bytes, |frame, payload| {
@@ -370,6 +395,7 @@ impl Observed {
                     }
                 }
                 WINDOW_UPDATE if frame.stream > 0 => signs.note(frame.stream, Sign::MadeRoom),
+                WINDOW_UPDATE => *room = Room::default().hear(payload, watch),
                 PING if frame.flags & ACK == 0 => pongs.due = pongs.due.saturating_add(1),
                 HEADERS => blocks.begin(frame.stream, frame.len),
                 CONTINUATION => blocks.go_on(frame.stream, frame.len),
@@ -640,6 +666,31 @@ impl Goodbye {
     }
 }
 
+/// A `WINDOW_UPDATE` of the connection, as far as it is here.
+#[derive(Default)]
+struct Room {
+    increment: u32,
+    /// Bytes of it that are here.
+    have: usize,
+}
+
+impl Room {
+    /// Takes what is here of it. Tells `watch` and is gone once it is whole.
+    fn hear(mut self, bytes: &[u8], watch: &Watch) -> Option<Self> {
+        for byte in bytes.iter().take(4 - self.have) {
+            self.increment = self.increment << 8 | u32::from(*byte);
+            self.have += 1;
+        }
+        if self.have < 4 {
+            return Some(self);
+        }
+        // The highest bit means nothing.
+        let bytes = i64::from(self.increment & (u32::MAX >> 1));
+        watch.send_window.fetch_add(bytes, Ordering::Relaxed);
+        None
+    }
+}
+
 /// Follows frames through the bytes of one direction.
 #[derive(Clone, Default)]
 pub(in crate::transport) struct Frames {
@@ -839,6 +890,9 @@ fn add(counter: &AtomicU64, amount: usize) {
 }
 
 const CLOSED_BY_SERVER: &str = "the server closed the connection";
+
+/// What a connection begins with, and SETTINGS do not change.
+const INITIAL_WINDOW: i64 = 65_535;
 
 /// `PRI * HTTP/2.0` and so on.
 const PREFACE_LEN: usize = 24;

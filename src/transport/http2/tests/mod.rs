@@ -7,6 +7,7 @@ mod gathering;
 mod peer;
 mod pings;
 mod queueing;
+mod stale;
 mod streams;
 mod unread;
 mod writing;

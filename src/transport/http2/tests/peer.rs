@@ -162,6 +162,24 @@ impl Peer {
         frame
     }
 
+    /// The next frame about a stream, whatever it is.
+    pub(super) async fn expect_any(&mut self) -> Frame {
+        self.next().await.expect("the connection is open")
+    }
+
+    /// Reads until a request is whole or reset; its stream, and whether it is whole.
+    pub(super) async fn request_or_reset(&mut self) -> (u32, bool) {
+        loop {
+            let frame = self.expect_any().await;
+            if frame.kind == RST_STREAM {
+                return (frame.stream, false);
+            }
+            if frame.is_end() {
+                return (frame.stream, true);
+            }
+        }
+    }
+
     /// Reads until a request is whole; its stream.
     pub(super) async fn request(&mut self) -> u32 {
         loop {

@@ -17,7 +17,7 @@ use super::*;
 /// How a stream of bytes fails, in one direction only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Break {
+pub(super) enum Break {
     Nowhere,
     Writes,
     /// A write takes nothing.
@@ -101,9 +101,9 @@ impl AsyncWrite for Broken {
 }
 
 /// A connection whose writing half breaks as soon as it is told how.
-struct Breakable {
-    client: Client,
-    peer: Peer,
+pub(super) struct Breakable {
+    pub(super) client: Client,
+    pub(super) peer: Peer,
     how: Arc<AtomicU8>,
 }
 
@@ -128,12 +128,12 @@ impl Breakable {
         Self { client, peer, how }
     }
 
-    fn breaks(&self, how: Break) {
+    pub(super) fn breaks(&self, how: Break) {
         self.how.store(how as u8, Ordering::Relaxed);
     }
 }
 
-async fn breakable() -> Breakable {
+pub(super) async fn breakable() -> Breakable {
     Breakable::connected(&ConnectionOptions::default()).await
 }
 
