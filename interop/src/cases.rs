@@ -15,7 +15,7 @@ use crate::proto::{
     StreamingOutputCallRequest, StreamingOutputCallResponse, UNARY_CALL, UNIMPLEMENTED_METHOD,
     UNIMPLEMENTED_SERVICE,
 };
-use crate::{cancel, channelz, churn, compression, frozen, health, soak};
+use crate::{cancel, channelz, churn, compression, frozen, health, soak, unread};
 
 /// What `--test_case` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,10 +41,11 @@ pub(crate) enum Case {
     GoawayChurn,
     FrozenServer,
     Channelz,
+    UnreadStreams,
 }
 
 impl Case {
-    const ALL: [(Self, &str); 21] = [
+    const ALL: [(Self, &str); 22] = [
         (Self::EmptyUnary, "empty_unary"),
         (Self::LargeUnary, "large_unary"),
         (Self::ClientStreaming, "client_streaming"),
@@ -66,6 +67,7 @@ impl Case {
         (Self::GoawayChurn, "goaway_churn"),
         (Self::FrozenServer, "frozen_server"),
         (Self::Channelz, "channelz"),
+        (Self::UnreadStreams, "unread_streams"),
     ];
 
     pub(crate) fn parse(name: &str) -> Result<Self, String> {
@@ -104,6 +106,7 @@ impl Case {
             Self::GoawayChurn => return churn::run(flags).await,
             Self::FrozenServer => return frozen::run(flags).await,
             Self::Channelz => return channelz::run(flags).await,
+            Self::UnreadStreams => return unread::run(flags).await,
             _ => {}
         }
         let channel = channel(flags)?;
@@ -128,7 +131,8 @@ impl Case {
             | Self::Health
             | Self::GoawayChurn
             | Self::FrozenServer
-            | Self::Channelz => {}
+            | Self::Channelz
+            | Self::UnreadStreams => {}
         }
         channel.close().await;
         Ok(())

@@ -18,6 +18,7 @@ mod ledger;
 mod proto;
 mod soak;
 mod tonic_client;
+mod unread;
 mod wire;
 
 use std::process::ExitCode;
