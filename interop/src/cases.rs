@@ -15,7 +15,7 @@ use crate::proto::{
     StreamingOutputCallRequest, StreamingOutputCallResponse, UNARY_CALL, UNIMPLEMENTED_METHOD,
     UNIMPLEMENTED_SERVICE,
 };
-use crate::{cancel, channelz, churn, compression, frozen, health, soak, unread};
+use crate::{cancel, channelz, churn, compression, cut, frozen, health, soak, unread};
 
 /// What `--test_case` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +40,13 @@ pub(crate) enum Case {
     Health,
     GoawayChurn,
     FrozenServer,
+    CutPeer,
     Channelz,
     UnreadStreams,
 }
 
 impl Case {
-    const ALL: [(Self, &str); 22] = [
+    const ALL: [(Self, &str); 23] = [
         (Self::EmptyUnary, "empty_unary"),
         (Self::LargeUnary, "large_unary"),
         (Self::ClientStreaming, "client_streaming"),
@@ -66,6 +67,7 @@ impl Case {
         (Self::Health, "health"),
         (Self::GoawayChurn, "goaway_churn"),
         (Self::FrozenServer, "frozen_server"),
+        (Self::CutPeer, "cut_peer"),
         (Self::Channelz, "channelz"),
         (Self::UnreadStreams, "unread_streams"),
     ];
@@ -87,7 +89,7 @@ impl Case {
         let bound = match self {
             Self::RpcSoak | Self::ChannelSoak => flags.soak.overall_timeout + CASE_TIME_MAX,
             Self::GoawayChurn => flags.churn.time + CASE_TIME_MAX,
-            Self::FrozenServer => 2 * CASE_TIME_MAX,
+            Self::FrozenServer | Self::CutPeer => 2 * CASE_TIME_MAX,
             _ => CASE_TIME_MAX,
         };
         match timeout(bound, self.run_unbounded(flags)).await {
@@ -105,6 +107,7 @@ impl Case {
             Self::Health => return health::run(flags).await,
             Self::GoawayChurn => return churn::run(flags).await,
             Self::FrozenServer => return frozen::run(flags).await,
+            Self::CutPeer => return cut::run(flags).await,
             Self::Channelz => return channelz::run(flags).await,
             Self::UnreadStreams => return unread::run(flags).await,
             _ => {}
@@ -131,6 +134,7 @@ impl Case {
             | Self::Health
             | Self::GoawayChurn
             | Self::FrozenServer
+            | Self::CutPeer
             | Self::Channelz
             | Self::UnreadStreams => {}
         }

@@ -1,9 +1,10 @@
 //! The command line, by the names that all interop clients share.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Context as _, Result};
 use clap::{ArgAction, Parser};
 use switchboard::{
     BinaryLog, BuildError, Channel, ChannelBuilder, Compression, Credentials, FileSink, TlsConfig,
@@ -65,6 +66,8 @@ pub(crate) struct Flags {
     pub(crate) churn: Churn,
     #[command(flatten)]
     pub(crate) frozen: Frozen,
+    #[command(flatten)]
+    pub(crate) cut: Cut,
 }
 
 /// Flags of `rpc_soak` and `channel_soak`.
@@ -134,6 +137,14 @@ pub(crate) struct Frozen {
     pub(crate) pid: Option<u32>,
 }
 
+/// Flags of `cut_peer`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Cut {
+    /// A process in the network namespace of the servers, whose routes are to be changed
+    #[arg(id = "cut_pid", long = "cut_pid", value_name = "PID")]
+    pub(crate) pid: Option<u32>,
+}
+
 impl Flags {
     /// What no flag alone can tell is wrong, in one line.
     pub(crate) fn check(&self) -> Result<(), String> {
@@ -163,6 +174,14 @@ impl Flags {
     /// The server's address, as tonic takes it.
     pub(crate) fn uri(&self) -> String {
         format!("http://{}:{}", self.server_host, self.server_port.unwrap_or_default())
+    }
+
+    /// The addresses of all servers, the host's first.
+    pub(crate) fn servers(&self) -> Result<Vec<SocketAddr>> {
+        let host = self.server_host.parse::<IpAddr>();
+        let host = host.context("--server_host is not the address that this case needs")?;
+        let first = SocketAddr::new(host, self.server_port.unwrap_or_default());
+        Ok([&[first], &self.more_servers[..]].concat())
     }
 
     /// The server's address as a target.

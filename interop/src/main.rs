@@ -10,6 +10,7 @@ mod cases;
 mod channelz;
 mod churn;
 mod compression;
+mod cut;
 mod equipment;
 mod flags;
 mod frozen;

@@ -1,5 +1,6 @@
 //! A tonic server that ends every connection gracefully, 50 ms after it was made. It listens on
-//! loopback only and prints its port on the first line.
+//! loopback only and prints its port on the first line. Told an address, it listens there, and keeps
+//! connections as other servers do.
 
 #![expect(clippy::print_stdout, reason = "its port is what it prints")]
 
@@ -26,10 +27,12 @@ use tonic_prost::ProstCodec;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = std::env::args().nth(1);
+    let builder = tonic::transport::Server::builder();
+    let mut builder = if address.is_some() { builder } else { builder.max_connection_age(AGE) };
+    let listener = TcpListener::bind(address.as_deref().unwrap_or("127.0.0.1:0")).await?;
     println!("{}", listener.local_addr()?.port());
-    tonic::transport::Server::builder()
-        .max_connection_age(AGE)
+    builder
         .add_service(TestService)
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
         .await?;

@@ -181,6 +181,19 @@ pub(super) struct SocketEnds {
     pub(super) remote: Option<Address>,
     /// The options that matter, by name.
     pub(super) options: BTreeMap<&'static str, String>,
+    /// How long the kernel waits for sent data to be acknowledged, where it was told.
+    pub(super) user_timeout: Option<Duration>,
+}
+
+#[cfg(target_os = "linux")]
+fn user_timeout(stream: &TcpStream) -> Option<Duration> {
+    // One that cannot be read is not known.
+    socket2::SockRef::from(stream).tcp_user_timeout().ok().flatten()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn user_timeout(_stream: &TcpStream) -> Option<Duration> {
+    None
 }
 
 fn options(stream: &TcpStream) -> BTreeMap<&'static str, String> {
@@ -276,6 +289,7 @@ impl Io {
                 local: stream.local_addr().ok().map(Address::from),
                 remote: stream.peer_addr().ok().map(Address::from),
                 options: options(stream),
+                user_timeout: user_timeout(stream),
             },
             #[cfg(unix)]
             Repr::Unix(stream) => {
@@ -285,7 +299,7 @@ impl Io {
                 SocketEnds {
                     local: address(stream.local_addr()),
                     remote: address(stream.peer_addr()),
-                    options: BTreeMap::new(),
+                    ..SocketEnds::default()
                 }
             }
             #[cfg(feature = "_tls")]

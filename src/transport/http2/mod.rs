@@ -84,7 +84,11 @@ pub(super) async fn establish(
     options: &ConnectionOptions,
     beside: Option<&Connection>,
 ) -> Result<(Connection, Driver), ConnectFault> {
-    let watch = Arc::new(Watch::new(options.receive_buffer.clone(), options.max_header_list_size));
+    let watch = Arc::new(Watch::new(
+        options.receive_buffer.clone(),
+        options.max_header_list_size,
+        options.keepalive.and(identity.ends.user_timeout),
+    ));
     let observed = Observed::new(io, Arc::clone(&watch));
     // What small frames take in memory is counted, and bounded, by `Unread`.
     let handshake = h2::client::Builder::new()

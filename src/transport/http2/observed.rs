@@ -43,6 +43,8 @@ pub(super) struct Watch {
     bytes_written: AtomicU64,
     /// Whether the last write had to wait: then the engine still holds output.
     write_blocked: AtomicBool,
+    /// How long the kernel waits for sent data to be acknowledged, by the channel's keepalive.
+    user_timeout: Option<Duration>,
     /// How writing failed. Nothing has left since.
     write_failure: OnceLock<Loss>,
     /// How reading ended, and with it the stream of bytes.
@@ -70,8 +72,13 @@ pub(super) enum FirstFrame {
 }
 
 impl Watch {
-    pub(super) fn new(receive_buffer: Arc<ReceiveBuffer>, fields_max: u32) -> Self {
+    pub(super) fn new(
+        receive_buffer: Arc<ReceiveBuffer>,
+        fields_max: u32,
+        user_timeout: Option<Duration>,
+    ) -> Self {
         Self {
+            user_timeout,
             first_frame: OnceLock::new(),
             highest_opened: AtomicU32::new(0),
             highest_sent: AtomicU32::new(0),
@@ -187,17 +194,23 @@ impl Watch {
     }
 
     fn record_error(&self, error: &io::Error) {
-        self.record_end(Some(error.kind()), || how_it_failed(error));
+        self.record_end(Some(error.kind()), || how_it_failed(error, self.user_timeout));
     }
 }
 
-fn how_it_failed(error: &io::Error) -> String {
+/// Says in words how a socket failed. `user_timeout` is how long the kernel waits, by the channel's
+/// keepalive, for sent data to be acknowledged.
+fn how_it_failed(error: &io::Error, user_timeout: Option<Duration>) -> String {
     let error_text = in_words(error);
-    if error.kind() == io::ErrorKind::BrokenPipe {
+    match (error.kind(), user_timeout) {
         // What writing to a connection gives that the other side has closed.
-        format!("{CLOSED_BY_SERVER} ({error_text})")
-    } else {
-        error_text
+        (io::ErrorKind::BrokenPipe, _) => format!("{CLOSED_BY_SERVER} ({error_text})"),
+        // Of the kernel, not of a stream of bytes that has a timeout of its own.
+        (io::ErrorKind::TimedOut, Some(timeout)) if error.raw_os_error().is_some() => format!(
+            "keepalive: sent data was not acknowledged within {timeout:?}, the TCP_USER_TIMEOUT \
+             ({error_text})"
+        ),
+        _ => error_text,
     }
 }
 
@@ -355,7 +368,8 @@ impl Observed {
     }
 
     fn writing_failed(&mut self, cx: &Context<'_>, error: &io::Error) {
-        let loss = || Loss { how: how_it_failed(error), kind: Some(error.kind()) };
+        let how = || how_it_failed(error, self.watch.user_timeout);
+        let loss = || Loss { how: how(), kind: Some(error.kind()) };
         self.watch.write_failure.get_or_init(loss);
         self.watch.write_blocked.store(false, Ordering::Relaxed);
         self.last_words.get_or_insert_with(LastWords::new);
@@ -969,6 +983,26 @@ mod tests {
         bytes.extend(stream.to_be_bytes());
         bytes.extend(payload);
         bytes
+    }
+
+    // spec: A18/user-timeout
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_timeout_of_the_kernel_is_told_as_one_of_the_keepalive_that_set_it() {
+        let (system, own) = (io::Error::from_raw_os_error(110), io::ErrorKind::TimedOut.into());
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        let (set, unset) = (Some(Duration::from_secs(3)), None);
+        let told = "keepalive: sent data was not acknowledged within 3s, the TCP_USER_TIMEOUT \
+                    (connection timed out (os error 110))";
+        for (error, user_timeout, expected) in [
+            (&system, set, told),
+            (&system, unset, "connection timed out (os error 110)"),
+            (&own, set, "timed out"),
+            (&own, unset, "timed out"),
+            (&reset, set, "connection reset"),
+        ] {
+            assert_eq!(how_it_failed(error, user_timeout), expected);
+        }
     }
 
     #[test]
