@@ -18,6 +18,8 @@ pub(crate) enum Call {
     PingPong,
     /// A stream of responses; each is counted as a call.
     ServerStream,
+    /// A stream of requests, each of which is there when it is asked for; each is counted as a call.
+    ClientStream,
 }
 
 impl Call {
@@ -27,6 +29,7 @@ impl Call {
             Self::Unary => "unary",
             Self::PingPong => "ping_pong",
             Self::ServerStream => "server_stream",
+            Self::ClientStream => "client_stream",
         }
     }
 }
@@ -70,11 +73,15 @@ impl Case {
         Self { call: Call::ServerStream, server, workers: 1, callers: 1, bytes }
     }
 
+    pub(crate) const fn client_stream(server: Server, bytes: usize) -> Self {
+        Self { call: Call::ClientStream, server, workers: 1, callers: 1, bytes }
+    }
+
     /// Who takes part.
     pub(crate) const fn clients(self) -> &'static [Kind] {
         match (self.server, self.call) {
             (Server::Null | Server::Tonic, Call::Unary) => &Kind::ALL,
-            (Server::Null | Server::Tonic, Call::PingPong | Call::ServerStream) => &Kind::PLAIN,
+            (Server::Null | Server::Tonic, _) => &Kind::PLAIN,
             (Server::NullTls, _) => &[Kind::Switchboard, Kind::Tonic],
         }
     }
@@ -98,7 +105,7 @@ impl fmt::Display for Case {
 }
 
 /// Every row, in the order of the table.
-pub(crate) const ALL: [Case; 20] = [
+pub(crate) const ALL: [Case; 22] = [
     Case::unary(Server::Null, 1, 32),
     Case::unary(Server::Null, 16, 32),
     Case::unary(Server::Null, 128, 32),
@@ -112,10 +119,12 @@ pub(crate) const ALL: [Case; 20] = [
     Case::ping_pong(Server::Null, 64),
     Case::server_stream(Server::Null, 32),
     Case::server_stream(Server::Null, 64 << 10),
+    Case::client_stream(Server::Null, 32),
     Case::ping_pong(Server::Tonic, 1),
     Case::ping_pong(Server::Tonic, 64),
     Case::server_stream(Server::Tonic, 32),
     Case::server_stream(Server::Tonic, 64 << 10),
+    Case::client_stream(Server::Tonic, 32),
     Case::unary(Server::Null, 128, 32).on_two_workers(),
     Case::unary(Server::Null, 128, 4096).on_two_workers(),
     Case::ping_pong(Server::Null, 64).on_two_workers(),

@@ -3,8 +3,10 @@
 //! All callers run from the warm-up through the measured interval without a stop between them; the counters are read
 //! at the two ends of the interval while calls are in flight.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{self, Poll};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,6 +15,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_stream::Stream;
 
 use crate::alloc::{self, Allocated};
 use crate::cases::Call;
@@ -33,7 +36,7 @@ pub(crate) struct Plan {
     pub(crate) measure: Duration,
 }
 
-/// What one measurement found. A call is a unary call, a round trip or a message received.
+/// What one measurement found. A call is a unary call, a round trip, or a message received or sent.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Sample {
     pub(crate) calls_per_s: f64,
@@ -44,7 +47,7 @@ pub(crate) struct Sample {
     pub(crate) alloc_bytes_per_call: f64,
 }
 
-/// Messages of a server stream between two looks at the clock; the latencies reported are means over as many.
+/// Messages of a stream in one direction between two looks at the clock; the latencies reported are means over as many.
 const RUN: u64 = 64;
 /// How long calls in flight may take to end after the interval.
 const LAST_CALLS: Duration = Duration::from_secs(5);
@@ -149,6 +152,7 @@ pub(crate) async fn run<C: Client>(client: C, plan: &Plan) -> Result<Sample> {
             Call::Unary => callers.spawn(unary(client, request, recorder)),
             Call::PingPong => callers.spawn(ping_pong(client, request, recorder)),
             Call::ServerStream => callers.spawn(server_stream(client, request, recorder)),
+            Call::ClientStream => callers.spawn(client_stream(client, request, recorder)),
         };
     }
 
@@ -244,6 +248,34 @@ async fn server_stream<C: Client>(
         if messages > 0 && !recorder.lap(messages) {
             return Ok(());
         }
+    }
+}
+
+async fn client_stream<C: Client>(mut client: C, request: Req, recorder: Recorder) -> Result<()> {
+    let requests = Requests { request: request.clone(), recorder, taken: 0 };
+    check(&client.client_stream(requests).await?, &request)
+}
+
+/// Requests that are always there, until it is time to stop.
+struct Requests {
+    request: Req,
+    recorder: Recorder,
+    /// Since the last look at the clock.
+    taken: u64,
+}
+
+impl Stream for Requests {
+    type Item = Req;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut task::Context<'_>) -> Poll<Option<Req>> {
+        self.taken += 1;
+        if self.taken == RUN {
+            self.taken = 0;
+            if !self.recorder.lap(RUN) {
+                return Poll::Ready(None);
+            }
+        }
+        Poll::Ready(Some(self.request.clone()))
     }
 }
 

@@ -376,7 +376,8 @@ fn start_server(
         Server::Null | Server::NullTls => {
             let mode = match case.call {
                 Call::Unary if held > 0 => "hold",
-                Call::Unary => "unary",
+                // One response when the requests have ended.
+                Call::Unary | Call::ClientStream => "unary",
                 Call::PingPong => "stream",
                 Call::ServerStream => "down",
             };

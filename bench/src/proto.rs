@@ -11,6 +11,8 @@ pub(crate) const UNARY: &str = "/bench.Bench/Unary";
 pub(crate) const STREAM: &str = "/bench.Bench/Stream";
 /// One request, many responses.
 pub(crate) const DOWN: &str = "/bench.Bench/Down";
+/// Many requests, one response.
+pub(crate) const UP: &str = "/bench.Bench/Up";
 
 /// A request.
 #[derive(Clone, PartialEq, Message)]

@@ -1,5 +1,6 @@
 //! The official `grpc` crate, which has no options for windows and leaves Nagle's algorithm on.
 
+use std::pin::pin;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -11,9 +12,10 @@ use grpc::client::{
 use grpc::core::{RecvMessage, RequestHeaders, SendMessage};
 use grpc::credentials::LocalChannelCredentials;
 use prost::Message as _;
+use tokio_stream::{Stream as Requests, StreamExt as _};
 
 use super::{CALL_TIMEOUT, Client, Download, PingPong, Target};
-use crate::proto::{DOWN, Req, Resp, STREAM, UNARY};
+use crate::proto::{DOWN, Req, Resp, STREAM, UNARY, UP};
 
 /// One channel.
 #[derive(Clone)]
@@ -32,11 +34,7 @@ impl Client for Grpc {
     async fn unary(&mut self, request: Req) -> Result<Resp> {
         let mut stream = Stream::open(&self.0, UNARY).await;
         stream.send(&request, true).await?;
-        let response = stream.receive().await?.context("no response")?;
-        match stream.receive().await? {
-            None => Ok(response),
-            Some(_) => bail!("a second response"),
-        }
+        stream.receive_only().await
     }
 
     async fn ping_pong(&mut self) -> Result<Stream> {
@@ -47,6 +45,21 @@ impl Client for Grpc {
         let mut stream = Stream::open(&self.0, DOWN).await;
         stream.send(&request, true).await?;
         Ok(stream)
+    }
+
+    async fn client_stream(
+        &mut self,
+        requests: impl Requests<Item = Req> + Send + 'static,
+    ) -> Result<Resp> {
+        let mut stream = Stream::open(&self.0, UP).await;
+        let mut requests = pin!(requests);
+        let mut request = requests.next().await.context("no request")?;
+        while let Some(next) = requests.next().await {
+            stream.send(&request, false).await?;
+            request = next;
+        }
+        stream.send(&request, true).await?;
+        stream.receive_only().await
     }
 }
 
@@ -70,6 +83,15 @@ impl Stream {
         let options = SendOptions::new().with_final_msg(last);
         let sent = self.requests.send(&message, options).await;
         sent.map_err(|()| anyhow!("the stream takes no more messages"))
+    }
+
+    /// The only message.
+    async fn receive_only(&mut self) -> Result<Resp> {
+        let response = self.receive().await?.context("no response")?;
+        match self.receive().await? {
+            None => Ok(response),
+            Some(_) => bail!("a second response"),
+        }
     }
 
     /// The next message; `None` after the last, when the server said that all is well.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
+use tokio_stream::Stream;
 
 use crate::drive::{self, Plan, Sample};
 use crate::proto::{Req, Resp};
@@ -62,6 +63,12 @@ pub(crate) trait Client: Clone + Send + Sync + Sized + 'static {
         &mut self,
         request: Req,
     ) -> impl Future<Output = Result<Self::Download>> + Send;
+
+    /// Calls [`UP`](crate::proto::UP).
+    fn client_stream(
+        &mut self,
+        requests: impl Stream<Item = Req> + Send + 'static,
+    ) -> impl Future<Output = Result<Resp>> + Send;
 }
 
 /// A stream in both directions.

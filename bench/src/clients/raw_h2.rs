@@ -1,6 +1,7 @@
 //! The h2 crate used directly, without deadlines: the floor of what a client on this engine can cost.
 
 use std::future::poll_fn;
+use std::pin::pin;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, Bytes, BytesMut};
@@ -10,9 +11,10 @@ use http::header::{CONTENT_TYPE, TE, USER_AGENT};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, Version};
 use prost::Message;
 use tokio::net::TcpStream;
+use tokio_stream::{Stream as Requests, StreamExt as _};
 
 use super::{CONNECTION_WINDOW, Client, Download, PingPong, STREAM_WINDOW, Target};
-use crate::proto::{DOWN, PREFIX, Req, Resp, STREAM, UNARY, frame, framed_len};
+use crate::proto::{DOWN, PREFIX, Req, Resp, STREAM, UNARY, UP, frame, framed_len};
 
 /// As in gRPC implementations.
 const MAX_MESSAGE: usize = 4 << 20;
@@ -24,6 +26,7 @@ pub(crate) struct RawH2 {
     unary: Uri,
     stream: Uri,
     down: Uri,
+    up: Uri,
 }
 
 impl Client for RawH2 {
@@ -42,15 +45,18 @@ impl Client for RawH2 {
         // What ends a connection ends its calls too, with the same error.
         tokio::spawn(connection);
         let uri = |path| format!("http://{server}{path}").parse();
-        Ok(Self { requests, unary: uri(UNARY)?, stream: uri(STREAM)?, down: uri(DOWN)? })
+        Ok(Self {
+            requests,
+            unary: uri(UNARY)?,
+            stream: uri(STREAM)?,
+            down: uri(DOWN)?,
+            up: uri(UP)?,
+        })
     }
 
     async fn unary(&mut self, request: Req) -> Result<Resp> {
         let uri = self.unary.clone();
-        let mut responses = self.call(uri, &request).await?;
-        let response = responses.next().await?.context("no response")?;
-        ensure!(responses.next().await?.is_none(), "a second response");
-        Ok(response)
+        self.call(uri, &request).await?.only().await
     }
 
     async fn ping_pong(&mut self) -> Result<Stream> {
@@ -61,6 +67,25 @@ impl Client for RawH2 {
     async fn server_stream(&mut self, request: Req) -> Result<Messages> {
         let uri = self.down.clone();
         self.call(uri, &request).await
+    }
+
+    async fn client_stream(
+        &mut self,
+        requests: impl Requests<Item = Req> + Send + 'static,
+    ) -> Result<Resp> {
+        let (response, mut sender) = self.open(self.up.clone()).await?;
+        let mut requests = pin!(requests);
+        while let Some(request) = requests.next().await {
+            let message = encode(&request);
+            sender.reserve_capacity(message.len());
+            while sender.capacity() < message.len() {
+                let more = poll_fn(|cx| sender.poll_capacity(cx)).await;
+                more.context("the stream ended")??;
+            }
+            sender.send_data(message, false)?;
+        }
+        sender.send_data(Bytes::new(), true)?;
+        Messages::of(response.await?)?.only().await
     }
 }
 
@@ -125,6 +150,12 @@ impl Messages {
         let (head, body) = response.into_parts();
         ensure!(head.status == StatusCode::OK, "HTTP status {}", head.status);
         Ok(Self { body, chunk: Bytes::new(), partial: BytesMut::new() })
+    }
+
+    async fn only(mut self) -> Result<Resp> {
+        let response = self.next().await?.context("no response")?;
+        ensure!(self.next().await?.is_none(), "a second response");
+        Ok(response)
     }
 
     async fn next(&mut self) -> Result<Option<Resp>> {

@@ -7,14 +7,16 @@ use switchboard::{
     CallOptions, Channel, ChannelBuilder, ConnectivityState, Credentials, Interceptor, Method,
     OutgoingCall, Request, Status, Streaming, TlsConfig,
 };
+use tokio_stream::Stream;
 
 use super::{CALL_TIMEOUT, CONNECTION_WINDOW, Client, Download, PingPong, STREAM_WINDOW, Target};
-use crate::proto::{DOWN, Req, Resp, STREAM, UNARY};
+use crate::proto::{DOWN, Req, Resp, STREAM, UNARY, UP};
 use crate::secure;
 
 const UNARY_METHOD: Method<Req, Resp> = Method::unary(UNARY);
 const STREAM_METHOD: Method<Req, Resp> = Method::bidi_streaming(STREAM);
 const DOWN_METHOD: Method<Req, Resp> = Method::server_streaming(DOWN);
+const UP_METHOD: Method<Req, Resp> = Method::client_streaming(UP);
 
 /// A channel to one server.
 #[derive(Clone)]
@@ -43,6 +45,16 @@ impl Client for Switchboard {
         let mut stream = self.0.new_stream(&DOWN_METHOD, options).await?;
         stream.send(request).await?;
         Ok(stream)
+    }
+
+    async fn client_stream(
+        &mut self,
+        requests: impl Stream<Item = Req> + Send + 'static,
+    ) -> Result<Resp> {
+        let options = CallOptions::new().timeout(CALL_TIMEOUT);
+        let mut stream = self.0.new_stream(&UP_METHOD, options).await?;
+        stream.send_all(requests).await?;
+        stream.recv().await?.context("no response")
     }
 }
 
@@ -75,6 +87,13 @@ impl Client for Equipped {
 
     async fn server_stream(&mut self, request: Req) -> Result<Self::Download> {
         Switchboard(self.0.clone()).server_stream(request).await
+    }
+
+    async fn client_stream(
+        &mut self,
+        requests: impl Stream<Item = Req> + Send + 'static,
+    ) -> Result<Resp> {
+        Switchboard(self.0.clone()).client_stream(requests).await
     }
 }
 

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
+use tokio_stream::Stream as Requests;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -10,7 +11,7 @@ use tonic::{GrpcMethod, Request, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::{CALL_TIMEOUT, CONNECTION_WINDOW, Client, Download, PingPong, STREAM_WINDOW, Target};
-use crate::proto::{DOWN, Req, Resp, SERVICE, STREAM, UNARY};
+use crate::proto::{DOWN, Req, Resp, SERVICE, STREAM, UNARY, UP};
 use crate::secure;
 
 /// One channel.
@@ -60,6 +61,17 @@ impl Client for Tonic {
         let request = request(message, "Down");
         let path = PathAndQuery::from_static(DOWN);
         let response = self.0.server_streaming(request, path, codec()).await?;
+        Ok(response.into_inner())
+    }
+
+    async fn client_stream(
+        &mut self,
+        requests: impl Requests<Item = Req> + Send + 'static,
+    ) -> Result<Resp> {
+        self.0.ready().await?;
+        let request = request(requests, "Up");
+        let path = PathAndQuery::from_static(UP);
+        let response = self.0.client_streaming(request, path, codec()).await?;
         Ok(response.into_inner())
     }
 }

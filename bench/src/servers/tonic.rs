@@ -8,13 +8,16 @@ use bytes::Bytes;
 use tokio_stream::{Stream, StreamExt};
 use tonic::body::Body;
 use tonic::codegen::{self, BoxFuture, BoxStream, Context, Poll, Service, StdError, http};
-use tonic::server::{Grpc, NamedService, ServerStreamingService, StreamingService, UnaryService};
+use tonic::server::{
+    ClientStreamingService, Grpc, NamedService, ServerStreamingService, StreamingService,
+    UnaryService,
+};
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::{CONNECTION_WINDOW, STREAM_WINDOW};
-use crate::proto::{DOWN, Req, Resp, SERVICE, STREAM, UNARY};
+use crate::proto::{DOWN, Req, Resp, SERVICE, STREAM, UNARY, UP};
 
 /// Serves on a listener until the process ends. `messages` is the length of each server stream.
 pub(crate) async fn serve(listener: TcpListener, messages: u64) -> Result<()> {
@@ -58,6 +61,7 @@ where
             UNARY => Box::pin(async move { Ok(grpc.unary(bench, request).await) }),
             STREAM => Box::pin(async move { Ok(grpc.streaming(bench, request).await) }),
             DOWN => Box::pin(async move { Ok(grpc.server_streaming(bench, request).await) }),
+            UP => Box::pin(async move { Ok(grpc.client_streaming(bench, request).await) }),
             path => {
                 let status = Status::unimplemented(path);
                 Box::pin(async move { Ok(status.into_http()) })
@@ -98,6 +102,22 @@ impl ServerStreamingService<Req> for Bench {
             let response = answer(request.get_ref())?;
             let responses = (0..messages).map(move |_| Ok(response.clone()));
             Ok(boxed(tokio_stream::iter(responses)))
+        })
+    }
+}
+
+impl ClientStreamingService<Req> for Bench {
+    type Response = Resp;
+    type Future = BoxFuture<Response<Resp>, Status>;
+
+    fn call(&mut self, request: Request<Streaming<Req>>) -> Self::Future {
+        Box::pin(async move {
+            let mut requests = request.into_inner();
+            let mut last = Req::default();
+            while let Some(request) = requests.message().await? {
+                last = request;
+            }
+            answer(&last).map(Response::new)
         })
     }
 }
