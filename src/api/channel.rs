@@ -349,7 +349,7 @@ fn decoded<Req, Resp>(
     response: Response<Bytes>,
     vtable: &Vtable<Req, Resp>,
 ) -> Result<Response<Resp>, Status> {
-    match vtable.decode(response.message().clone()) {
+    match vtable.decode(response.message()) {
         Ok(message) => response.try_map(|_| Ok(message)),
         Err(status) => {
             let (headers, trailers) = (response.metadata(), response.trailers());

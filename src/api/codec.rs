@@ -97,9 +97,9 @@ impl<Req, Resp> Vtable<Req, Resp> {
     }
 
     /// Fails with the status of a call whose response cannot be decoded.
-    pub(super) fn decode(&self, bytes: Bytes) -> Result<Resp, Status> {
+    pub(super) fn decode(&self, bytes: &Bytes) -> Result<Resp, Status> {
         let is_short = bytes.len() < SHORT;
-        decoded(|| if is_short { (self.decode_short)(&bytes) } else { (self.decode)(bytes) })
+        decoded(|| if is_short { (self.decode_short)(bytes) } else { (self.decode)(bytes.clone()) })
     }
 
     /// The next message of a run. Fails likewise.

@@ -264,7 +264,7 @@ impl<Req, Resp> Receiver<Req, Resp> {
             Messages::Channel(stream) => stream.0.receive(Some(&mut self.run)).await,
             Messages::Wrapped(stream) => stream.recv().await,
         };
-        received?.map(|message| self.vtable.decode(message)).transpose()
+        received?.map(|message| self.vtable.decode(&message)).transpose()
     }
 
     /// What has come together with the message before, unless this side has ended the call since.
@@ -357,7 +357,7 @@ impl<Req, Resp> Stream for Receiver<Req, Resp> {
                 },
             };
             return Poll::Ready(match received {
-                Ok(Some(message)) => Some(this.vtable.decode(message)),
+                Ok(Some(message)) => Some(this.vtable.decode(&message)),
                 Ok(None) => {
                     this.reading = Reading::Over;
                     None

@@ -41,9 +41,9 @@ impl Blocks {
     /// The limit, if the trailers of `stream` that were decoded to `fields` exceed it.
     pub(super) fn are_cut(&self, stream: u32, fields: &HeaderMap) -> Option<usize> {
         let len = self.len(stream);
-        let each = || fields.iter().map(|(name, value)| name.as_str().len() + value.len());
-        let plain: usize = each().map(|bytes| bytes + PREFIXES).sum();
-        let decoded: usize = each().map(|bytes| bytes + OVERHEAD).sum();
+        let sizes = fields.iter().map(|(name, value)| name.as_str().len() + value.len());
+        let (count, bytes) = sizes.fold((0, 0), |(count, sum), bytes| (count + 1, sum + bytes));
+        let (plain, decoded) = (bytes + count * PREFIXES, bytes + count * OVERHEAD);
         let is_cut = len > plain && decoded + len * EXPANSION >= self.limit;
         is_cut.then_some(self.limit)
     }

@@ -1,6 +1,5 @@
 //! One connection, as calls use it.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -31,7 +30,7 @@ use super::stale::{PARKED_MAX, Room, Stale};
 use super::stream::Stream;
 use super::times::Times;
 use super::unread::{Laggard, Reader};
-use super::{Identity, RequestHead, fault};
+use super::{ById, Identity, RequestHead, fault};
 
 /// A live HTTP/2 connection; a cheap handle.
 ///
@@ -280,7 +279,7 @@ pub(super) fn new(
         gathering: Vec::new(),
         ending: Vec::new(),
         short_frames: 0,
-        senders: HashMap::new(),
+        senders: ById::default(),
         calls: 0,
         streams_started: 0,
         streams_succeeded: 0,
@@ -380,7 +379,7 @@ pub(super) struct Table {
     /// Short frames on all of them that the server is not known to have read.
     short_frames: u32,
     /// The places of those on which something can be sent yet, by number.
-    senders: HashMap<u32, usize>,
+    senders: ById<usize>,
     /// How many of them are calls.
     pub(super) calls: usize,
     /// Streams opened for calls so far.

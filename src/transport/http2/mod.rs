@@ -31,6 +31,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use rustc_hash::FxHashMap;
+
 use crate::observe::TlsReport;
 use crate::types::{Address, Authority, SecurityLevel};
 
@@ -150,6 +152,9 @@ fn fault_before_settings(watch: &Watch, error: &h2::Error) -> ConnectFault {
         _ => ConnectFault::Protocol(error.to_string()),
     }
 }
+
+/// What is kept for each stream of a connection, by its number.
+type ById<T> = FxHashMap<u32, T>;
 
 /// The largest window that HTTP/2 knows.
 const WINDOW_MAX: u32 = i32::MAX as u32;

@@ -1,8 +1,9 @@
-//! What the engine gets to see of what a server sends.
+//! What the engine gets to see of what a server sends, and what others hear of it.
 //!
 //! The engine counts empty DATA frames over the whole life of a connection, and its count can be
 //! neither set nor reset. They carry nothing, so they are taken out of the stream of bytes before
-//! the engine reads it. The same pass counts what the other frames make this side keep or do.
+//! the engine reads it. The same pass counts what the other frames make this side keep or do, and
+//! tells what the engine does not.
 
 use std::time::Duration;
 
@@ -19,26 +20,47 @@ pub(super) struct Sieve {
     payload_left: usize,
     /// The fields that the current frame carries or continues.
     block: Option<Block>,
+    /// The stream whose last frame has begun to arrive.
+    ending: Option<u32>,
     /// Offset of the next byte in the whole stream of bytes.
     position: u64,
     empty_frames: Allowance<EMPTY_FRAMES_MAX, EMPTY_FRAMES_PER_SECOND>,
     stream_updates: Allowance<STREAM_UPDATES_MAX, STREAM_UPDATES_PER_SECOND>,
 }
 
-/// What a frame makes this side keep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kept {
-    /// DATA for `stream`, of `len` bytes without its padding. Its last byte is the one before
+/// Hears of what goes by.
+pub(super) trait Listener {
+    /// How many streams are open.
+    fn open_streams(&self) -> usize;
+
+    /// DATA for `stream` begins, of `len` bytes without its padding. Its last byte is the one before
     /// `position`.
-    Data { stream: u32, len: usize, position: u64 },
-    /// A whole block of header fields for `stream`.
-    Fields {
-        stream: u32,
-        /// What the fields take in memory, in bytes.
-        cost: usize,
-        /// Whether these may be informational headers (1xx), which others may follow.
-        is_interim: bool,
-    },
+    fn data(&mut self, stream: u32, len: usize, position: u64);
+
+    /// A frame of `len` bytes begins with header fields for `stream`; `is_first` in a block.
+    fn block(&mut self, stream: u32, len: usize, is_first: bool);
+
+    /// A block of header fields for `stream` is here as a whole, which takes `cost` bytes in memory.
+    /// `is_interim` if these may be informational headers (1xx), which others may follow.
+    fn fields(&mut self, stream: u32, cost: usize, is_interim: bool);
+
+    /// The last frame of `stream` is here as a whole, with all CONTINUATION frames of its headers.
+    fn ended(&mut self, stream: u32);
+
+    /// The server makes room in the window of `stream`.
+    fn made_room(&mut self, stream: u32);
+
+    /// A `WINDOW_UPDATE` of the connection, as far as it is here.
+    fn made_room_for_all(&mut self, start: &[u8]);
+
+    /// A PING that wants a PONG.
+    fn ping(&mut self);
+
+    /// SETTINGS, as far as they are here.
+    fn settings(&mut self, settings: &[u8]);
+
+    /// A GOAWAY of `len` bytes, as far as it is here.
+    fn goaway(&mut self, len: usize, start: &[u8]);
 }
 
 /// A server does what no server has a use for.
@@ -82,65 +104,77 @@ impl Sieve {
         self.held_len = 0;
     }
 
+    /// What of `bytes`, which arrive next, belongs to the frame that has begun.
+    pub(super) fn rest_of_frame<'b>(&self, bytes: &'b [u8]) -> &'b [u8] {
+        &bytes[..self.payload_left.min(bytes.len())]
+    }
+
     /// Looks through `bytes`, which begin with those that were [held](Self::held), and moves those
-    /// that the engine is to see to the front. Returns how many these are. Calls `kept` for each
-    /// frame that makes this side keep something.
+    /// that the engine is to see to the front. Returns how many these are. Tells `listener` what is
+    /// among them.
     pub(super) fn sift(
         &mut self,
         bytes: &mut [u8],
-        open_streams: impl Fn() -> usize,
-        mut kept: impl FnMut(Kept),
+        listener: &mut impl Listener,
     ) -> Result<usize, Flood> {
-        self.held_len = 0;
         let (mut read, mut written) = (0, 0);
+        // Of the frame that goes on: nothing if its head has gone by.
+        let mut head_len = 0;
         loop {
-            let payload_len = self.payload_left.min(bytes.len() - read);
-            if payload_len > 0 {
-                let payload = read..read + payload_len;
-                if let Some(block) = &mut self.block {
-                    block.fields.read(&bytes[payload.clone()]);
-                }
-                if written != read {
-                    bytes.copy_within(payload, written);
-                }
-                read += payload_len;
-                written += payload_len;
-                self.position += payload_len as u64;
-                self.payload_left -= payload_len;
+            let payload_len = self.payload_left.min(bytes.len() - read - head_len);
+            if let Some(block) = &mut self.block {
+                block.fields.read(&bytes[read + head_len..][..payload_len]);
             }
-            if self.payload_left == 0
-                && let Some(block) = self.block.take_if(|block| block.is_last_frame)
-            {
-                kept(block.kept());
+            let len = head_len + payload_len;
+            if written != read {
+                bytes.copy_within(read..read + len, written);
+            }
+            (read, written) = (read + len, written + len);
+            self.payload_left -= payload_len;
+            if self.payload_left == 0 {
+                self.frame_is_here(listener);
             }
             let Some(head) = Head::parse(&bytes[read..]) else { break };
-            match self.judge(&head, &open_streams)? {
-                Verdict::Drop => {
-                    read += head.len;
-                    self.position += head.len as u64;
-                    continue;
-                }
-                Verdict::Pass(None) => {}
-                Verdict::Pass(Some(data)) => kept(data),
+            let behind = read + head.len;
+            match self.judge(&head, behind, &bytes[behind..], listener)? {
+                Verdict::Pass => (head_len, self.payload_left) = (head.len, head.payload_len),
+                Verdict::Drop => (head_len, read) = (0, behind),
             }
-            if written != read {
-                bytes.copy_within(read..read + head.len, written);
-            }
-            read += head.len;
-            written += head.len;
-            self.position += head.len as u64;
-            self.payload_left = head.payload_len;
         }
+        self.position += read as u64;
         let rest = &bytes[read..];
         self.held[..rest.len()].copy_from_slice(rest);
         self.held_len = rest.len();
         Ok(written)
     }
 
-    fn judge(&mut self, head: &Head, open_streams: &impl Fn() -> usize) -> Result<Verdict, Flood> {
+    /// The frame that has begun is here as a whole, or none has.
+    fn frame_is_here(&mut self, listener: &mut impl Listener) {
+        if let Some(block) = &self.block {
+            if !block.is_last_frame {
+                return;
+            }
+            block.tell(listener);
+            self.block = None;
+        }
+        if let Some(stream) = self.ending.take() {
+            listener.ended(stream);
+        }
+    }
+
+    /// Judges the frame of `head`, which ends `at` so many bytes from the last position. The bytes
+    /// `behind` come after it.
+    fn judge(
+        &mut self,
+        head: &Head,
+        at: usize,
+        behind: &[u8],
+        listener: &mut impl Listener,
+    ) -> Result<Verdict, Flood> {
+        let Head { stream, flags, .. } = *head;
         match head.kind {
             // Padding takes room in the windows, for which only the engine can make up.
-            DATA if head.is_empty() && head.flags & (END_STREAM | PADDED) == 0 => {
+            DATA if head.is_empty() && flags & (END_STREAM | PADDED) == 0 => {
                 if !self.empty_frames.spend(1) {
                     return Err(Flood::EmptyFrames);
                 }
@@ -149,33 +183,57 @@ impl Sieve {
             DATA => {
                 self.empty_frames.earn(EMPTY_FRAMES_PER_FRAME);
                 let len = head.payload_len.saturating_sub(head.padding);
-                let position = self.position + (head.len + head.payload_len) as u64;
-                return Ok(Verdict::Pass(Some(Kept::Data { stream: head.stream, len, position })));
+                listener.data(stream, len, self.position + (at + head.payload_len) as u64);
+                self.ending = (flags & END_STREAM != 0).then_some(stream);
             }
             HEADERS => {
                 self.empty_frames.earn(EMPTY_FRAMES_PER_FRAME);
-                self.block = Some(Block::of(head));
+                listener.block(stream, head.frame_len(), true);
+                self.ending = (flags & END_STREAM != 0).then_some(stream);
+                let (mut block, here) = (Block::of(head), head.payload(behind));
+                if block.is_last_frame && here.len() == head.payload_len {
+                    // Here as a whole, as nearly all are: nothing has to be kept of it.
+                    block.fields.read(here);
+                    block.tell(listener);
+                } else {
+                    self.block = Some(block);
+                }
             }
             CONTINUATION => {
+                listener.block(stream, head.frame_len(), false);
                 if let Some(block) = &mut self.block {
                     block.goes_on(head);
                 }
             }
-            // The engine goes through all streams for a window that changes, and for a GOAWAY.
-            SETTINGS | GOAWAY if head.flags & ACK == 0 || head.kind == GOAWAY => {
-                let open_streams = open_streams();
-                if !head.is_empty() && !self.stream_updates.spend(open_streams as u64) {
-                    return Err(Flood::StreamUpdates { open_streams });
-                }
+            SETTINGS if flags & ACK == 0 => {
+                self.updates_streams(head, listener)?;
+                listener.settings(head.payload(behind));
             }
+            GOAWAY => {
+                self.updates_streams(head, listener)?;
+                listener.goaway(head.payload_len, head.payload(behind));
+            }
+            WINDOW_UPDATE if stream > 0 => listener.made_room(stream),
+            WINDOW_UPDATE => listener.made_room_for_all(head.payload(behind)),
+            PING if flags & ACK == 0 => listener.ping(),
             _ => {}
         }
-        Ok(Verdict::Pass(None))
+        Ok(Verdict::Pass)
+    }
+
+    /// The engine goes through all streams for a window that changes, and for a GOAWAY.
+    fn updates_streams(&mut self, head: &Head, listener: &impl Listener) -> Result<(), Flood> {
+        let open_streams = listener.open_streams();
+        if head.is_empty() || self.stream_updates.spend(open_streams as u64) {
+            Ok(())
+        } else {
+            Err(Flood::StreamUpdates { open_streams })
+        }
     }
 }
 
 enum Verdict {
-    Pass(Option<Kept>),
+    Pass,
     Drop,
 }
 
@@ -211,6 +269,16 @@ impl Head {
     fn is_empty(&self) -> bool {
         self.payload_len == 0
     }
+
+    /// The length of the frame without its header.
+    fn frame_len(&self) -> usize {
+        self.len - HEAD_LEN + self.payload_len
+    }
+
+    /// What of the bytes `behind` it belongs to its frame.
+    fn payload<'b>(&self, behind: &'b [u8]) -> &'b [u8] {
+        &behind[..self.payload_len.min(behind.len())]
+    }
 }
 
 /// A block of header fields, which may go over several frames.
@@ -243,13 +311,9 @@ impl Block {
         self.fields.left = head.payload_len;
     }
 
-    fn kept(&self) -> Kept {
-        let is_final = self.fields.first == Some(STATUS_200);
-        Kept::Fields {
-            stream: self.stream,
-            cost: self.fields.cost(),
-            is_interim: self.goes_on && !is_final,
-        }
+    fn tell(&self, listener: &mut impl Listener) {
+        let is_interim = self.goes_on && self.fields.first != Some(STATUS_200);
+        listener.fields(self.stream, self.fields.cost(), is_interim);
     }
 }
 
@@ -294,6 +358,12 @@ impl Fields {
         let mut block = &block[..block.len().min(self.left)];
         self.left -= block.len();
         while let [byte, rest @ ..] = block {
+            if let Hpack::Field = self.state
+                && let Some(behind) = self.read_whole(block)
+            {
+                block = behind;
+                continue;
+            }
             if let Hpack::Text { strings, left } = self.state {
                 let taken = left.min(block.len());
                 self.text_len += taken;
@@ -309,6 +379,29 @@ impl Fields {
         }
     }
 
+    /// Reads a field that is here as a whole and whose numbers take a byte each, as nearly all are, in
+    /// one step. Gives what comes behind it.
+    fn read_whole<'b>(&mut self, block: &'b [u8]) -> Option<&'b [u8]> {
+        let (byte, mut rest) = block.split_first()?;
+        let first = First::of(*byte);
+        if first.is_long {
+            return None;
+        }
+        let mut text_len = 0;
+        for _ in 0..first.strings {
+            let (byte, behind) = rest.split_first()?;
+            let len = usize::from(byte & !MORE);
+            if len == LONG_LEN {
+                return None;
+            }
+            rest = behind.get(len..)?;
+            text_len += len;
+        }
+        self.begin(*byte, first);
+        self.text_len += text_len;
+        Some(rest)
+    }
+
     /// The state after `byte`, which is in no string.
     fn after(&mut self, byte: u8) -> Hpack {
         match self.state {
@@ -317,7 +410,7 @@ impl Fields {
             Hpack::Index { strings: 0 } => Hpack::Field,
             Hpack::Index { strings } => Hpack::Length { strings: strings - 1 },
             Hpack::Length { strings } => match usize::from(byte & !MORE) {
-                len @ 0x7f => Hpack::MoreLength { strings, len, shift: 0 },
+                len @ LONG_LEN => Hpack::MoreLength { strings, len, shift: 0 },
                 len => Hpack::text(strings, len),
             },
             Hpack::MoreLength { strings, len, shift } => {
@@ -336,27 +429,20 @@ impl Fields {
     }
 
     fn after_first(&mut self, byte: u8) -> Hpack {
-        self.first.get_or_insert(byte);
-        // What marks the kind of field, and how its index is spelled.
-        let (mask, is_indexed, is_field) = match byte {
-            0x80.. => (0x7f, true, true),
-            0x40.. => (0x3f, false, true),
-            0x20.. => (0x1f, true, false),
-            _ => (0x0f, false, true),
-        };
-        let index = byte & mask;
-        self.count += usize::from(is_field);
-        self.has_dynamic |= is_field && index > STATIC_INDEX_MAX.min(mask - 1);
-        let strings = match (is_indexed, index) {
-            (true, _) => 0,
-            (false, 0) => 2,
-            (false, _) => 1,
-        };
-        match (index == mask, strings) {
+        let first = First::of(byte);
+        self.begin(byte, first);
+        match (first.is_long, first.strings) {
             (true, strings) => Hpack::Index { strings },
             (false, 0) => Hpack::Field,
             (false, strings) => Hpack::Length { strings: strings - 1 },
         }
+    }
+
+    /// A field begins, or what is in the place of one, with `byte`.
+    fn begin(&mut self, byte: u8, first: First) {
+        self.first.get_or_insert(byte);
+        self.count += usize::from(first.is_field);
+        self.has_dynamic |= first.is_dynamic;
     }
 
     /// What the fields take in memory. Entries of the dynamic table are shared among all that refer
@@ -364,6 +450,43 @@ impl Fields {
     fn cost(&self) -> usize {
         let shared = if self.has_dynamic { DYNAMIC_TABLE_LEN } else { 0 };
         self.count * FIELD_COST + self.text_len * TEXT_FACTOR + shared
+    }
+}
+
+/// What the first byte of a field tells.
+#[derive(Clone, Copy)]
+struct First {
+    /// Whether it is a field, and not a size of the table.
+    is_field: bool,
+    /// Whether its index goes on in further bytes.
+    is_long: bool,
+    /// Whether its index is, or may be, one of the dynamic table.
+    is_dynamic: bool,
+    /// How many strings follow.
+    strings: u8,
+}
+
+impl First {
+    fn of(byte: u8) -> Self {
+        match byte {
+            0x80.. => Self::indexed(byte, 0x7f),
+            0x40.. => Self::literal(byte, 0x3f),
+            0x20.. => Self { is_field: false, is_dynamic: false, ..Self::indexed(byte, 0x1f) },
+            _ => Self::literal(byte, 0x0f),
+        }
+    }
+
+    /// A field by its index alone, which is in the bits of `mask`, and goes on if all are set.
+    fn indexed(byte: u8, mask: u8) -> Self {
+        let index = byte & mask;
+        let (is_long, is_dynamic) = (index == mask, index > STATIC_INDEX_MAX.min(mask - 1));
+        Self { is_field: true, is_long, is_dynamic, strings: 0 }
+    }
+
+    /// One whose value is spelled out, and its name where that has no index.
+    fn literal(byte: u8, mask: u8) -> Self {
+        let strings = if byte & mask == 0 { 2 } else { 1 };
+        Self { strings, ..Self::indexed(byte, mask) }
     }
 }
 
@@ -427,7 +550,9 @@ const HEAD_LEN_MAX: usize = HEAD_LEN + 1;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const ACK: u8 = 1;
@@ -442,6 +567,9 @@ const STATUS_200: u8 = 0x88;
 
 /// More bytes of a number follow.
 const MORE: u8 = 0x80;
+
+/// A length that goes on in further bytes.
+const LONG_LEN: usize = 0x7f;
 
 const STATIC_INDEX_MAX: u8 = 61;
 
@@ -477,16 +605,100 @@ mod tests {
         bytes
     }
 
-    /// What passes of `bytes`, in pieces of `size`, and what is kept of them.
-    fn sifted(bytes: &[u8], size: usize) -> (Vec<u8>, Vec<Kept>) {
-        let (mut sieve, mut passed, mut all) = (Sieve::default(), Vec::new(), Vec::new());
+    /// What is told, and how many bytes had arrived by then.
+    struct Heard {
+        open_streams: usize,
+        arrived: usize,
+        all: Vec<(Told, usize)>,
+    }
+
+    #[derive(Clone, Debug, PartialEq)]
+    enum Told {
+        Data { stream: u32, len: usize, position: u64 },
+        Block { stream: u32, len: usize, is_first: bool },
+        Fields { stream: u32, cost: usize, is_interim: bool },
+        Ended(u32),
+        MadeRoom(u32),
+        MadeRoomForAll(Vec<u8>),
+        Ping,
+        Settings,
+        Goaway { len: usize, start: Vec<u8> },
+    }
+
+    impl Heard {
+        fn with(open_streams: usize) -> Self {
+            Self { open_streams, arrived: 0, all: Vec::new() }
+        }
+
+        fn hear(&mut self, told: Told) {
+            self.all.push((told, self.arrived));
+        }
+    }
+
+    impl Listener for Heard {
+        fn open_streams(&self) -> usize {
+            self.open_streams
+        }
+
+        fn data(&mut self, stream: u32, len: usize, position: u64) {
+            self.hear(Told::Data { stream, len, position });
+        }
+
+        fn block(&mut self, stream: u32, len: usize, is_first: bool) {
+            self.hear(Told::Block { stream, len, is_first });
+        }
+
+        fn fields(&mut self, stream: u32, cost: usize, is_interim: bool) {
+            self.hear(Told::Fields { stream, cost, is_interim });
+        }
+
+        fn ended(&mut self, stream: u32) {
+            self.hear(Told::Ended(stream));
+        }
+
+        fn made_room(&mut self, stream: u32) {
+            self.hear(Told::MadeRoom(stream));
+        }
+
+        fn made_room_for_all(&mut self, start: &[u8]) {
+            self.hear(Told::MadeRoomForAll(start.to_vec()));
+        }
+
+        fn ping(&mut self) {
+            self.hear(Told::Ping);
+        }
+
+        fn settings(&mut self, _: &[u8]) {
+            self.hear(Told::Settings);
+        }
+
+        fn goaway(&mut self, len: usize, start: &[u8]) {
+            self.hear(Told::Goaway { len, start: start.to_vec() });
+        }
+    }
+
+    /// What passes of `bytes`, in pieces of `size`, and what is told of them.
+    fn sifted(bytes: &[u8], size: usize) -> (Vec<u8>, Vec<(Told, usize)>) {
+        let (mut sieve, mut passed, mut heard) = (Sieve::default(), Vec::new(), Heard::with(1));
         for piece in bytes.chunks(size) {
+            heard.arrived += piece.len();
+            if let Some((Told::Goaway { start, .. } | Told::MadeRoomForAll(start), _)) =
+                heard.all.last_mut()
+            {
+                start.extend(sieve.rest_of_frame(piece));
+            }
             let mut piece = [sieve.held(), piece].concat();
-            let len = sieve.sift(&mut piece, || 1, |kept| all.push(kept)).unwrap();
+            let len = sieve.sift(&mut piece, &mut heard).unwrap();
             passed.extend(&piece[..len]);
         }
         passed.extend(sieve.held());
-        (passed, all)
+        (passed, heard.all)
+    }
+
+    /// What is kept of `bytes`, in pieces of `size`.
+    fn kept(bytes: &[u8], size: usize) -> Vec<Told> {
+        let told = sifted(bytes, size).1.into_iter().map(|(told, _)| told);
+        told.filter(|told| matches!(told, Told::Data { .. } | Told::Fields { .. })).collect()
     }
 
     #[tokio::test]
@@ -514,17 +726,18 @@ mod tests {
             .filter(|(_, passes)| *passes)
             .flat_map(|(bytes, _)| bytes.clone())
             .collect();
-        let (_, whole) = sifted(&bytes, bytes.len());
+        let whole = kept(&bytes, bytes.len());
         let lens: Vec<_> = whole
             .iter()
-            .filter_map(|kept| match kept {
-                Kept::Data { stream, len, .. } => Some((*stream, *len)),
-                Kept::Fields { .. } => None,
+            .filter_map(|told| match told {
+                Told::Data { stream, len, .. } => Some((*stream, *len)),
+                _ => None,
             })
             .collect();
         assert_eq!(lens, [(1, 3), (3, 3), (3, 0), (3, 0), (1, 9), (1, 0)]);
         for size in 1..bytes.len() {
-            assert_eq!(sifted(&bytes, size), (expected.clone(), whole.clone()), "by {size}");
+            assert_eq!(sifted(&bytes, size).0, expected, "by {size}");
+            assert_eq!(kept(&bytes, size), whole, "by {size}");
         }
     }
 
@@ -545,6 +758,68 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stream_ends_with_the_last_byte_of_its_last_frame() {
+        let mut bytes = frame(HEADERS, END_HEADERS, 1, &[0x88; 20]);
+        let mut ends = Vec::new();
+        for (part, ending) in [
+            (frame(DATA, 0, 1, &[0; 100]), None),
+            (frame(HEADERS, END_STREAM, 3, &[0x88; 10]), None),
+            (frame(CONTINUATION, 0, 3, &[0x88; 10]), None),
+            (frame(CONTINUATION, END_HEADERS, 3, &[0x88; 10]), Some(3)),
+            (frame(HEADERS, END_STREAM | END_HEADERS, 1, &[0x88; 5]), Some(1)),
+            (frame(SETTINGS, ACK, 0, &[]), None),
+            (frame(DATA, END_STREAM, 5, &[]), Some(5)),
+            (frame(DATA, END_STREAM | PADDED, 7, &[0]), Some(7)),
+        ] {
+            bytes.extend(part);
+            ends.extend(ending.map(|stream| (stream, bytes.len())));
+        }
+        for size in [1, 2, 9, 10, 33, 1_000] {
+            let told = sifted(&bytes, size).1.into_iter();
+            let seen: Vec<_> = told
+                .filter_map(|(told, at)| match told {
+                    Told::Ended(stream) => Some((stream, at)),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(seen.len(), ends.len(), "by {size}: {seen:?}");
+            for ((stream, at), (expected, whole)) in seen.iter().zip(&ends) {
+                assert_eq!(stream, expected, "by {size}");
+                assert!((*whole..whole + size).contains(at), "by {size}: {at} of {whole}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_engine_does_not_tell_is_told_however_the_bytes_are_cut() {
+        let goaway = [&[0, 0, 0, 7, 0, 0, 0, 0][..], b"bye"].concat();
+        let bytes = [
+            frame(SETTINGS, ACK, 0, &[]),
+            frame(WINDOW_UPDATE, 0, 0, &[0, 0, 1, 0]),
+            frame(WINDOW_UPDATE, 0, 5, &[0, 0, 1, 0]),
+            frame(PING, 0, 0, &[0; 8]),
+            frame(PING, ACK, 0, &[0; 8]),
+            frame(HEADERS, PADDED, 3, &[1, STATUS_200, 0]),
+            frame(CONTINUATION, END_HEADERS, 3, &[0x88; 7]),
+            frame(GOAWAY, 0, 0, &goaway),
+        ]
+        .concat();
+        for size in [1, 2, 9, 10, 33, 1_000] {
+            let told = sifted(&bytes, size).1.into_iter().map(|(told, _)| told);
+            let told: Vec<_> = told.filter(|it| !matches!(it, Told::Fields { .. })).collect();
+            let expected = [
+                Told::MadeRoomForAll(vec![0, 0, 1, 0]),
+                Told::MadeRoom(5),
+                Told::Ping,
+                Told::Block { stream: 3, len: 3, is_first: true },
+                Told::Block { stream: 3, len: 7, is_first: false },
+                Told::Goaway { len: goaway.len(), start: goaway.clone() },
+            ];
+            assert_eq!(told, expected, "by {size}");
+        }
+    }
+
+    #[tokio::test]
     async fn fields_are_counted_however_they_are_spelled_and_cut() {
         let long = "v".repeat(300);
         let rows: [(&str, Vec<u8>, usize, usize, bool); 8] = [
@@ -561,7 +836,7 @@ mod tests {
             let shared = if has_dynamic { DYNAMIC_TABLE_LEN } else { 0 };
             let cost = count * FIELD_COST + text_len * TEXT_FACTOR + shared;
             let is_interim = block.first() != Some(&STATUS_200);
-            let expected = [Kept::Fields { stream: 7, cost, is_interim }];
+            let expected = [Told::Fields { stream: 7, cost, is_interim }];
             // In one frame; padded, with a priority; and each byte in a frame of its own.
             let whole = frame(HEADERS, END_HEADERS, 7, &block);
             let padded = [&[3][..], &[0; PRIORITY_LEN], &block, &[0x88; 3]].concat();
@@ -573,14 +848,14 @@ mod tests {
             single.extend(frame(CONTINUATION, END_HEADERS, 7, &[]));
             for bytes in [whole, padded, single] {
                 for size in [1, 2, 9, 10, 11, 1_000] {
-                    assert_eq!(sifted(&bytes, size).1, expected, "{name} by {size}");
+                    assert_eq!(kept(&bytes, size), expected, "{name} by {size}");
                 }
             }
         }
         // What ends a stream is the last of it.
         let end = frame(HEADERS, END_HEADERS | END_STREAM, 7, &[0x40, 0, 0]);
-        let expected = Kept::Fields { stream: 7, cost: FIELD_COST, is_interim: false };
-        assert_eq!(sifted(&end, 99).1, [expected]);
+        let expected = Told::Fields { stream: 7, cost: FIELD_COST, is_interim: false };
+        assert_eq!(kept(&end, 99), [expected]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -588,7 +863,7 @@ mod tests {
         let mut sieve = Sieve::default();
         let empty = frame(DATA, 0, 1, &[]);
         let mut sift = |bytes: &[u8], times: u64| {
-            let sifted = |_| sieve.sift(&mut bytes.to_vec(), || 1, |_| ());
+            let sifted = |_| sieve.sift(&mut bytes.to_vec(), &mut Heard::with(1));
             (0..times).map(sifted).find(Result::is_err)
         };
         // A hundred thousand of them, one with each answer.
@@ -608,7 +883,7 @@ mod tests {
         for bytes in [settings, goaway] {
             let mut sieve = Sieve::default();
             let mut sift = |open_streams: usize, times: u64| {
-                let sifted = |_| sieve.sift(&mut bytes.clone(), || open_streams, |_| ());
+                let sifted = |_| sieve.sift(&mut bytes.clone(), &mut Heard::with(open_streams));
                 (0..times).map(sifted).find(Result::is_err)
             };
             assert_eq!(sift(0, 200_000), None);
@@ -623,7 +898,7 @@ mod tests {
         let mut sieve = Sieve::default();
         let idle = [frame(SETTINGS, 0, 0, &[]), frame(SETTINGS, ACK, 0, &[])].concat();
         for _ in 0..1_000 {
-            sieve.sift(&mut idle.clone(), || 1_000_000, |_| ()).unwrap();
+            sieve.sift(&mut idle.clone(), &mut Heard::with(1_000_000)).unwrap();
         }
     }
 }

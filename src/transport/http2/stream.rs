@@ -598,10 +598,8 @@ impl RecvHalf {
     fn read_trailers(&mut self, fields: HeaderMap) -> Trailers {
         let Place { shared, id, .. } = &self.place;
         let cut = shared.watch.blocks.are_cut(*id, &fields);
-        if response::has_status(&fields) {
-            return Trailers::parse(fields, cut, usual);
-        }
-        match self.hints.take().map(|hints| *hints) {
+        let hints = self.hints.take_if(|_| !response::has_status(&fields));
+        match hints.map(|hints| *hints) {
             Some(Hints { said: Some(said), .. }) => said,
             Some(Hints { what, excerpt, .. }) => {
                 Trailers::parse(fields, cut, || NotGrpc { body: text_of(&excerpt), ..what })
@@ -689,7 +687,9 @@ impl RecvHalf {
     fn end(&mut self, outcome: Result<Trailers, StreamError>, reset: Reset) {
         let Place { shared, key, id } = &self.place;
         let over = mem::replace(&mut self.state, State::Ending(outcome));
-        self.gathered = VecDeque::new();
+        if !self.gathered.is_empty() {
+            self.gathered = VecDeque::new();
+        }
         shared.remove(*key, *id, reset);
         // Only now is nothing of the engine's stream left, which a connection that is to close may
         // be waiting for.
@@ -758,9 +758,7 @@ fn usual() -> NotGrpc {
 /// hold window that others need. Handing a message over asks for what it takes.
 fn has_room(entry: &mut Entry) -> bool {
     let gathered = entry.gather.len();
-    if entry.send.capacity() <= gathered {
-        entry.send.reserve_capacity(gathered + 1);
-    }
+    entry.send.reserve_capacity(gathered + 1);
     entry.send.capacity() > gathered
 }
 

@@ -10,15 +10,14 @@
 //! its own, and with it the whole buffer that the socket was read into, so that a message of one
 //! byte may take 8 KiB. Where a stream has many small frames, its reader gathers them.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::super::error::StreamError;
+use super::ById;
 use super::connection::Shared;
-use super::sieve::Kept;
 
 /// How much of what arrives on the connections of a channel may wait to be read.
 pub(crate) struct ReceiveBuffer {
@@ -92,11 +91,9 @@ pub(super) struct Laggard {
 /// What is unread on one connection.
 #[derive(Debug)]
 pub(super) struct Unread {
-    /// Bytes of DATA of all streams, which take room in the connection's window.
+    /// A copy of what is under the lock, for those who only look.
     bytes: AtomicUsize,
-    /// What all streams take in memory, in bytes.
-    cost: AtomicUsize,
-    /// How many streams are counted.
+    /// How many streams are counted, likewise.
     counted: AtomicUsize,
     /// Whether any stream has many small frames.
     has_scattered: AtomicBool,
@@ -106,7 +103,11 @@ pub(super) struct Unread {
 
 #[derive(Debug, Default)]
 struct Streams {
-    by_id: HashMap<u32, Backlog>,
+    by_id: ById<Backlog>,
+    /// Bytes of DATA of all streams, which take room in the connection's window.
+    bytes: usize,
+    /// What all streams take in memory, in bytes.
+    cost: usize,
     /// Streams that have many small frames.
     scattered: Vec<u32>,
     /// Where the last frame ended in all that has arrived on the connection.
@@ -201,7 +202,6 @@ impl Unread {
     pub(super) fn new(channel: Arc<ReceiveBuffer>) -> Self {
         Self {
             bytes: AtomicUsize::new(0),
-            cost: AtomicUsize::new(0),
             counted: AtomicUsize::new(0),
             has_scattered: AtomicBool::new(false),
             streams: Mutex::default(),
@@ -255,9 +255,8 @@ impl Unread {
         }
         let mut streams = self.streams();
         let Some(backlog) = streams.by_id.remove(&stream) else { return };
-        self.counted.store(streams.by_id.len(), Ordering::Relaxed);
-        drop(streams);
-        self.give_up(backlog.bytes(), backlog.cost());
+        let (bytes, cost) = (streams.bytes - backlog.bytes(), streams.cost - backlog.cost());
+        self.set_sums(&mut streams, bytes, cost);
     }
 
     /// The streams that have many small frames, of which each is told once.
@@ -272,25 +271,21 @@ impl Unread {
     /// and the number of each.
     pub(super) fn most(&self, live: impl Iterator<Item = (usize, u32)>) -> Option<Laggard> {
         let mut streams = self.streams();
-        let mut kept = HashMap::new();
+        let mut kept = ById::default();
+        let (mut bytes, mut cost) = (0, 0);
         let mut most: Option<Laggard> = None;
         for (key, id) in live {
             let Some(backlog) = streams.by_id.remove(&id) else { continue };
             let unread = backlog.cost();
+            (bytes, cost) = (bytes + backlog.bytes(), cost + unread);
             kept.insert(id, backlog);
             if unread > most.as_ref().map_or(0, |most| most.unread) {
                 most = Some(Laggard { key, id, unread });
             }
         }
-        // What came for streams that were gone by then.
-        let gone = streams.by_id.values();
-        let (bytes, cost) = gone.fold((0, 0), |(bytes, cost), backlog| {
-            (bytes + backlog.bytes(), cost + backlog.cost())
-        });
+        // Without what came for streams that were gone by then.
         streams.by_id = kept;
-        self.counted.store(streams.by_id.len(), Ordering::Relaxed);
-        drop(streams);
-        self.give_up(bytes, cost);
+        self.set_sums(&mut streams, bytes, cost);
         most
     }
 
@@ -300,30 +295,24 @@ impl Unread {
         counted > STRAYS_MAX && counted > 2 * open_streams() + STRAYS_MAX
     }
 
-    /// Changes what is counted of `stream`, if it is; that becomes less, or costs less.
+    /// Changes what is counted of `stream`, if it is.
     fn change(&self, stream: u32, change: impl FnOnce(&mut Backlog)) {
         let mut streams = self.streams();
-        let Some(backlog) = streams.by_id.get_mut(&stream) else { return };
-        let (bytes, cost) = (backlog.bytes(), backlog.cost());
+        let Streams { by_id, bytes, cost, .. } = &mut *streams;
+        let Some(backlog) = by_id.get_mut(&stream) else { return };
+        let others = (*bytes - backlog.bytes(), *cost - backlog.cost());
         change(backlog);
-        let (bytes_left, cost_left) = (backlog.bytes(), backlog.cost());
-        drop(streams);
-        if cost_left > cost {
-            self.take_up(0, cost_left - cost);
-        }
-        self.give_up(bytes.saturating_sub(bytes_left), cost.saturating_sub(cost_left));
+        let (bytes, cost) = (others.0 + backlog.bytes(), others.1 + backlog.cost());
+        self.set_sums(&mut streams, bytes, cost);
     }
 
-    fn take_up(&self, bytes: usize, cost: usize) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.cost.fetch_add(cost, Ordering::Relaxed);
-        self.channel.total.fetch_add(cost, Ordering::Relaxed);
-    }
-
-    fn give_up(&self, bytes: usize, cost: usize) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.cost.fetch_sub(cost, Ordering::Relaxed);
-        self.channel.total.fetch_sub(cost, Ordering::Relaxed);
+    /// What all streams have and take is this from now on.
+    fn set_sums(&self, streams: &mut Streams, bytes: usize, cost: usize) {
+        // Wraps around where it becomes less, as the sum does.
+        self.channel.total.fetch_add(cost.wrapping_sub(streams.cost), Ordering::Relaxed);
+        (streams.bytes, streams.cost) = (bytes, cost);
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.counted.store(streams.by_id.len(), Ordering::Relaxed);
     }
 
     fn streams(&self) -> MutexGuard<'_, Streams> {
@@ -333,7 +322,8 @@ impl Unread {
 
 impl Drop for Unread {
     fn drop(&mut self) {
-        self.channel.total.fetch_sub(*self.cost.get_mut(), Ordering::Relaxed);
+        let streams = self.streams.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.channel.total.fetch_sub(streams.cost, Ordering::Relaxed);
     }
 }
 
@@ -347,53 +337,41 @@ pub(super) struct Arrivals<'a> {
 }
 
 impl Arrivals<'_> {
-    /// Counts one frame. Says whether its stream has had more informational headers than a server
+    /// Counts header fields. Says whether their stream has had more informational ones than a server
     /// has to say.
-    pub(super) fn count(&mut self, kept: Kept) -> bool {
-        match kept {
-            Kept::Data { stream, len, position } => {
-                self.count_data(stream, len, position);
-                false
-            }
-            Kept::Fields { stream, cost, is_interim } => {
-                if !is_interim && cost <= FIELDS_FREE {
-                    return false;
-                }
-                let unread = self.unread;
-                let streams = self.streams.get_or_insert_with(|| unread.streams());
-                let backlog = streams.by_id.entry(stream).or_default();
-                let cost = if is_interim {
-                    backlog.interim_heads = backlog.interim_heads.saturating_add(1);
-                    cost + FRAME_COST
-                } else {
-                    cost - FIELDS_FREE
-                };
-                backlog.fields_cost += cost;
-                let is_too_many = backlog.interim_heads > INTERIM_HEADS_MAX;
-                self.cost += cost;
-                is_too_many
-            }
+    pub(super) fn fields(&mut self, stream: u32, cost: usize, is_interim: bool) -> bool {
+        if !is_interim && cost <= FIELDS_FREE {
+            return false;
         }
+        let unread = self.unread;
+        let streams = self.streams.get_or_insert_with(|| unread.streams());
+        let backlog = streams.by_id.entry(stream).or_default();
+        let cost = if is_interim {
+            backlog.interim_heads = backlog.interim_heads.saturating_add(1);
+            cost + FRAME_COST
+        } else {
+            cost - FIELDS_FREE
+        };
+        backlog.fields_cost += cost;
+        let is_too_many = backlog.interim_heads > INTERIM_HEADS_MAX;
+        self.cost += cost;
+        is_too_many
     }
 
-    /// What all that was counted takes in memory.
-    pub(super) fn cost(&self) -> usize {
-        self.cost
-    }
-
-    fn count_data(&mut self, stream: u32, len: usize, position: u64) {
+    /// Counts a frame of DATA. Its last byte is the one before `position` in all that arrives.
+    pub(super) fn data(&mut self, stream: u32, len: usize, position: u64) {
         // The engine keeps no frame that is empty, but one that ends its stream.
         if len == 0 {
             return;
         }
         let unread = self.unread;
         let streams = self.streams.get_or_insert_with(|| unread.streams());
-        let Streams { by_id, scattered, position: last } = &mut **streams;
+        let Streams { by_id, scattered, position: last, .. } = &mut **streams;
         let backlog = by_id.entry(stream).or_default();
         // What came since the last frame may all be gone but for the memory that it shares with
         // this one. A stream's first frame shares it with others that are unread.
         let before = if backlog.frames == 0 { *last } else { backlog.position };
-        let pinned = (position - before).min(READ_BUFFER_LEN) as usize;
+        let pinned = (position - before).min(READ_BUFFER_LEN as u64) as usize;
         let cost = FRAME_COST + len.max(pinned);
         *last = position;
         backlog.position = position;
@@ -409,13 +387,18 @@ impl Arrivals<'_> {
         self.bytes += len;
         self.cost += cost;
     }
+
+    /// What all that was counted takes in memory.
+    pub(super) fn cost(&self) -> usize {
+        self.cost
+    }
 }
 
 impl Drop for Arrivals<'_> {
     fn drop(&mut self) {
-        if let Some(streams) = &self.streams {
-            self.unread.counted.store(streams.by_id.len(), Ordering::Relaxed);
-            self.unread.take_up(self.bytes, self.cost);
+        if let Some(streams) = &mut self.streams {
+            let (bytes, cost) = (streams.bytes + self.bytes, streams.cost + self.cost);
+            self.unread.set_sums(streams, bytes, cost);
         }
     }
 }
@@ -459,7 +442,7 @@ impl Window {
 const FRAME_COST: usize = 512;
 
 /// What the engine reads from the socket into. It is kept until the last frame in it is gone.
-const READ_BUFFER_LEN: u64 = 8 * 1024;
+pub(super) const READ_BUFFER_LEN: usize = 8 * 1024;
 
 /// What a block of gathered frames takes beside its bytes.
 const BLOCK_COST: usize = 128;
@@ -497,7 +480,7 @@ mod tests {
         fn data(&mut self, stream: u32, len: usize, behind: u64) -> usize {
             self.position += behind + len as u64;
             let mut arrivals = self.unread.arrivals();
-            assert!(!arrivals.count(Kept::Data { stream, len, position: self.position }));
+            arrivals.data(stream, len, self.position);
             arrivals.cost()
         }
     }
@@ -552,10 +535,10 @@ mod tests {
         unread.read(3, &mut taken(&[4_000]));
         assert_eq!(wire.data(1, 1, 9), FRAME_COST + 4_019);
         // Or to none.
-        assert_eq!(wire.data(1, 1, 1 << 20), FRAME_COST + READ_BUFFER_LEN as usize);
+        assert_eq!(wire.data(1, 1, 1 << 20), FRAME_COST + READ_BUFFER_LEN);
         assert_eq!(wire.data(1, 16_384, 9), FRAME_COST + 16_384);
         unread.forget(1);
-        assert_eq!(unread.cost.load(Ordering::Relaxed), 0);
+        assert_eq!(unread.streams().cost, 0);
     }
 
     #[test]
@@ -594,9 +577,7 @@ mod tests {
     fn fields_count_beyond_what_any_stream_has_and_informational_ones_from_the_first() {
         let channel = ReceiveBuffer::new(usize::MAX);
         let unread = Unread::new(channel.clone());
-        let count = |stream, cost, is_interim| {
-            unread.arrivals().count(Kept::Fields { stream, cost, is_interim })
-        };
+        let count = |stream, cost, is_interim| unread.arrivals().fields(stream, cost, is_interim);
         for stream in 0..1_000 {
             assert!(!count(stream, FIELDS_FREE, false));
         }
