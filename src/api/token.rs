@@ -1,9 +1,7 @@
 //! Credentials that end, and are renewed before they do.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +16,7 @@ use super::builder::{BackoffConfig, fresh_seed};
 use crate::observe::since_1970;
 use crate::policy::backoff::Backoff;
 use crate::policy::token::{Answer, Event, Fetch, State};
-use crate::transport::{BearerToken, BoxFuture, CallContext, CallCredentials};
+use crate::transport::{BearerToken, BoxFuture, CallContext, CallCredentials, WatchedFile};
 use crate::types::{Code, Dice, Foreign, Metadata, Panicked, SecurityLevel, Status};
 
 /// Access tokens of OAuth 2.0 as call credentials: `authorization: Bearer …`.
@@ -59,8 +57,9 @@ pub struct AccessToken {
 ///
 /// The first call has it read and waits for that. It is kept until 30 s before the time in its
 /// `exp` claim, and read again a minute ahead of that, by whichever call comes then. Calls end with
-/// UNAVAILABLE where the file cannot be read, and with UNAUTHENTICATED where what it holds is no
-/// token, has no `exp`, or has expired; it is read again after a rest that grows from one second to
+/// UNAVAILABLE where the file cannot be read, is not a regular file of at most 64 KiB, or does not
+/// answer within five seconds, and with UNAUTHENTICATED where what it holds is no token, has no
+/// `exp`, or has expired; it is read again after a rest that grows from one second to
 /// two minutes. The signature is for the server to check. Clones share one token.
 #[derive(Clone, Debug)]
 pub struct JwtFile {
@@ -105,7 +104,7 @@ impl fmt::Debug for AccessToken {
 impl JwtFile {
     /// Sends what the file at `path` holds. Nothing is read before the first call.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        let tokens = Tokens::new(JwtSource(path.into()));
+        let tokens = Tokens::new(JwtSource::new(path.into()));
         Self { tokens, level: SecurityLevel::PrivacyAndIntegrity }
     }
 
@@ -280,36 +279,26 @@ impl Drop for Fetching {
     }
 }
 
-struct JwtSource(PathBuf);
+struct JwtSource(WatchedFile<String>);
+
+impl JwtSource {
+    fn new(path: PathBuf) -> Self {
+        let parse = |bytes| String::from_utf8(bytes).map_err(|_| "it is not text".to_owned());
+        Self(WatchedFile::new(path, JWT_BYTES_MAX, parse))
+    }
+}
 
 impl TokenSource for JwtSource {
     fn fetch(&self) -> BoxFuture<'_, Result<AccessToken, Status>> {
         Box::pin(async move {
-            let path = self.0.clone();
-            let reading = tokio::task::spawn_blocking(move || read(&path));
-            let unreadable = |error: io::Error| {
-                Status::unavailable(format!("cannot read {}: {error}", self.0.display()))
-                    .with_source(error)
-            };
-            let text = reading
-                .await
-                .map_err(io::Error::other)
-                .and_then(|read| read)
-                .map_err(unreadable)?;
+            let text = self.0.get().await.map_err(|unread| {
+                Status::unavailable(unread.error.to_string()).with_source(unread.error)
+            })?;
             parse(text.trim(), since_1970()).map_err(|fault| {
-                unauthenticated(format!("{} cannot be used: {fault}", self.0.display()))
+                unauthenticated(format!("{} cannot be used: {fault}", self.0.path().display()))
             })
         })
     }
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(JWT_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > JWT_BYTES_MAX {
-        return Err(io::Error::other(format!("it is larger than {JWT_BYTES_MAX} bytes")));
-    }
-    Ok(text)
 }
 
 /// The token, and what its claims say of its end; or what is wrong with it, without showing it.

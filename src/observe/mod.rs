@@ -32,6 +32,6 @@ pub use open_telemetry::{
 };
 
 pub(crate) use channelz::{ChannelEntry, OwnCall, SocketEntry};
-pub(crate) use clock::since_1970;
+pub(crate) use clock::{now, since_1970};
 pub(crate) use inspection::Probe;
 pub(crate) use observers::{Observers, Watching};

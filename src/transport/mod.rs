@@ -5,6 +5,7 @@
 //! stream takes header fields and encoded messages, and gives headers, whole messages with their
 //! compressed flag, and trailers. Nothing of the HTTP/2 engine shows through.
 
+mod aside;
 mod call_credentials;
 mod compression;
 mod connect;
@@ -12,6 +13,7 @@ mod credentials;
 mod error;
 #[cfg(feature = "test-util")]
 mod faults;
+mod file;
 mod health;
 mod http2;
 #[cfg(feature = "test-util")]
@@ -54,6 +56,7 @@ pub(crate) use error::{
 };
 #[cfg(feature = "test-util")]
 pub(crate) use faults::{Faults, Scope, Trouble};
+pub(crate) use file::WatchedFile;
 pub(crate) use health::{ServingStatus, request_for as health_request};
 pub(crate) use http2::{
     Connection, Driver, News, Reader, ReceiveBuffer, RecvHalf, RequestHead, Stream, StreamHandle,

@@ -379,6 +379,22 @@ fn jwt(subject: &str, life: Duration) -> String {
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn a_token_in_what_is_no_file_fails_calls_with_the_reason() {
+    let path = std::env::temp_dir().join(format!("switchboard-pipe-{}", std::process::id()));
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    for path in [&*path, std::path::Path::new("/dev/zero"), std::path::Path::new("/")] {
+        let mut shown = Shown::new(JwtFile::new(path));
+        let failed = shown.call().await.unwrap_err();
+        assert_eq!(failed.code(), Code::UNAVAILABLE);
+        let told = failed.message();
+        assert!(told.contains(path.to_str().unwrap()) && told.contains("regular file"), "{told}");
+        shown.channel.close().await;
+    }
+    std::fs::remove_file(&path).unwrap();
+}
+
 // spec: A97/jwt-file
 #[tokio::test(start_paused = true)]
 async fn a_token_in_a_file_is_read_again_before_it_expires() {

@@ -299,6 +299,74 @@ async fn files_that_have_become_unusable_do_not_stop_new_connections() {
     channel.close().await;
 }
 
+/// Puts a pipe in the place of a file. Nobody writes to it: whoever opens it waits for ever.
+#[cfg(unix)]
+fn make_pipe(path: &std::path::Path) {
+    std::fs::remove_file(path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn files_that_have_become_pipes_hold_none_of_a_hundred_connections_up() {
+    let issuer = Issuer::new();
+    let server = TlsServer::start(&issuer, Certificate::of(&["127.0.0.1"]), USUAL).await;
+    let folder = Folder::new("pipes");
+    let roots = folder.write("roots.pem", &issuer.root_pem());
+    let (chain, key) = issuer.issue(&Certificate::of(&["client.example"]));
+    let (chain, key) = (folder.write("client.pem", &chain), folder.write("client.key", &key));
+    let config = TlsConfig::new().roots_file(&roots).unwrap();
+    let config = config.client_certificate_files(&chain, &key).unwrap();
+    // Before the first connection.
+    for path in [&roots, &chain, &key] {
+        make_pipe(path);
+    }
+    let names = switchboard::ManualResolver::new();
+    // One address a hundred times would be one endpoint.
+    let relays = futures_util::future::join_all((0..100).map(|_| relay_to(server.address()))).await;
+    names.set(relays.iter().map(|address| (*address).into()));
+    let channel = secured("manual:greeter", config.server_name("127.0.0.1"))
+        .resolver("manual", names)
+        .default_service_config(crate::support::ROUND_ROBIN)
+        .build()
+        .unwrap();
+    crate::support::until("all are connected", async || {
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        server.seen().len() == 100
+    })
+    .await;
+    channel.close().await;
+}
+
+/// Passes what comes on to `server`, at an address of its own.
+#[cfg(unix)]
+async fn relay_to(server: std::net::SocketAddr) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(server).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    address
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn files_that_are_pipes_are_refused_when_they_are_given() {
+    let folder = Folder::new("pipe-given");
+    let path = folder.write("roots.pem", "");
+    make_pipe(&path);
+    let refused = TlsConfig::new().roots_file(&path).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        format!("cannot read {}: it is a pipe: expected a regular file", path.display())
+    );
+}
+
 #[tokio::test]
 async fn a_verifier_of_ones_own_has_the_last_word() {
     use tokio_rustls::rustls;

@@ -1,7 +1,7 @@
 //! Certificates and keys: where they come from, and what is wrong with them.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
@@ -14,45 +14,66 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls_platform_verifier::Verifier;
 
 use super::super::credentials::{CredentialsError, SecurityError};
-use super::super::error::in_words;
+use super::super::file::{FileError, Unread, WatchedFile};
 use super::{cannot_be_set_up, sentence};
 
 /// A PEM text.
 #[derive(Clone)]
 pub(super) enum Material {
-    Given(Arc<[u8]>),
-    File(PathBuf),
+    Given(Pem),
+    File(WatchedFile<Vec<u8>>),
 }
+
+/// What a PEM text is.
+pub(super) type Pem = Arc<Vec<u8>>;
 
 impl Material {
     pub(super) fn given(pem: impl Into<Vec<u8>>) -> Self {
-        Self::Given(pem.into().into())
+        Self::Given(Arc::new(pem.into()))
     }
 
     pub(super) fn file(path: impl AsRef<Path>) -> Self {
-        Self::File(path.as_ref().to_owned())
+        Self::File(WatchedFile::new(path.as_ref(), PEM_BYTES_MAX, Ok))
     }
 
     pub(super) fn is_file(&self) -> bool {
         matches!(self, Self::File(_))
     }
 
-    pub(super) fn read(&self) -> Result<Vec<u8>, CredentialsError> {
+    /// Blocks, for five seconds at most.
+    pub(super) fn read_blocking(&self) -> Result<Pem, CredentialsError> {
         match self {
-            Self::Given(pem) => Ok(pem.to_vec()),
-            Self::File(path) => std::fs::read(path).map_err(|error| CredentialsError::Unreadable {
-                path: path.display().to_string(),
-                reason: in_words(&error),
-            }),
+            Self::Given(pem) => Ok(pem.clone()),
+            Self::File(file) => file.get_blocking().map_err(|it| unreadable(file, &it.error)),
         }
     }
+
+    /// The text as it is now. Where it cannot be read, that is told to `unread`, and the last that
+    /// was read is given.
+    pub(super) async fn read(&self, unread: impl Fn(FileError)) -> Result<Pem, CredentialsError> {
+        match self {
+            Self::Given(pem) => Ok(pem.clone()),
+            Self::File(file) => match file.get().await {
+                Ok(pem) => Ok(pem),
+                Err(Unread { error, last_good: Some(pem) }) => {
+                    unread(error);
+                    Ok(pem)
+                }
+                Err(Unread { error, last_good: None }) => Err(unreadable(file, &error)),
+            },
+        }
+    }
+}
+
+fn unreadable(file: &WatchedFile<Vec<u8>>, error: &FileError) -> CredentialsError {
+    CredentialsError::Unreadable { path: file.path().display().to_string(), reason: error.reason() }
 }
 
 impl fmt::Display for Material {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Given(_) => f.write_str("the PEM text"),
-            Self::File(path) => path.display().fmt(f),
+            Self::File(file) => file.path().display().fmt(f),
         }
     }
 }
@@ -148,3 +169,6 @@ fn certificates(
     }
     Ok(found)
 }
+
+/// 16 MiB: many times what all the roots of a platform come to.
+const PEM_BYTES_MAX: u64 = 16 * 1024 * 1024;

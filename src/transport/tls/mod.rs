@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
@@ -18,11 +19,12 @@ use tokio_rustls::TlsConnector;
 use crate::observe::{Certificate, TlsReport};
 use crate::types::Authority;
 
+use super::aside::Aside;
 use super::connect::Io;
 use super::credentials::{CredentialsError, SecurityError};
 use super::error::in_words;
 
-use material::{Identity, Material, Roots};
+use material::{Identity, Material, Pem, Roots};
 use proven::Judge;
 pub(super) use proven::Proven;
 pub(super) use sentence::of_io_error;
@@ -35,11 +37,15 @@ pub(super) use sentence::of_io_error;
 /// What comes from files is read when it is given, so that a mistake shows at once, and again for
 /// each new connection: certificates can be rotated under a channel that runs. Connections that are
 /// open stay as they are. Where the files are unreadable, or do not fit each other, at such a
-/// moment, the last ones that did are used on, and a warning is logged.
+/// moment, the last ones that did are used on, and a warning is logged. They must be regular files
+/// of at most 16 MiB. One that does not answer within five seconds is unreadable, and is not asked
+/// again before it has.
 #[derive(Clone, Default)]
 pub struct TlsConfig {
     trust: Trust,
     identity: Option<Identity>,
+    /// What was read when it was given.
+    first: Contents,
     server_name: Option<String>,
 }
 
@@ -116,14 +122,17 @@ impl TlsConfig {
     }
 
     fn roots(mut self, roots: Roots) -> Result<Self, CredentialsError> {
-        roots.0.read().and_then(|pem| roots.parse(&pem))?;
+        let pem = roots.0.read_blocking()?;
+        roots.parse(&pem)?;
+        self.first.roots = Some(pem);
         self.trust = Trust::Roots(roots);
         Ok(self)
     }
 
     fn identity(mut self, identity: Identity) -> Result<Self, CredentialsError> {
-        let (chain, key) = (identity.chain.read()?, identity.key.read()?);
+        let (chain, key) = (identity.chain.read_blocking()?, identity.key.read_blocking()?);
         identity.parse(&chain, &key, &provider())?;
+        self.first.identity = Some((chain, key));
         self.identity = Some(identity);
         Ok(self)
     }
@@ -141,7 +150,7 @@ impl fmt::Debug for TlsConfig {
             .field("trust", &trust)
             .field("client_certificate", &identity)
             .field("server_name", &self.server_name)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -152,6 +161,8 @@ pub(crate) struct Tls {
     /// Made for the first connection. Shared by all connections, so that they resume each other's
     /// sessions, until a file has changed.
     current: Mutex<Option<Current>>,
+    /// Makes a configuration. The platform's roots are files too, which may hang.
+    making: Aside<Result<Current, SecurityError>>,
 }
 
 /// What rustls goes by, and what that was made of.
@@ -162,10 +173,10 @@ struct Current {
 }
 
 /// The texts that a configuration is made of, as they were read.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 struct Contents {
-    roots: Option<Vec<u8>>,
-    identity: Option<(Vec<u8>, Vec<u8>)>,
+    roots: Option<Pem>,
+    identity: Option<(Pem, Pem)>,
 }
 
 impl Tls {
@@ -173,7 +184,12 @@ impl Tls {
         let host = authority.host();
         let server_name = ServerName::try_from(host.to_owned())
             .map_err(|_| CredentialsError::InvalidServerName { name: host.to_owned() })?;
-        Ok(Self { sources: Arc::new(config.clone()), server_name, current: Mutex::default() })
+        Ok(Self {
+            sources: Arc::new(config.clone()),
+            server_name,
+            current: Mutex::default(),
+            making: Aside::new(MAKING_TIMEOUT),
+        })
     }
 
     pub(super) async fn handshake(&self, io: Io) -> Result<Io, SecurityError> {
@@ -203,21 +219,61 @@ impl Tls {
         {
             return Ok(current.config.clone());
         }
-        let sources = self.sources.clone();
-        let last = current.clone();
-        let making = tokio::task::spawn_blocking(move || sources.refresh(last));
-        let made = making.await.map_err(|_| SecurityError::new("TLS setup was stopped"))?;
-        let next = match (made, current) {
-            (Ok(next), _) => next,
-            (Err(error), Some(current)) => {
-                tracing::warn!(target: "switchboard", %error, "TLS files cannot be used; the last ones are");
-                current
-            }
-            (Err(error), None) => return Err(error),
+        let made = match self.renewed(current.as_ref()).await {
+            Err(error) => match self.last(current).await {
+                Some(last) => {
+                    warn_of_files(&error);
+                    Ok(last)
+                }
+                None => Err(error),
+            },
+            made => made,
         };
+        let next = made?;
         let config = next.config.clone();
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
         Ok(config)
+    }
+
+    /// What is to be gone by now: `current` if nothing has changed.
+    async fn renewed(&self, current: Option<&Current>) -> Result<Current, SecurityError> {
+        let mut contents = self.sources.read().await.map_err(cannot_be_set_up)?;
+        for _ in 0..READINGS {
+            if let Some(current) = current.filter(|current| current.contents == contents) {
+                return Ok(current.clone());
+            }
+            let made = self.make(contents.clone()).await;
+            let again = match &made {
+                Ok(_) => return made,
+                // Perhaps one of two files was read before both were replaced, the other after.
+                Err(_) => self.sources.read().await.map_err(cannot_be_set_up)?,
+            };
+            if again == contents {
+                return made;
+            }
+            contents = again;
+        }
+        Err(SecurityError::new("TLS cannot be set up: the files change all the time"))
+    }
+
+    /// What was gone by last: before the first connection, what was read when the files were given.
+    async fn last(&self, current: Option<Current>) -> Option<Current> {
+        match current {
+            Some(current) => Some(current),
+            None if self.sources.has_files() => self.make(self.sources.first.clone()).await.ok(),
+            None => None,
+        }
+    }
+
+    async fn make(&self, contents: Contents) -> Result<Current, SecurityError> {
+        let sources = self.sources.clone();
+        let make = move || {
+            let config = Arc::new(sources.make(&contents)?);
+            Ok(Current { contents, config })
+        };
+        self.making.run(make).await.unwrap_or_else(|fault| {
+            Err(SecurityError::new(format!("TLS cannot be set up: reading roots: {fault}")))
+        })
     }
 
     fn current(&self) -> Option<Current> {
@@ -247,22 +303,17 @@ impl TlsConfig {
         roots || self.identity.as_ref().is_some_and(is_file)
     }
 
-    /// Reads what there is to read; `last` if nothing of it has changed. Blocks.
-    fn refresh(&self, last: Option<Current>) -> Result<Current, SecurityError> {
-        let contents = self.read().map_err(cannot_be_set_up)?;
-        match last {
-            Some(last) if last.contents == contents => Ok(last),
-            _ => Ok(Current { config: Arc::new(self.make(&contents)?), contents }),
-        }
-    }
-
-    fn read(&self) -> Result<Contents, CredentialsError> {
+    /// Reads what there is to read. A file that cannot be read is taken as it last was.
+    async fn read(&self) -> Result<Contents, CredentialsError> {
         let roots = match &self.trust {
-            Trust::Roots(roots) => Some(roots.0.read()?),
+            Trust::Roots(roots) => Some(roots.0.read(|it| warn_of_files(&it)).await?),
             Trust::Platform | Trust::Verifier(_) => None,
         };
         let identity = match &self.identity {
-            Some(identity) => Some((identity.chain.read()?, identity.key.read()?)),
+            Some(Identity { chain, key }) => Some(tokio::try_join!(
+                chain.read(|it| warn_of_files(&it)),
+                key.read(|it| warn_of_files(&it))
+            )?),
             None => None,
         };
         Ok(Contents { roots, identity })
@@ -289,6 +340,10 @@ impl TlsConfig {
         config.alpn_protocols = vec![HTTP_2.to_vec()];
         Ok(config)
     }
+}
+
+fn warn_of_files(error: &impl std::error::Error) {
+    tracing::warn!(target: "switchboard", %error, "TLS files cannot be used; the last ones are");
 }
 
 fn cannot_be_set_up(error: impl std::error::Error + Send + Sync + 'static) -> SecurityError {
@@ -324,3 +379,9 @@ fn no_http_2(agreed: Option<&[u8]>) -> SecurityError {
 }
 
 const HTTP_2: &[u8] = b"h2";
+
+/// Longer than it takes to read the platform's roots, and less than a connection attempt may take.
+const MAKING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often files that do not fit each other are read while they change.
+const READINGS: u32 = 3;
