@@ -94,6 +94,7 @@ struct Found {
     service_config: &'static str,
     at: Instant,
     ttl: Option<Duration>,
+    given_up: Option<String>,
 }
 
 impl Actor for Resolver {
@@ -238,7 +239,8 @@ impl Resolver {
     }
 
     fn understood(&self, life: &mut Life, resolution: Resolution) -> Resolved {
-        let Resolution { endpoints, service_config, config_selector, choices, ttl } = resolution;
+        let Resolution { endpoints, service_config, config_selector, choices, given_up, ttl } =
+            resolution;
         let registry = &self.core.settings.lb_registry;
         let is_disabled = self.core.settings.resolver_options.disable_service_config;
         let selector = config_selector.filter(|_| !is_disabled);
@@ -266,6 +268,7 @@ impl Resolver {
             },
             at: Instant::now(),
             ttl,
+            given_up,
         });
         tracing::debug!(target: "switchboard", channel = %self.core.settings.target, endpoints = endpoints.len(), "resolved");
         Resolved::Update { endpoints: endpoints.into(), config, selector }
@@ -421,7 +424,9 @@ impl Found {
             ("found", self.addresses.clone()),
             ("service config", self.service_config.to_owned()),
         ];
-        all.into_iter().chain(life.map(|life| ("time to live", life)))
+        let given_up = self.given_up.clone();
+        let life = life.map(|life| ("time to live", life));
+        all.into_iter().chain(life).chain(given_up.map(|what| ("given up", what)))
     }
 }
 

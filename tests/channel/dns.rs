@@ -1,6 +1,7 @@
 //! `dns:` targets, against a name server whose answers change.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hickory_server::proto::rr::RecordType;
@@ -34,6 +35,29 @@ fn greeters<const N: usize>() -> [Greeter; N] {
 
 fn ips(greeters: &[&Greeter]) -> Vec<IpAddr> {
     greeters.iter().map(|greeter| greeter.address().ip()).collect()
+}
+
+/// A file that is there until it is dropped.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, text: impl AsRef<[u8]>) -> Self {
+        let path = std::env::temp_dir().join(format!("switchboard-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // The system cleans up where this fails.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A line of `resolv.conf`.
+fn nameserver(address: SocketAddr) -> String {
+    format!("nameserver [{}]:{}\n", address.ip(), address.port())
 }
 
 /// A channel that asks `names` for `target`, which begins with the name, and soon again.
@@ -199,8 +223,7 @@ async fn the_hosts_file_comes_before_the_name_servers() {
     channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
     channel.close().await;
     std::fs::remove_file(&hosts).unwrap();
-    // The file has no IPv6 address, so that alone may be asked for.
-    assert!(names.questions().iter().all(|question| question.kind == RecordType::AAAA));
+    assert_eq!(names.questions(), []);
     let channel = builder.build().unwrap();
     let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
     let expected = format!("the hosts file {}: no such file", hosts.display());
@@ -234,5 +257,143 @@ async fn an_inspection_tells_how_long_the_addresses_are_good_for() {
     assert!(facts["time to live"].starts_with("3600s, 3"), "{facts:?}");
     assert!(channel.inspect().await.to_string().contains("endpoints 1, found "));
     assert_eq!(channel.state(), ConnectivityState::Ready);
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn one_bad_name_server_of_two_fails_no_look_up() {
+    let (bad, good) = (NameServer::start().await, NameServer::start().await);
+    let greeter = Greeter::start();
+    good.set(NAME, Answer::Addresses(ips(&[&greeter])));
+    for answer in [Answer::Failure, Answer::Refusal] {
+        bad.set(NAME, answer);
+        for servers in [[bad.address(), good.address()], [good.address(), bad.address()]] {
+            let conf = File::new("one-bad", servers.map(nameserver).concat());
+            for _ in 0..10 {
+                let target = format!("dns:{NAME}:{}", greeter.address().port());
+                let dns = Dns::new().resolv_conf(&conf.0);
+                let channel = plaintext(target).resolver("dns", dns).build().unwrap();
+                channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+                channel.close().await;
+            }
+        }
+    }
+    // Of the first in the list every look-up began with one question for each family.
+    let asked = bad.questions().len();
+    assert_eq!(asked, 2 * 10 * 2, "the second of a list is not asked while the first answers");
+}
+
+#[tokio::test]
+async fn an_answer_of_the_first_name_server_is_final() {
+    let (first, second) = (NameServer::start().await, NameServer::start().await);
+    let greeter = Greeter::start();
+    second.set(NAME, Answer::Addresses(ips(&[&greeter])));
+    let conf = File::new("final", [first.address(), second.address()].map(nameserver).concat());
+    for (answer, part) in
+        [(None, "there is no such name"), (Some(Answer::Addresses(vec![])), "has no addresses")]
+    {
+        first.remove(NAME);
+        if let Some(answer) = answer {
+            first.set(NAME, answer);
+        }
+        let target = format!("dns:{NAME}:{}", greeter.address().port());
+        let dns = Dns::new().resolv_conf(&conf.0);
+        let channel = plaintext(target).resolver("dns", dns).build().unwrap();
+        let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+        assert!(status.message().contains(part), "{status}");
+        channel.close().await;
+    }
+    assert_eq!(second.questions(), []);
+}
+
+#[tokio::test]
+async fn what_resolv_conf_says_is_read_anew_for_every_look_up() {
+    let names = NameServer::start().await;
+    let greeter = Greeter::start();
+    names.set("greeter.test.example.", Answer::Addresses(ips(&[&greeter])));
+    let text = nameserver(names.address());
+    let conf = File::new("anew", &text);
+    let target = format!("dns:greeter:{}", greeter.address().port());
+    let wait = Duration::from_millis(20);
+    let backoff = BackoffConfig { base_delay: wait, max_delay: wait, ..BackoffConfig::default() };
+    let dns = Dns::new().resolv_conf(&conf.0);
+    let channel = plaintext(target).resolver("dns", dns).backoff(backoff).build().unwrap();
+    let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert!(status.message().contains("there is no such name"), "{status}");
+    std::fs::write(&conf.0, format!("{text}search test.example\n")).unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada").wait_for_ready(true)).await.unwrap();
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn what_this_machine_knows_is_final_whatever_resolv_conf_holds() {
+    let names = NameServer::start().await;
+    let greeter = Greeter::start();
+    let server = nameserver(names.address());
+    let hosts = File::new("local-hosts", "127.0.0.1 greeter greeter.prod.example # one\n");
+    let searching = format!("{server}search prod.example\noptions ndots:5\n");
+    for (nth, conf) in [&searching, "", "nonsense\n", &server].into_iter().enumerate() {
+        let conf = File::new(&format!("local-conf-{nth}"), conf);
+        let missing = PathBuf::from("/nowhere/resolv.conf");
+        for host in ["greeter", "GREETER.", "localhost", "a.localhost", "greeter.prod.example"] {
+            for conf in [&conf.0, &missing] {
+                let target = format!("dns:{host}:{}", greeter.address().port());
+                let dns = Dns::new().resolv_conf(conf).hosts_file(&hosts.0);
+                let channel = plaintext(target).resolver("dns", dns).build().unwrap();
+                let reply = channel.invoke(&SAY_HELLO, ask("Ada")).await;
+                assert!(reply.is_ok(), "{host}: {reply:?}");
+                channel.close().await;
+            }
+        }
+    }
+    assert_eq!(names.questions(), []);
+}
+
+#[tokio::test]
+async fn addresses_of_one_family_do_not_wait_for_the_other_which_joins_when_it_comes() {
+    let names = NameServer::start().await;
+    let greeter = Greeter::start();
+    names.set(NAME, Answer::Addresses(ips(&[&greeter])));
+    names.set_kind(NAME, RecordType::AAAA, Answer::Silence);
+    let target = format!("dns://{}/{NAME}:{}", names.address(), greeter.address().port());
+    // No timeout helps here.
+    let dns = Dns::new().query_timeout(Duration::from_secs(3_600));
+    let channel = plaintext(&target).resolver("dns", dns.clone()).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    assert_eq!(resolver_report(&channel).await.facts["endpoints"], "1");
+    channel.close().await;
+    let late = vec![IpAddr::from(Ipv6Addr::LOCALHOST)];
+    names.set_kind(NAME, RecordType::AAAA, Answer::Late(late, Duration::from_millis(300)));
+    let channel = plaintext(&target).resolver("dns", dns).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    let asked = names.questions().len();
+    until("the other address joins", async || {
+        resolver_report(&channel).await.facts["endpoints"] == "2"
+    })
+    .await;
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    assert_eq!(names.questions().len(), asked, "the late answer is used, not asked for again");
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn a_family_that_nobody_answers_for_keeps_the_addresses_that_it_had() {
+    let names = NameServer::start().await;
+    let [one, two] = greeters();
+    let v6 = vec![IpAddr::from(Ipv6Addr::LOCALHOST)];
+    names.set(NAME, Answer::Addresses([ips(&[&one]), v6].concat()));
+    let target = format!("{NAME}:{}", one.address().port());
+    let channel = to(&names, target).default_service_config(ROUND_ROBIN).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    assert_eq!(resolver_report(&channel).await.facts["endpoints"], "2");
+    // The address on which nobody listens has the channel ask again, and again.
+    names.set_kind(NAME, RecordType::AAAA, Answer::Failure);
+    names.set(NAME, Answer::Addresses(ips(&[&one, &two])));
+    until("the second server is found", async || {
+        let _ = channel.invoke(&SAY_HELLO, ask("Ada")).await;
+        two.received() > 0
+    })
+    .await;
+    assert_eq!(resolver_report(&channel).await.facts["endpoints"], "3");
     channel.close().await;
 }

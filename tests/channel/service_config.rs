@@ -1,11 +1,12 @@
 //! Where service configs come from, and which of them counts.
 
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use hickory_server::proto::rr::RecordType;
 use switchboard::{
-    ActorKind, Address, Channel, ChannelBuilder, Code, ConnectivityState, Dns, Endpoint, Fault,
-    ManualResolver, Resolution, ResolveError, Status,
+    ActorKind, Address, BackoffConfig, Channel, ChannelBuilder, Code, ConnectivityState, Dns,
+    Endpoint, Fault, ManualResolver, Resolution, ResolveError, Status,
 };
 
 use crate::support::greeter::{Greeter, SAY_HELLO, ask};
@@ -216,11 +217,7 @@ async fn a_list_with_a_fault_is_a_bad_service_config_which_is_named_and_left_onc
     let names = Names::start().await;
     names.set(&format!("[{}, {}]", choice(""), choice(r#""percentage": "5","#)));
     let wait = Duration::from_millis(20);
-    let backoff = switchboard::BackoffConfig {
-        base_delay: wait,
-        max_delay: wait,
-        ..switchboard::BackoffConfig::default()
-    };
+    let backoff = BackoffConfig { base_delay: wait, max_delay: wait, ..BackoffConfig::default() };
     let channel = names.builder().default_service_config("{}").backoff(backoff).build().unwrap();
     let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
     assert_eq!(status.code(), Code::UNAVAILABLE);
@@ -248,6 +245,47 @@ async fn a_config_that_cannot_be_looked_up_costs_no_call() {
         assert_eq!(policy(&builder).await.unwrap(), "round_robin");
     }
     assert!(names.asked_for_config() > 0);
+}
+
+#[tokio::test]
+async fn a_config_that_nobody_answers_for_is_given_up_and_the_inspection_says_so() {
+    let names = Names::start().await;
+    names.server.set(CONFIG_NAME, Answer::Silence);
+    // No timeout of the name server helps here.
+    let dns = Dns::new().query_timeout(Duration::from_secs(3_600));
+    let builder = names.builder_for(NAME, dns).default_service_config(ROUND_ROBIN);
+    let channel = builder.build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    let reports = reports(&channel).await;
+    let resolver = reports.iter().find(|report| report.actor == ActorKind::Resolver).unwrap();
+    let said = &resolver.facts["given up"];
+    assert!(said.contains(CONFIG_NAME.trim_end_matches('.')), "{said}");
+    assert!(said.contains("no answer within 1s"), "{said}");
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn a_config_that_was_found_stays_while_nobody_answers_for_it() {
+    let names = Names::start().await;
+    names.set(&format!("[{}]", choice("")));
+    // An address on which nobody listens has the channel ask again, and again.
+    let ips = vec![names.greeter.address().ip(), Ipv6Addr::LOCALHOST.into()];
+    names.server.set(NAME, Answer::Addresses(ips));
+    let wait = Duration::from_millis(20);
+    let backoff = BackoffConfig { base_delay: wait, max_delay: wait, ..BackoffConfig::default() };
+    let dns = Dns::new().min_interval(wait);
+    let channel = names.builder_for(NAME, dns).backoff(backoff).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    assert_eq!(configured(&channel).await, "round_robin");
+    names.server.set(CONFIG_NAME, Answer::Failure);
+    until("the config is given up", async || {
+        let reports = reports(&channel).await;
+        let resolver = reports.iter().find(|report| report.actor == ActorKind::Resolver).unwrap();
+        resolver.facts.contains_key("given up")
+    })
+    .await;
+    assert_eq!(configured(&channel).await, "round_robin");
+    channel.close().await;
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ pub(crate) enum Answer {
     Texts(Vec<Vec<String>>),
     /// SERVFAIL.
     Failure,
+    /// REFUSED.
+    Refusal,
     /// Nothing at all.
     Silence,
     /// These after a while.
@@ -46,6 +48,8 @@ struct Zone(Arc<Mutex<Records>>);
 #[derive(Default)]
 struct Records {
     answers: HashMap<String, Answer>,
+    /// Answers to questions of one kind, which go before the others.
+    by_kind: HashMap<(String, RecordType), Answer>,
     questions: Vec<Question>,
 }
 
@@ -82,6 +86,11 @@ impl NameServer {
         self.zone.0.lock().unwrap().answers.insert(name.to_owned(), answer);
     }
 
+    /// From now on this is the answer for `name` where the question is of this kind.
+    pub(crate) fn set_kind(&self, name: &str, kind: RecordType, answer: Answer) {
+        self.zone.0.lock().unwrap().by_kind.insert((name.to_owned(), kind), answer);
+    }
+
     /// From now on there is no such name.
     pub(crate) fn remove(&self, name: &str) {
         self.zone.0.lock().unwrap().answers.remove(name);
@@ -107,7 +116,8 @@ impl RequestHandler for Zone {
         let answer = {
             let mut records = self.0.lock().unwrap();
             records.questions.push(question);
-            records.answers.get(&name).cloned()
+            let by_kind = records.by_kind.get(&(name.clone(), kind));
+            by_kind.or_else(|| records.answers.get(&name)).cloned()
         };
         let addresses = |ips: Vec<IpAddr>| ips.into_iter().map(of_ip).collect();
         let (code, data, ttl): (_, Vec<RData>, _) = match answer {
@@ -118,6 +128,7 @@ impl RequestHandler for Zone {
                 (ResponseCode::NoError, texts.collect(), 60)
             }
             Some(Answer::Failure) => (ResponseCode::ServFail, Vec::new(), 0),
+            Some(Answer::Refusal) => (ResponseCode::Refused, Vec::new(), 0),
             Some(Answer::Silence) => std::future::pending().await,
             Some(Answer::Late(ips, wait)) => {
                 tokio::time::sleep(wait).await;

@@ -1,24 +1,27 @@
 //! `dns:` targets, over hickory.
 
-use std::error::Error;
-use std::fmt;
-use std::fs::File;
+use std::future;
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
-use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use hickory_resolver::{Hosts, Resolver, TokioResolver};
+use hickory_proto::rr::{Name, RData, RecordType};
+use tokio::time::timeout;
 
-use crate::types::{Address, Caught, Refresh, Target, TargetError};
+use crate::types::{Address, Caught, Endpoint, Refresh, Target, TargetError};
 
 use super::super::connect::{BoxFuture, TOKIO, without_io};
 use super::super::error::in_words;
 use super::hostname::hostname;
+use super::hosts::{LOOPBACK, addresses_in, is_localhost};
+use super::lookup::{Family, Found, Late, NotFound, addresses, look_up};
+use super::resolv_conf::{DNS_PORT, ResolvConf};
+use super::sort::sort;
+use super::stub::{NoAnswer, Said, Stub};
 use super::{
     BuildResolver, DEFAULT_PORT, FixedResolver, REFRESH_INTERVAL, Resolution, Resolve,
     ResolveError, ResolverOptions, ServiceConfigChoices,
@@ -27,20 +30,43 @@ use super::{
 /// The resolver of `dns` targets: `dns:host`, `dns:host:port`, `dns://server/host:port` where the
 /// server is the IP address, with or without a port, of the name server to ask.
 ///
-/// Each A and AAAA record is an endpoint of its own; the port is the target's, 443 by default. The
-/// hosts file comes first, then the name servers; UDP gives way to TCP where an answer is too long;
-/// a name with few dots is looked for in the search domains. IP addresses and `localhost` are not
-/// looked up.
+/// Each A and AAAA record is an endpoint of its own, in the order of
+/// [RFC 6724](https://www.rfc-editor.org/rfc/rfc6724); the port is the target's, 443 by default.
+///
+/// What this machine knows is final, and then no name server is asked: IP addresses, names in the
+/// hosts file, and `localhost` with all names below it
+/// ([RFC 6761](https://www.rfc-editor.org/rfc/rfc6761#section-6.3)).
+///
+/// # Name servers
+///
+/// Name servers and search domains come from `/etc/resolv.conf`, which means what it means to glibc
+/// ([resolv.conf(5)](https://man7.org/linux/man-pages/man5/resolv.conf.5.html)) and is read anew for
+/// every look-up. Servers are asked in their order, one at a time. The next one is asked after
+/// silence (`timeout`, 5 s by default), where nobody listens, and after SERVFAIL, REFUSED, NOTIMP,
+/// FORMERR and other errors; the list is gone through as often as `attempts` says, twice by default.
+/// An answer is final, also that a name does not exist or has no addresses. The options `ndots`,
+/// `rotate`, `use-vc`, `edns0` and `no-aaaa` are obeyed. Lines and options that are wrong are
+/// ignored, and a file that is missing or names no server means 127.0.0.1. Answers that UDP cuts
+/// short are fetched over TCP.
+///
+/// A whole look-up takes no longer than 30 s. Both families are asked for at once. When one has
+/// addresses, the other is waited for no longer than 50 ms
+/// ([RFC 8305](https://www.rfc-editor.org/rfc/rfc8305#section-3)); its addresses join when they come.
+/// A family that nobody answers for keeps the addresses that it had.
+///
+/// # When names are looked up again
 ///
 /// A channel resolves again when a connection is lost or fails, but no sooner than
-/// [`min_interval`](Self::min_interval) after the last time; after a failure with growing waits.
-/// The system's configuration is read anew at every lookup. The lives of records do not make
-/// it resolve; [`Channel::inspect`](crate::Channel::inspect) tells them.
+/// [`min_interval`](Self::min_interval) after the last time; after a failure with growing delays.
+/// [`Channel::inspect`](crate::Channel::inspect) shows the lives of records.
+///
+/// # Service configs
 ///
 /// Where [`ChannelBuilder::dns_service_config`](crate::ChannelBuilder::dns_service_config) asks for
 /// it, the service config is looked for beside the addresses, as a TXT record of `_grpc_config.host`
-/// (A2). The addresses wait for that no longer than 10 s; a lookup that fails is logged, and they
-/// come without a config.
+/// (A2). The addresses wait for it no longer than 1 s. A look-up that fails or takes longer is given
+/// up: the log and [`Channel::inspect`](crate::Channel::inspect) say so, and the config that was
+/// found before stays in force. Names that this machine knows have none.
 ///
 /// Every channel has one for the scheme `dns`. Give one with settings of your own to
 /// [`ChannelBuilder::resolver`](crate::ChannelBuilder::resolver):
@@ -59,6 +85,7 @@ pub struct Dns {
     name_servers: Vec<SocketAddr>,
     search_domains: Option<Vec<String>>,
     hosts_file: Option<PathBuf>,
+    resolv_conf: Option<PathBuf>,
     query_timeout: Option<Duration>,
     min_interval: Duration,
 }
@@ -70,35 +97,42 @@ impl Dns {
             name_servers: Vec::new(),
             search_domains: None,
             hosts_file: None,
+            resolv_conf: None,
             query_timeout: None,
             min_interval: REFRESH_INTERVAL,
         }
     }
 
-    /// Asks these name servers in place of the system's. A server that the target names itself
-    /// takes their place.
+    /// Asks these name servers, in this order, instead of the system's. A server that the target
+    /// names itself takes their place. `resolv.conf` is not read then.
     pub fn name_servers(mut self, servers: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.name_servers = servers.into_iter().collect();
         self
     }
 
-    /// Looks for names with fewer dots than `ndots`, mostly 1, in these domains in place of the
-    /// system's. Together with [`name_servers`](Self::name_servers) or a target that names its
-    /// server the default is none.
+    /// Looks for names in these domains instead of the system's: names with fewer dots than `ndots`,
+    /// mostly 1, before they are looked for as they are, others after that. Together with
+    /// [`name_servers`](Self::name_servers) or a target that names its server the default is none.
     pub fn search_domains<D: Into<String>>(mut self, domains: impl IntoIterator<Item = D>) -> Self {
         self.search_domains = Some(domains.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Reads this file in place of the system's hosts file.
+    /// Reads this file instead of the system's hosts file. A look-up fails if the file is missing.
     pub fn hosts_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.hosts_file = Some(path.into());
         self
     }
 
-    /// How long a name server may take before it, or another, is asked again. Default: the
-    /// system's, which is mostly 5 s. Three times is asked at most, and a whole lookup takes no
-    /// longer than 30 s.
+    /// Reads this file instead of `/etc/resolv.conf`. A name server may have a port here, as on
+    /// OpenBSD: `nameserver [127.0.0.1]:5353`.
+    pub fn resolv_conf(mut self, path: impl Into<PathBuf>) -> Self {
+        self.resolv_conf = Some(path.into());
+        self
+    }
+
+    /// How long one name server may take over one question, before the next is asked. Default: what
+    /// the system's configuration says, which is mostly 5 s.
     pub fn query_timeout(mut self, timeout: Duration) -> Self {
         self.query_timeout = Some(timeout);
         self
@@ -155,8 +189,8 @@ impl BuildResolver for Dns {
         })?;
         // Nobody but this machine says what `localhost` is (A10).
         let wants_config =
-            options.dns_service_config && !options.disable_service_config && !name.is_localhost();
-        Ok(Box::new(DnsResolver {
+            options.dns_service_config && !options.disable_service_config && !is_localhost(host);
+        let query = Query {
             host: host.to_owned(),
             // A name that has no room for the label has no config either.
             config_name: wants_config.then(|| name.prepend_label(CONFIG_LABEL).ok()).flatten(),
@@ -165,7 +199,9 @@ impl BuildResolver for Dns {
             servers: server.map_or_else(|| self.name_servers.clone(), |server| vec![server]),
             search,
             settings: self.clone(),
-        }))
+            turn: AtomicUsize::new(0),
+        };
+        Ok(Box::new(DnsResolver { query, known: Known::default(), late: None, has_news: false }))
     }
 }
 
@@ -183,6 +219,16 @@ impl BuildResolver for Unresolved {
 
 /// Looks one host up.
 struct DnsResolver {
+    query: Query,
+    known: Known,
+    /// A question that is still out, whose answer is waited for when nothing else is done.
+    late: Option<Late>,
+    /// Whether something is known that was not told: what came late.
+    has_news: bool,
+}
+
+/// What is looked up, and with whom.
+struct Query {
     /// As the target has it.
     host: String,
     name: Name,
@@ -193,7 +239,31 @@ struct DnsResolver {
     servers: Vec<SocketAddr>,
     search: Option<Vec<Name>>,
     settings: Dns,
+    /// Counts look-ups, for `rotate`.
+    turn: AtomicUsize,
 }
+
+/// What the name servers have said so far.
+#[derive(Default)]
+struct Known {
+    /// Where the name was found.
+    name: Name,
+    v4: Records,
+    v6: Records,
+    config: Option<ServiceConfigChoices>,
+    /// What was looked for besides the addresses, and given up.
+    given_up: Option<String>,
+}
+
+/// The addresses of a family, and how long they live.
+#[derive(Default)]
+struct Records {
+    ips: Vec<IpAddr>,
+    ttl: Duration,
+}
+
+/// The service configs of a name, if there are any; or why that is not known.
+type Config = Result<Option<ServiceConfigChoices>, String>;
 
 impl Resolve for DnsResolver {
     fn resolve(&mut self) -> BoxFuture<'_, Result<Resolution, ResolveError>> {
@@ -201,105 +271,206 @@ impl Resolve for DnsResolver {
         Box::pin(async move { looking.await.map_err(|it| ResolveError::new(without_io(&it)))? })
     }
 
+    fn changed(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Some(late) = &mut self.late {
+                let said = (&mut late.answer).await;
+                let family = late.family;
+                self.late = None;
+                self.has_news |= self.known.take(family, said);
+            }
+            if !self.has_news {
+                future::pending::<()>().await;
+            }
+        })
+    }
+
     fn refresh(&self) -> Refresh {
-        Refresh::AtMostEvery(self.settings.min_interval)
+        Refresh::AtMostEvery(self.query.settings.min_interval)
     }
 }
 
 impl DnsResolver {
-    async fn look_up(&self) -> Result<Resolution, ResolveError> {
-        let resolver = self.resolver()?;
-        let Some(name) = &self.config_name else { return self.addresses(&resolver).await };
-        let config = async { Ok(config(&resolver, name).await) };
-        // Without addresses nobody waits for the config.
-        let (resolution, choices) = tokio::try_join!(self.addresses(&resolver), config)?;
-        Ok(Resolution { choices, ..resolution })
+    async fn look_up(&mut self) -> Result<Resolution, ResolveError> {
+        // What came late belongs to the look-up before, which need not be done again for it.
+        if !self.has_news {
+            self.late = None;
+            if let Some(ips) = self.query.local().await? {
+                return Ok(Resolution::new(self.query.endpoints(ips)));
+            }
+            let (found, config) = self.query.ask().await?;
+            self.known.enter(found.name);
+            for (family, said) in found.said {
+                self.known.take(family, said);
+            }
+            self.late = found.late;
+            if let Some((name, config)) = self.query.config_name.as_ref().zip(config) {
+                self.known.take_config(name, config);
+            }
+        }
+        self.has_news = false;
+        Ok(self.known.resolution(&self.query))
+    }
+}
+
+impl Known {
+    /// What another name had stands for nothing at this one.
+    fn enter(&mut self, name: Name) {
+        if name != self.name {
+            *self = Self { name, config: self.config.take(), ..Self::default() };
+        }
     }
 
-    async fn addresses(&self, resolver: &TokioResolver) -> Result<Resolution, ResolveError> {
-        let found = resolver.lookup_ip(self.name.clone()).await;
-        let found = found.map_err(|error| self.error(error))?;
-        let endpoints = found.iter().map(|ip| SocketAddr::new(ip, self.port).into());
-        let ttl = found.as_lookup().answers().iter().map(|record| record.ttl).min();
-        let resolution = Resolution::new(endpoints);
-        Ok(match ttl {
-            Some(seconds) => resolution.with_ttl(Duration::from_secs(seconds.into())),
-            None => resolution,
-        })
-    }
-
-    /// hickory's resolver, made for one lookup: the system's configuration may have changed since
-    /// the last.
-    fn resolver(&self) -> Result<TokioResolver, ResolveError> {
-        let failed = |error| self.error(error);
-        let mut builder = if self.servers.is_empty() {
-            let (config, options) =
-                hickory_resolver::system_conf::read_system_conf().map_err(failed)?;
-            let search = self.search.clone().unwrap_or_else(|| config.search().to_vec());
-            let domain = config.domain().cloned();
-            let config = ResolverConfig::from_parts(domain, search, config.name_servers().to_vec());
-            Resolver::builder_with_config(config, TokioRuntimeProvider::default())
-                .with_options(options)
-        } else {
-            let servers = self.servers.iter().copied().map(name_server).collect();
-            let search = self.search.clone().unwrap_or_default();
-            let config = ResolverConfig::from_parts(None, search, servers);
-            Resolver::builder_with_config(config, TokioRuntimeProvider::default())
+    /// Whether the addresses of the family are others now. What was known of it stands in for what
+    /// nobody says.
+    fn take(&mut self, family: Family, said: Result<Said, NoAnswer>) -> bool {
+        let records = match said {
+            Ok(Said::Records { data, ttl }) => Records { ips: addresses(&data), ttl },
+            Ok(Said::NoData | Said::NoName) => Records::default(),
+            Err(error) => {
+                let name = &self.name;
+                tracing::debug!(target: "switchboard", %name, ?family, %error, "no answer");
+                return false;
+            }
         };
-        let options = builder.options_mut();
-        // A lookup is asked for when there are doubts about what the last one gave: an answer from
-        // a cache would be that same one.
-        options.cache_size = 0;
-        if let Some(timeout) = self.settings.query_timeout {
-            options.timeout = timeout;
-        }
-        let mut resolver = builder.build().map_err(failed)?;
-        if let Some(path) = &self.settings.hosts_file {
-            let mut hosts = Hosts::default();
-            File::open(path).and_then(|file| hosts.read_hosts_conf(file)).map_err(|error| {
-                let cause = in_words(&error);
-                ResolveError::new(format!("the hosts file {}: {cause}", path.display()))
-                    .with_source(error)
-            })?;
-            resolver.set_hosts(Arc::new(hosts));
-        }
-        Ok(resolver)
+        let known = match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        };
+        let is_new = known.ips != records.ips;
+        *known = records;
+        is_new
     }
 
-    fn error(&self, error: NetError) -> ResolveError {
-        let cause = Cause(&error);
+    fn take_config(&mut self, name: &Name, config: Config) {
+        self.given_up = match config {
+            Ok(choices) => {
+                self.config = choices;
+                None
+            }
+            Err(fault) => {
+                tracing::info!(target: "switchboard", %name, fault, "no service config from DNS");
+                Some(format!("the service config at {name}: {fault}"))
+            }
+        };
+    }
+
+    fn resolution(&self, query: &Query) -> Resolution {
+        let lives = [&self.v4, &self.v6].into_iter().filter(|records| !records.ips.is_empty());
+        Resolution {
+            ttl: lives.map(|records| records.ttl).min(),
+            choices: self.config.clone(),
+            given_up: self.given_up.clone(),
+            ..Resolution::new(query.endpoints([&*self.v4.ips, &*self.v6.ips].concat()))
+        }
+    }
+}
+
+impl Query {
+    /// What this machine knows itself; nobody is asked then.
+    async fn local(&self) -> Result<Option<Vec<IpAddr>>, ResolveError> {
+        let (path, is_given) = match &self.settings.hosts_file {
+            Some(path) => (&**path, true),
+            None => (Path::new(HOSTS_FILE), false),
+        };
+        let found = match read(path.to_owned()).await {
+            Ok(hosts) => addresses_in(&hosts, &self.host),
+            Err(error) if is_given => {
+                let cause = in_words(&error);
+                let text = format!("the hosts file {}: {cause}", path.display());
+                return Err(ResolveError::new(text).with_source(error));
+            }
+            Err(_) => Vec::new(),
+        };
+        if found.is_empty() && is_localhost(&self.host) {
+            return Ok(Some(LOOPBACK.to_vec()));
+        }
+        Ok((!found.is_empty()).then_some(found))
+    }
+
+    /// Asks for the addresses, and beside them for the service config if that is wanted.
+    async fn ask(&self) -> Result<(Found, Option<Config>), ResolveError> {
+        let conf = self.conf().await;
+        let stub = Arc::new(Stub::new(&conf, &self.turn));
+        let finding =
+            async { look_up(&stub, &conf, &self.name).await.map_err(|error| self.error(error)) };
+        let Some(name) = &self.config_name else { return Ok((finding.await?, None)) };
+        let (mut finding, mut config) = (pin!(finding), pin!(config(&stub, &conf, name)));
+        // Without addresses nobody waits for the config.
+        let (found, config) = tokio::select! {
+            biased;
+            found = &mut finding => (found?, timeout(CONFIG_GRACE, config).await),
+            config = &mut config => (finding.await?, Ok(config)),
+        };
+        let late =
+            |_| Err(format!("no answer within {CONFIG_GRACE:?} after the one for the addresses"));
+        Ok((found, Some(config.unwrap_or_else(late))))
+    }
+
+    fn endpoints(&self, mut ips: Vec<IpAddr>) -> impl Iterator<Item = Endpoint> {
+        sort(&mut ips);
+        let port = self.port;
+        ips.into_iter().map(move |ip| SocketAddr::new(ip, port).into())
+    }
+
+    /// Whom to ask, as that is known now: the system's configuration may have changed since the
+    /// last look-up.
+    async fn conf(&self) -> ResolvConf {
+        let mut conf = if self.servers.is_empty() {
+            let path =
+                self.settings.resolv_conf.as_deref().unwrap_or_else(|| Path::new(RESOLV_CONF));
+            let text = read(path.to_owned()).await.unwrap_or_else(|error| {
+                let path = path.display();
+                tracing::debug!(target: "switchboard", %path, %error, "name servers have defaults");
+                Vec::new()
+            });
+            ResolvConf::parse(&text, hostname().as_deref())
+        } else {
+            ResolvConf { servers: self.servers.clone(), ..ResolvConf::default() }
+        };
+        if let Some(search) = &self.search {
+            conf.search.clone_from(search);
+        }
+        if let Some(timeout) = self.settings.query_timeout {
+            conf.timeout = timeout;
+        }
+        conf
+    }
+
+    fn error(&self, error: NotFound) -> ResolveError {
         let servers: Vec<_> = self.servers.iter().map(ToString::to_string).collect();
         let message = match servers.join(" and ") {
-            servers if servers.is_empty() => format!("DNS lookup of `{}`: {cause}", self.host),
-            servers => format!("DNS lookup of `{}` at {servers}: {cause}", self.host),
+            servers if servers.is_empty() => format!("DNS lookup of `{}`: {error}", self.host),
+            servers => format!("DNS lookup of `{}` at {servers}: {error}", self.host),
         };
         ResolveError::new(message).with_source(error)
     }
 }
 
-/// The service configs at `name`, if there are any and they can be had.
-async fn config(resolver: &TokioResolver, name: &Name) -> Option<ServiceConfigChoices> {
-    let found = resolver.lookup(name.clone(), RecordType::TXT);
-    let fault = match tokio::time::timeout(CONFIG_TIMEOUT, found).await {
-        Ok(Ok(found)) => {
-            let records = found.answers().iter().filter_map(|record| match &record.data {
-                RData::TXT(text) => Some(&*text.txt_data),
-                _ => None,
-            });
-            match choices(records) {
-                Ok(list) => {
-                    return list.map(|list| ServiceConfigChoices { list, hostname: hostname() });
-                }
-                Err(fault) => fault,
+/// Reads a small file off the threads of the runtime.
+async fn read(path: PathBuf) -> io::Result<Vec<u8>> {
+    let reading = tokio::task::spawn_blocking(|| std::fs::read(path));
+    reading.await.map_err(io::Error::other)?
+}
+
+/// Looks the service configs of a host up, where `name` is the host behind its label.
+async fn config(stub: &Stub, conf: &ResolvConf, name: &Name) -> Config {
+    for name in conf.candidates(name) {
+        match stub.ask(&name, RecordType::TXT).await {
+            Ok(Said::Records { data, .. }) => {
+                let records = data.iter().filter_map(|record| match record {
+                    RData::TXT(text) => Some(&*text.txt_data),
+                    _ => None,
+                });
+                let list = choices(records)?;
+                return Ok(list.map(|list| ServiceConfigChoices { list, hostname: hostname() }));
             }
+            // Most names have none.
+            Ok(Said::NoData | Said::NoName) => {}
+            Err(error) => return Err(error.to_string()),
         }
-        // Most names have none.
-        Ok(Err(error)) if error.is_nx_domain() || error.is_no_records_found() => return None,
-        Ok(Err(error)) => Cause(&error).to_string(),
-        Err(_) => format!("no answer within {CONFIG_TIMEOUT:?}"),
-    };
-    tracing::info!(target: "switchboard", %name, fault, "no service config from DNS");
-    None
+    }
+    Ok(None)
 }
 
 /// What the first record says that has service configs. Strings of a record are parts of one text.
@@ -327,13 +498,6 @@ fn dns_name(text: &str) -> Option<Name> {
         return Name::from_ascii(text).ok();
     }
     Name::from_utf8(text).ok()
-}
-
-fn name_server(address: SocketAddr) -> NameServerConfig {
-    let [mut udp, mut tcp] = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
-    udp.port = address.port();
-    tcp.port = address.port();
-    NameServerConfig::new(address.ip(), true, vec![udp, tcp])
 }
 
 /// The host and the port that a target names.
@@ -397,28 +561,8 @@ fn parse_server(target: &Target) -> Result<Option<SocketAddr>, TargetError> {
     })
 }
 
-/// An error with the errors that caused it.
-struct Cause<'a>(&'a NetError);
-
-impl fmt::Display for Cause<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_nx_domain() {
-            return f.write_str("there is no such name");
-        }
-        if self.0.is_no_records_found() {
-            return f.write_str("the name has no addresses");
-        }
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
-    }
-}
-
-const DNS_PORT: u16 = 53;
+const HOSTS_FILE: &str = "/etc/hosts";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Where the service configs of a name are, and how they begin (A2).
 const CONFIG_LABEL: &str = "_grpc_config";
@@ -427,9 +571,9 @@ const CONFIG_PREFIX: &[u8] = b"grpc_config=";
 /// 64 KiB: what one message of DNS can hold, and more than any config has.
 const CONFIG_BYTES_MAX: usize = 64 * 1024;
 
-/// Two questions that get lost; well within what the whole lookup has, so that a server which keeps
-/// silent about configs does not take the addresses away.
-const CONFIG_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long addresses wait for the service config: most answers come within a few milliseconds, and
+/// a server that keeps silent about configs must not take the addresses away.
+const CONFIG_GRACE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -516,21 +660,6 @@ mod tests {
             let found = choices(records.iter().copied()).unwrap();
             assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{records:?}");
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_config_is_not_waited_for_longer_than_its_time() {
-        let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let servers = vec![name_server(silent.local_addr().unwrap())];
-        let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-        let provider = TokioRuntimeProvider::default();
-        let mut builder = Resolver::builder_with_config(config, provider);
-        builder.options_mut().timeout = 3 * CONFIG_TIMEOUT;
-        let resolver = builder.build().unwrap();
-        let began = tokio::time::Instant::now();
-        let name = dns_name("_grpc_config.greeter.example.").unwrap();
-        assert_eq!(super::config(&resolver, &name).await, None);
-        assert!(began.elapsed() <= CONFIG_TIMEOUT + Duration::from_millis(1));
     }
 
     #[test]

@@ -8,8 +8,18 @@ mod dns;
 mod fixed;
 #[cfg(feature = "dns")]
 mod hostname;
+#[cfg(feature = "dns")]
+mod hosts;
+#[cfg(feature = "dns")]
+mod lookup;
 #[cfg(feature = "test-util")]
 mod manual;
+#[cfg(feature = "dns")]
+mod resolv_conf;
+#[cfg(feature = "dns")]
+mod sort;
+#[cfg(feature = "dns")]
+mod stub;
 mod unix;
 
 use std::collections::BTreeMap;
@@ -132,6 +142,9 @@ pub struct Resolution {
     pub ttl: Option<Duration>,
     /// The service configs in DNS, where there are any and `service_config` says nothing.
     pub(crate) choices: Option<ServiceConfigChoices>,
+    /// What was looked for besides and given up, and why. It is shown by
+    /// [`Channel::inspect`](crate::Channel::inspect).
+    pub(crate) given_up: Option<String>,
 }
 
 /// Service configs of which the channel chooses one (A2).
@@ -172,14 +185,14 @@ impl Resolution {
 /// Selectors are the same where they are one.
 impl PartialEq for Resolution {
     fn eq(&self, other: &Self) -> bool {
-        let Self { endpoints, service_config, config_selector, ttl, choices } = self;
+        let Self { endpoints, service_config, config_selector, ttl, choices, given_up } = self;
         let same_selector = match (config_selector, &other.config_selector) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
         };
         same_selector
             && (endpoints, service_config) == (&other.endpoints, &other.service_config)
-            && (ttl, choices) == (&other.ttl, &other.choices)
+            && (ttl, choices, given_up) == (&other.ttl, &other.choices, &other.given_up)
     }
 }
 
