@@ -79,6 +79,15 @@ async fn main() -> Result<ExitCode, Failure> {
     load.more_calls(2_000).await;
     let killed = load.stop().await;
     killed.print();
+    if !killed.failures.is_empty() {
+        println!(
+            "  They are the calls that the server had accepted when it was killed. It may have"
+        );
+        println!(
+            "  carried them out, so the channel does not repeat them by itself: a retry policy"
+        );
+        println!("  in the service config says that it may. All other calls went to the others.");
+    }
     greeters[1].release();
 
     say("Both start again.");

@@ -15,6 +15,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
+use tracing::Level;
 
 #[cfg(feature = "test-util")]
 use super::faults::Blow;
@@ -26,7 +27,7 @@ use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, balancer, resolver};
 use crate::call::WatchEnd;
-use crate::observe::{ActorKind, ActorReport, ChannelEvent};
+use crate::observe::{ActorKind, ActorReport, ChannelEvent, Trouble};
 use crate::policy::connection::{Effect, Event, Growth, State, Timing};
 use crate::policy::lb::SubchannelState;
 use crate::policy::{health, scaling};
@@ -340,7 +341,13 @@ impl AddrConn {
 
     fn lost(&self, me: &ActorRef<Msg>, life: &mut Life, cause: &Disconnect) {
         life.vitals.count("lost connections");
-        tracing::info!(target: "switchboard", %cause, "connection takes no more calls");
+        let log = &self.core.settings.log;
+        log.tell(
+            Level::INFO,
+            "connection takes no more calls",
+            &self.subchannel.address,
+            Some(cause),
+        );
         life.vitals.fail(cause.clone());
         self.core.memory().disconnect = Some((Instant::now(), cause.clone()));
         // News of an older connection says nothing of the one that serves now.
@@ -495,7 +502,9 @@ impl AddrConn {
     fn complain(&self, health: &Health) {
         let (subchannel, address) = (self.subchannel.id, &self.subchannel.address);
         let said = health.error.as_ref().map(Status::message).unwrap_or_default();
-        tracing::error!(target: "switchboard", %address, said, "the service config wants health checks, and the server has no grpc.health.v1.Health/Watch: it is taken as healthy");
+        let what = "the service config wants health checks, and the server has no \
+                    grpc.health.v1.Health/Watch: it is taken as healthy";
+        self.core.settings.log.tell(Level::ERROR, what, address, Some(&said));
         if let Some(cause) = &health.error {
             self.core.settings.observers.tell(|| ChannelEvent::HealthCheckUnimplemented {
                 subchannel,
@@ -508,7 +517,16 @@ impl AddrConn {
     fn report_health(&self, health: &Health, connectivity: ConnectivityState) {
         let address = &self.subchannel.address;
         let cause = health.error.as_ref().map(Status::message).unwrap_or_default();
-        tracing::info!(target: "switchboard", %address, health = %connectivity, cause, "subchannel");
+        let log = &self.core.settings.log;
+        match connectivity {
+            ConnectivityState::TransientFailure => log.fails(Trouble::NotServing, address, &cause),
+            ConnectivityState::Ready => {
+                log.recovers(Trouble::NotServing, address);
+            }
+            ConnectivityState::Idle
+            | ConnectivityState::Connecting
+            | ConnectivityState::Shutdown => {}
+        }
         if self.subchannel.tells_health() {
             let told = balancer::Msg::HealthChanged(self.subchannel.id);
             self.core.balancer.tell(told);
@@ -567,13 +585,16 @@ impl AddrConn {
     ) {
         let address = &self.subchannel.address;
         let cause = state.error.as_ref().map(Status::message);
-        match cause {
-            Some(cause) => {
-                tracing::info!(target: "switchboard", %address, state = %connectivity, cause, "subchannel");
+        let log = &self.core.settings.log;
+        match connectivity {
+            ConnectivityState::TransientFailure => {
+                log.fails(Trouble::Unreachable, address, &cause.unwrap_or_default());
             }
-            None => {
-                tracing::info!(target: "switchboard", %address, state = %connectivity, "subchannel");
-            }
+            ConnectivityState::Ready if log.recovers(Trouble::Unreachable, address) => {}
+            ConnectivityState::Ready => log.tell(Level::INFO, "connected", address, None),
+            ConnectivityState::Connecting => log.tell(Level::DEBUG, "connecting", address, None),
+            ConnectivityState::Idle => log.tell(Level::DEBUG, "not connected", address, None),
+            ConnectivityState::Shutdown => log.tell(Level::DEBUG, "given up", address, None),
         }
         life.vitals.enter_because(connectivity.to_string(), cause);
         self.subchannel.lives.prove();

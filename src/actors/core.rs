@@ -8,13 +8,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
+use tracing::Level;
 
 use super::mailbox::Mailbox;
 use super::news::News;
 use super::registry::Registry;
 use super::{balancer, client_conn, resolver, root, supervisor};
 use crate::call::{Conduct, NoRuntime, RetryLimits, Shared, Snapshot};
-use crate::observe::{ChannelEvent, Observers};
+use crate::observe::{ChannelEvent, Log, Observers};
 use crate::policy::backoff::Backoff;
 use crate::policy::idle;
 use crate::policy::lb::{self, DropPicker, Picker};
@@ -32,6 +33,8 @@ use crate::types::{
 /// What the builder decided.
 pub(crate) struct Settings {
     pub(crate) target: Target,
+    /// Where lines go that peers can bring about.
+    pub(crate) log: Arc<Log>,
     /// Who is told what happens.
     pub(crate) observers: Observers,
     pub(crate) resolver: Arc<dyn BuildResolver>,
@@ -331,7 +334,8 @@ impl Core {
         self.news.tell();
         if self.shared.states.post(connectivity) {
             self.settings.observers.tell(|| ChannelEvent::StateChanged { state: connectivity });
-            tracing::info!(target: "switchboard", channel = %self.settings.target, state = %connectivity, "channel");
+            let (log, is) = (&self.settings.log, "channel has another state");
+            log.tell(Level::INFO, is, &connectivity, None);
         }
     }
 
@@ -414,8 +418,9 @@ impl Core {
         if memory.keepalive_time.is_none_or(|time| time < doubled) {
             memory.keepalive_time = Some(doubled);
         }
-        let channel = &self.settings.target;
-        tracing::error!(target: "switchboard", %channel, ?time, "a server says too_many_pings: its keepalive allows fewer than this channel sends; the time is doubled");
+        let said = "a server says too_many_pings: its keepalive allows fewer than this channel sends; \
+                    the time between them is doubled";
+        self.settings.log.tell(Level::ERROR, said, &format!("{time:?}"), None);
     }
 
     /// Whether the channel has left IDLE and resolves its target.

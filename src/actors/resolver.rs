@@ -12,6 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
+use tracing::Level;
 
 use super::core::Resolved;
 #[cfg(feature = "test-util")]
@@ -20,7 +21,7 @@ use super::task::spawn_told;
 use super::timer::Timer;
 use super::vitals::Vitals;
 use super::{Core, Settings, client_conn};
-use crate::observe::{ActorKind, ActorReport, ChannelEvent};
+use crate::observe::{ActorKind, ActorReport, ChannelEvent, Trouble};
 use crate::policy::floor::{ENDPOINT_CHANGES, Floor};
 use crate::policy::resolution::{Effect, Event, Pace, State};
 use crate::policy::service_config::{Client, ServiceConfig};
@@ -193,7 +194,7 @@ impl Resolver {
         life.vitals.count("lookups");
         let (resolved, event) = match outcome {
             Ok(resolution) => (self.understood(life, resolution), Event::Resolved),
-            Err(error) => (Self::failed(life, error), Event::Failed),
+            Err(error) => (self.failed(life, error), Event::Failed),
         };
         self.advance(me, life, event);
         self.tell(&resolved);
@@ -213,8 +214,9 @@ impl Resolver {
         }
     }
 
-    fn failed(life: &mut Life, error: ResolveError) -> Resolved {
-        tracing::info!(target: "switchboard", %error, "resolution failed");
+    fn failed(&self, life: &mut Life, error: ResolveError) -> Resolved {
+        let settings = &self.core.settings;
+        settings.log.fails(Trouble::Unresolved, &settings.target, &error);
         life.vitals.fail(error.clone());
         Resolved::Failed(Status::unavailable(error.to_string()).with_source(error))
     }
@@ -270,7 +272,20 @@ impl Resolver {
             ttl,
             given_up,
         });
-        tracing::debug!(target: "switchboard", channel = %self.core.settings.target, endpoints = endpoints.len(), "resolved");
+        let (log, target) = (&self.core.settings.log, &self.core.settings.target);
+        log.recovers(Trouble::Unresolved, target);
+        log.tell(
+            Level::DEBUG,
+            "names are resolved",
+            &format!("{} endpoints", endpoints.len()),
+            None,
+        );
+        match &config {
+            Some(Err(error)) => log.fails(Trouble::BadConfig, target, error),
+            Some(Ok(_)) | None => {
+                log.recovers(Trouble::BadConfig, target);
+            }
+        }
         Resolved::Update { endpoints: endpoints.into(), config, selector }
     }
 
@@ -319,7 +334,7 @@ impl Resolver {
             Effect::TimedOut => {
                 let target = &self.core.settings.target;
                 let text = format!("resolving {target}: no answer within {LOOKUP_TIMEOUT:?}");
-                self.tell(&Self::failed(life, ResolveError::new(text)));
+                self.tell(&self.failed(life, ResolveError::new(text)));
             }
         }
     }

@@ -12,7 +12,7 @@ use super::channel::{Channel, Defaults};
 use super::intercept::Interceptor;
 use crate::actors::{Core, HealthChecks, Settings};
 use crate::call::RetryLimits;
-use crate::observe::{ChannelEntry, Channelz, Observer, Observers};
+use crate::observe::{ChannelEntry, Channelz, Log, Observer, Observers};
 use crate::policy::backoff::Backoff;
 use crate::policy::lb::{LbPolicyBuilder, LbRegistry};
 use crate::policy::service_config::{ServiceConfig, ServiceConfigError};
@@ -487,7 +487,8 @@ impl ChannelBuilder {
             None => resolver.default_authority(&target),
         };
         let (resolver, proxy) = self.route(resolver, &target);
-        let security = credentials.prepare(&authority)?;
+        let log = Arc::new(Log::new(Some(target.to_string()), runtime_clock));
+        let security = credentials.prepare(&authority, &log)?;
         let mut connection = self.connection.clone();
         connection.receive_buffer = ReceiveBuffer::new(self.receive_buffer_max);
         #[cfg(feature = "test-util")]
@@ -509,9 +510,10 @@ impl ChannelBuilder {
             Place::Below(parent) => Some(parent.nested(&name)),
         };
         connection.keeps_times = channelz.is_some();
-        let observers = Observers::new(self.observers.clone(), name, channelz);
+        let observers = Observers::new(self.observers.clone(), name, log.clone(), channelz);
         let core = Core::new(Settings {
             target,
+            log,
             observers,
             resolver,
             resolver_options: self.resolver_options,
@@ -748,6 +750,11 @@ fn user_agent(product: Option<&str>) -> Result<http::HeaderValue, BuildError> {
 pub(super) fn fresh_seed() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
     RandomState::new().hash_one(())
+}
+
+/// The time by the clock that a runtime's timers go by, which tests can pause.
+pub(super) fn runtime_clock() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 /// A text without a scheme is a name in DNS, as in gRPC naming.

@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::backoff_table;
-use super::builder::{BackoffConfig, fresh_seed};
-use crate::observe::since_1970;
+use super::builder::{BackoffConfig, fresh_seed, runtime_clock};
+use crate::observe::{Log, Trouble, since_1970};
 use crate::policy::backoff::Backoff;
 use crate::policy::token::{Answer, Event, Fetch, State};
 use crate::transport::{BearerToken, BoxFuture, CallContext, CallCredentials, WatchedFile};
@@ -70,7 +70,10 @@ pub struct JwtFile {
 impl OAuth2 {
     /// Sends the tokens of `source`.
     pub fn new(source: impl TokenSource) -> Self {
-        Self { tokens: Tokens::new(source), level: SecurityLevel::PrivacyAndIntegrity }
+        Self {
+            tokens: Tokens::new("a token source".to_owned(), source),
+            level: SecurityLevel::PrivacyAndIntegrity,
+        }
     }
 
     /// Sends them on connections that are protected so or better, as
@@ -104,7 +107,8 @@ impl fmt::Debug for AccessToken {
 impl JwtFile {
     /// Sends what the file at `path` holds. Nothing is read before the first call.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        let tokens = Tokens::new(JwtSource::new(path.into()));
+        let path = path.into();
+        let tokens = Tokens::new(path.display().to_string(), JwtSource::new(path));
         Self { tokens, level: SecurityLevel::PrivacyAndIntegrity }
     }
 
@@ -149,8 +153,11 @@ struct Tokens(Arc<Shared>);
 
 struct Shared {
     source: Foreign<Box<dyn TokenSource>>,
+    /// For the log.
+    name: String,
     cached: Mutex<Cached>,
     fetched: Notify,
+    log: Log,
 }
 
 /// What a fetch ends with: what to send, and when that expires.
@@ -163,7 +170,7 @@ struct Cached {
 }
 
 impl Tokens {
-    fn new(source: impl TokenSource) -> Self {
+    fn new(name: String, source: impl TokenSource) -> Self {
         let rest = BackoffConfig::default();
         let intervals = backoff_table::intervals(rest.base_delay, rest.multiplier, rest.max_delay);
         let cached = Cached {
@@ -173,8 +180,10 @@ impl Tokens {
         };
         Self(Arc::new(Shared {
             source: Foreign::new("the token source", Box::new(source)),
+            name,
             cached: Mutex::new(cached),
             fetched: Notify::new(),
+            log: Log::new(None, runtime_clock),
         }))
     }
 
@@ -236,8 +245,11 @@ impl Shared {
     }
 
     fn settle(&self, outcome: Outcome) {
-        if let Err(error) = &outcome {
-            tracing::warn!(target: "switchboard", %error, "a token for calls could not be fetched");
+        match &outcome {
+            Err(error) => self.log.fails(Trouble::NoToken, &self.name, error),
+            Ok(_) => {
+                self.log.recovers(Trouble::NoToken, &self.name);
+            }
         }
         self.cached().step(Instant::now().into_std(), Event::Fetched(outcome));
         self.fetched.notify_waiters();

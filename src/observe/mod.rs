@@ -8,6 +8,7 @@ mod channelz;
 mod clock;
 mod graph;
 mod inspection;
+mod log;
 mod observers;
 #[cfg(feature = "otel")]
 mod open_telemetry;
@@ -34,4 +35,5 @@ pub use open_telemetry::{
 pub(crate) use channelz::{ChannelEntry, OwnCall, SocketEntry};
 pub(crate) use clock::{now, since_1970};
 pub(crate) use inspection::Probe;
+pub(crate) use log::{Log, Trouble};
 pub(crate) use observers::{Observers, Watching};

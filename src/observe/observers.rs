@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use tracing::Level;
+
 use super::calls::{CallInfo, CallObserver, Observer};
 use super::channels::{ChannelEvent, ChannelInfo};
 use super::channelz::{ChannelEntry, OwnCall};
+use super::log::Log;
 use crate::types::{Foreign, MethodPath, SubchannelId};
 
 /// Those who observe a channel: mostly nobody, which costs a branch an event.
@@ -17,6 +20,7 @@ pub(crate) struct Observers(Option<Arc<Present>>);
 struct Present {
     observers: Vec<Foreign<Arc<dyn Observer>>>,
     target: String,
+    log: Arc<Log>,
     /// What the registry has of the channel, which is one of the observers.
     channelz: Option<ChannelEntry>,
 }
@@ -26,6 +30,7 @@ impl Observers {
     pub(crate) fn new(
         mut observers: Vec<Arc<dyn Observer>>,
         target: String,
+        log: Arc<Log>,
         channelz: Option<ChannelEntry>,
     ) -> Self {
         observers.extend(channelz.as_ref().map(ChannelEntry::observer));
@@ -34,7 +39,7 @@ impl Observers {
         }
         let foreign = |observer| Foreign::new(AN_OBSERVER, observer);
         let observers = observers.into_iter().map(foreign).collect();
-        Self(Some(Arc::new(Present { observers, target, channelz })))
+        Self(Some(Arc::new(Present { observers, target, log, channelz })))
     }
 
     /// What a registry has of the channel, if it is in one.
@@ -67,7 +72,8 @@ impl Present {
     fn call_began(&self, method: &MethodPath, is_known: bool) -> Vec<Watching> {
         let call = CallInfo::new(method, is_known, &self.target);
         let began = |observer: &Foreign<Arc<dyn Observer>>| {
-            Some(Watching::new(tell(observer, |observer| observer.call_began(&call))??))
+            let watching = tell(observer, &self.log, |observer| observer.call_began(&call))??;
+            Some(Watching::new(watching, self.log.clone()))
         };
         self.observers.iter().filter_map(began).collect()
     }
@@ -76,34 +82,44 @@ impl Present {
     fn tell(&self, event: &ChannelEvent<'_>) {
         let channel = ChannelInfo::new(&self.target);
         for observer in &self.observers {
-            tell(observer, |observer| observer.channel_event(&channel, event));
+            tell(observer, &self.log, |observer| observer.channel_event(&channel, event));
         }
     }
 }
 
 /// Who observes one call.
-pub(crate) struct Watching(Foreign<Arc<dyn CallObserver>>);
+pub(crate) struct Watching {
+    observer: Foreign<Arc<dyn CallObserver>>,
+    log: Arc<Log>,
+}
 
 impl Watching {
-    pub(crate) fn new(observer: Arc<dyn CallObserver>) -> Self {
-        Self(Foreign::new(AN_OBSERVER, observer))
+    pub(crate) fn new(observer: Arc<dyn CallObserver>, log: Arc<Log>) -> Self {
+        Self { observer: Foreign::new(AN_OBSERVER, observer), log }
     }
 
     /// Tells it something.
     pub(crate) fn tell(&self, told: impl FnOnce(&dyn CallObserver)) {
-        tell(&self.0, |observer| told(&**observer));
+        tell(&self.observer, &self.log, |observer| told(&**observer));
     }
 }
 
 /// What `told` gives, or nothing where the observer panics.
 fn tell<'a, O: ?Sized, T>(
     observer: &'a Foreign<Arc<O>>,
+    log: &Log,
     told: impl FnOnce(&'a Arc<O>) -> T,
 ) -> Option<T> {
     observer
         .call(told)
         .inspect_err(|panicked| {
-            tracing::error!(target: "switchboard", %panicked, "it goes without what it was told");
+            let cause = Some(panicked as &dyn std::fmt::Display);
+            log.tell(
+                Level::ERROR,
+                "an observer goes without what it was told",
+                &AN_OBSERVER,
+                cause,
+            );
         })
         .ok()
 }

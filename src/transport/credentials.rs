@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::observe::Log;
 use crate::types::{Address, Authority, Foreign, SecurityLevel};
 
 use super::call_credentials::{AllCallCredentials, CallCredentials};
@@ -79,9 +80,13 @@ impl Credentials {
     /// Gets ready to secure connections to `authority`.
     #[cfg_attr(
         not(feature = "_tls"),
-        expect(unused_variables, reason = "the name matters to TLS alone")
+        expect(unused_variables, reason = "they matter to TLS alone")
     )]
-    pub(crate) fn prepare(&self, authority: &Authority) -> Result<Security, CredentialsError> {
+    pub(crate) fn prepare(
+        &self,
+        authority: &Authority,
+        log: &Arc<Log>,
+    ) -> Result<Security, CredentialsError> {
         let wants_security = |credentials: &Foreign<Arc<dyn CallCredentials>>| {
             let level = credentials.call(|credentials| credentials.min_security_level());
             // Calls will meet the panic again, and say so.
@@ -94,7 +99,7 @@ impl Credentials {
             Kind::Insecure => Security::Insecure,
             Kind::Local => Security::Local,
             #[cfg(feature = "_tls")]
-            Kind::Tls(config) => Security::Tls(Tls::new(config, authority)?),
+            Kind::Tls(config) => Security::Tls(Tls::new(config, authority, log.clone())?),
         })
     }
 }

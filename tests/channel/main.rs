@@ -29,6 +29,7 @@ mod interceptors;
 mod keepalive;
 mod lifecycle;
 mod limits;
+mod log;
 mod names;
 mod observers;
 mod panics;

@@ -48,17 +48,13 @@ impl Material {
         }
     }
 
-    /// The text as it is now. Where it cannot be read, that is told to `unread`, and the last that
-    /// was read is given.
-    pub(super) async fn read(&self, unread: impl Fn(FileError)) -> Result<Pem, CredentialsError> {
+    /// The text as it is now. Where it cannot be read, the last that was, and why.
+    pub(super) async fn read(&self) -> Result<(Pem, Option<FileError>), CredentialsError> {
         match self {
-            Self::Given(pem) => Ok(pem.clone()),
+            Self::Given(pem) => Ok((pem.clone(), None)),
             Self::File(file) => match file.get().await {
-                Ok(pem) => Ok(pem),
-                Err(Unread { error, last_good: Some(pem) }) => {
-                    unread(error);
-                    Ok(pem)
-                }
+                Ok(pem) => Ok((pem, None)),
+                Err(Unread { error, last_good: Some(pem) }) => Ok((pem, Some(error))),
                 Err(Unread { error, last_good: None }) => Err(unreadable(file, &error)),
             },
         }

@@ -16,13 +16,14 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
-use crate::observe::{Certificate, TlsReport};
+use crate::observe::{Certificate, Log, TlsReport, Trouble};
 use crate::types::Authority;
 
 use super::aside::Aside;
 use super::connect::Io;
 use super::credentials::{CredentialsError, SecurityError};
 use super::error::in_words;
+use super::file::FileError;
 
 use material::{Identity, Material, Pem, Roots};
 use proven::Judge;
@@ -163,6 +164,7 @@ pub(crate) struct Tls {
     current: Mutex<Option<Current>>,
     /// Makes a configuration. The platform's roots are files too, which may hang.
     making: Aside<Result<Current, SecurityError>>,
+    log: Arc<Log>,
 }
 
 /// What rustls goes by, and what that was made of.
@@ -180,7 +182,11 @@ struct Contents {
 }
 
 impl Tls {
-    pub(super) fn new(config: &TlsConfig, authority: &Authority) -> Result<Self, CredentialsError> {
+    pub(super) fn new(
+        config: &TlsConfig,
+        authority: &Authority,
+        log: Arc<Log>,
+    ) -> Result<Self, CredentialsError> {
         let host = authority.host();
         let server_name = ServerName::try_from(host.to_owned())
             .map_err(|_| CredentialsError::InvalidServerName { name: host.to_owned() })?;
@@ -189,6 +195,7 @@ impl Tls {
             server_name,
             current: Mutex::default(),
             making: Aside::new(MAKING_TIMEOUT),
+            log,
         })
     }
 
@@ -219,12 +226,19 @@ impl Tls {
         {
             return Ok(current.config.clone());
         }
-        let made = match self.renewed(current.as_ref()).await {
+        let mut unread = None;
+        let renewed = self.renewed(current.as_ref(), &mut unread).await;
+        let origins = self.sources.origins();
+        match (&renewed, &unread) {
+            (Ok(_), None) => {
+                self.log.recovers(Trouble::TlsFiles, &origins);
+            }
+            (Ok(_), Some(error)) => self.log.fails(Trouble::TlsFiles, &origins, error),
+            (Err(error), _) => self.log.fails(Trouble::TlsFiles, &origins, error),
+        }
+        let made = match renewed {
             Err(error) => match self.last(current).await {
-                Some(last) => {
-                    warn_of_files(&error);
-                    Ok(last)
-                }
+                Some(last) => Ok(last),
                 None => Err(error),
             },
             made => made,
@@ -236,8 +250,12 @@ impl Tls {
     }
 
     /// What is to be gone by now: `current` if nothing has changed.
-    async fn renewed(&self, current: Option<&Current>) -> Result<Current, SecurityError> {
-        let mut contents = self.sources.read().await.map_err(cannot_be_set_up)?;
+    async fn renewed(
+        &self,
+        current: Option<&Current>,
+        unread: &mut Option<FileError>,
+    ) -> Result<Current, SecurityError> {
+        let mut contents = self.read(unread).await?;
         for _ in 0..READINGS {
             if let Some(current) = current.filter(|current| current.contents == contents) {
                 return Ok(current.clone());
@@ -246,7 +264,7 @@ impl Tls {
             let again = match &made {
                 Ok(_) => return made,
                 // Perhaps one of two files was read before both were replaced, the other after.
-                Err(_) => self.sources.read().await.map_err(cannot_be_set_up)?,
+                Err(_) => self.read(unread).await?,
             };
             if again == contents {
                 return made;
@@ -254,6 +272,13 @@ impl Tls {
             contents = again;
         }
         Err(SecurityError::new("TLS cannot be set up: the files change all the time"))
+    }
+
+    /// What the files hold. One that cannot be read is taken as it last was.
+    async fn read(&self, unread: &mut Option<FileError>) -> Result<Contents, SecurityError> {
+        let (contents, fault) = self.sources.read().await.map_err(cannot_be_set_up)?;
+        *unread = fault;
+        Ok(contents)
     }
 
     /// What was gone by last: before the first connection, what was read when the files were given.
@@ -303,20 +328,32 @@ impl TlsConfig {
         roots || self.identity.as_ref().is_some_and(is_file)
     }
 
-    /// Reads what there is to read. A file that cannot be read is taken as it last was.
-    async fn read(&self) -> Result<Contents, CredentialsError> {
+    /// Reads what there is to read; also why a file could not be read, which is taken as it last
+    /// was.
+    async fn read(&self) -> Result<(Contents, Option<FileError>), CredentialsError> {
+        let (mut contents, mut unread) = (Contents::default(), None);
+        if let Trust::Roots(roots) = &self.trust {
+            let (pem, fault) = roots.0.read().await?;
+            contents.roots = Some(pem);
+            unread = fault;
+        }
+        if let Some(Identity { chain, key }) = &self.identity {
+            let ((chain, no_chain), (key, no_key)) = tokio::try_join!(chain.read(), key.read())?;
+            contents.identity = Some((chain, key));
+            unread = unread.or(no_chain).or(no_key);
+        }
+        Ok((contents, unread))
+    }
+
+    /// The names of the files, for people.
+    fn origins(&self) -> String {
         let roots = match &self.trust {
-            Trust::Roots(roots) => Some(roots.0.read(|it| warn_of_files(&it)).await?),
+            Trust::Roots(roots) => Some(&roots.0),
             Trust::Platform | Trust::Verifier(_) => None,
         };
-        let identity = match &self.identity {
-            Some(Identity { chain, key }) => Some(tokio::try_join!(
-                chain.read(|it| warn_of_files(&it)),
-                key.read(|it| warn_of_files(&it))
-            )?),
-            None => None,
-        };
-        Ok(Contents { roots, identity })
+        let identity = self.identity.iter().flat_map(|it| [&it.chain, &it.key]);
+        let files = roots.into_iter().chain(identity).filter(|it| it.is_file());
+        files.map(ToString::to_string).collect::<Vec<_>>().join(" ")
     }
 
     fn make(&self, contents: &Contents) -> Result<ClientConfig, SecurityError> {
@@ -340,10 +377,6 @@ impl TlsConfig {
         config.alpn_protocols = vec![HTTP_2.to_vec()];
         Ok(config)
     }
-}
-
-fn warn_of_files(error: &impl std::error::Error) {
-    tracing::warn!(target: "switchboard", %error, "TLS files cannot be used; the last ones are");
 }
 
 fn cannot_be_set_up(error: impl std::error::Error + Send + Sync + 'static) -> SecurityError {
