@@ -142,17 +142,17 @@ async fn a_server_that_flaps_is_a_line_a_second_of_each_kind() {
         .build()
         .unwrap();
     let begun = tokio::time::Instant::now();
-    while begun.elapsed() < MINUTE {
+    while begun.elapsed() < Duration::from_secs(10) {
         let call = ask("Ada").wait_for_ready(true).timeout(Duration::from_millis(50));
         let _ = channel.invoke(&SAY_HELLO, call).await;
     }
-    assert!(accepted.load(Ordering::Relaxed) > 300, "{accepted:?}");
+    assert!(accepted.load(Ordering::Relaxed) > 50, "{accepted:?}");
     let mut kinds = std::collections::BTreeMap::new();
     for line in lines.0.lock().unwrap().iter() {
         let kind = line.text.split("cause=").next().unwrap().split("left_out=").next().unwrap();
         *kinds.entry(kind.to_owned()).or_insert(0) += 1;
     }
-    assert!(kinds.len() < 15 && kinds.values().all(|lines| *lines <= 61), "{kinds:#?}");
+    assert!(kinds.len() < 15 && kinds.values().all(|lines| *lines <= 11), "{kinds:#?}");
     channel.close().await;
 }
 
