@@ -47,6 +47,51 @@ async fn calls_that_the_server_resets_at_once_leave_nothing_behind() {
 }
 
 #[tokio::test]
+async fn calls_dropped_before_they_leave_are_bounded_at_servers_that_give_no_window() {
+    let _alone = ALONE.lock().await;
+    for manner in [Manner::GivesNoWindow, Manner::GivesStreamsNoWindow] {
+        let (server, _reading) = server(manner, true).await;
+        let channel = plaintext(server.to_string()).build().unwrap();
+        call(&channel, 200, 10_000, Code::DEADLINE_EXCEEDED).await;
+        let name: Arc<str> = "x".repeat(10_000).into();
+        let before = memory::live();
+        for nth in 0..5_000 {
+            // So that what is sent is known, it is begun and no more.
+            tokio::select! {
+                biased;
+                outcome = channel.invoke(&SAY_HELLO, ask(&name)) => panic!("{outcome:?}"),
+                () = std::future::ready(()) => {}
+            }
+            if nth % 10 == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        let left = memory::live().saturating_sub(before);
+        assert!(left < LEFT_MAX, "{manner:?}: {left} bytes are left");
+        channel.close().await;
+    }
+}
+
+#[tokio::test]
+async fn messages_of_calls_that_are_answered_without_them_are_given_up() {
+    let _alone = ALONE.lock().await;
+    for manner in [Manner::AnswersAtHeaders, Manner::AnswersWithoutWindow] {
+        let (server, _reading) = server(manner, true).await;
+        let channel = plaintext(server.to_string()).build().unwrap();
+        let name: Arc<str> = "x".repeat(10_000).into();
+        let deadline = Duration::from_secs(20);
+        let before = memory::live();
+        for nth in 0..3_000 {
+            let outcome = channel.invoke(&SAY_HELLO, ask(&name).timeout(deadline)).await;
+            assert!(outcome.is_ok(), "{manner:?}, call {nth}: {outcome:?}");
+        }
+        let left = memory::live().saturating_sub(before);
+        assert!(left < LEFT_MAX, "{manner:?}: {left} bytes are left");
+        channel.close().await;
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_reads_on_after_a_while_answers_again() {
     let _alone = ALONE.lock().await;
     for bytes in [10, 10_000, 100_000] {
@@ -76,6 +121,14 @@ enum Manner {
     ResetsAtHeaders,
     /// Resets them once they are complete.
     ResetsAtEnd,
+    /// Answers none, and gives no window.
+    GivesNoWindow,
+    /// Likewise, and streams begin with none.
+    GivesStreamsNoWindow,
+    /// Answers them as soon as they begin, and gives the connection no window.
+    AnswersAtHeaders,
+    /// Likewise, and streams begin without a window.
+    AnswersWithoutWindow,
 }
 
 /// A server that reads while it is told to.
@@ -97,8 +150,19 @@ async fn serve(
     manner: Manner,
     mut reading: watch::Receiver<bool>,
 ) -> Option<()> {
-    let limit = [&3_u16.to_be_bytes()[..], &100_u32.to_be_bytes()].concat();
-    let opening = [frame(SETTINGS, 0, 0, &limit), frame(SETTINGS, ACK, 0, &[])].concat();
+    let window = match manner {
+        Manner::GivesStreamsNoWindow | Manner::AnswersWithoutWindow => 0,
+        _ => 65_535_u32,
+    };
+    let streams = match manner {
+        Manner::GivesNoWindow | Manner::GivesStreamsNoWindow | Manner::AnswersWithoutWindow => {
+            1_000_000
+        }
+        _ => 100_u32,
+    };
+    let streams = [&3_u16.to_be_bytes()[..], &streams.to_be_bytes()].concat();
+    let limits = [&streams[..], &4_u16.to_be_bytes(), &window.to_be_bytes()].concat();
+    let opening = [frame(SETTINGS, 0, 0, &limits), frame(SETTINGS, ACK, 0, &[])].concat();
     stream.write_all(&opening).await.ok()?;
     let mut preface = [0; 24];
     reading.wait_for(|reads| *reads).await.ok()?;
@@ -121,6 +185,7 @@ async fn serve(
                 [given, answer].concat()
             }
             (Manner::ResetsAtHeaders, HEADERS) => reset(id, 8),
+            (Manner::AnswersAtHeaders | Manner::AnswersWithoutWindow, HEADERS) => good(id),
             (Manner::ResetsAtEnd, DATA) if is_end => {
                 let room = u32::try_from(payload.len()).unwrap();
                 [window_update(0, room), reset(id, 8)].concat()

@@ -79,8 +79,13 @@ impl Places {
         self.withheld.store(withheld, Ordering::SeqCst);
     }
 
+    /// Whether none is to be taken for now.
+    pub(super) fn are_withheld(&self) -> bool {
+        self.withheld.load(Ordering::SeqCst)
+    }
+
     fn take(&self) -> bool {
-        if self.withheld.load(Ordering::SeqCst) {
+        if self.are_withheld() {
             return false;
         }
         let less = |free: usize| free.checked_sub(1);

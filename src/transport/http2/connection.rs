@@ -1,7 +1,7 @@
 //! One connection, as calls use it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -129,8 +129,9 @@ impl Connection {
     pub(crate) fn close(&self) {
         let mut table = self.0.table();
         self.0.stop(&mut table, || DisconnectCause::Local);
-        for (_, entry) in &mut table.streams {
-            entry.end(StreamError::Closed);
+        let Table { streams, stale, .. } = &mut *table;
+        for (_, entry) in streams {
+            entry.end(&self.0.watch, stale, StreamError::Closed);
         }
         drop(table);
         self.0.driver.wake();
@@ -305,7 +306,6 @@ pub(super) fn new(
         admission: admission.clone(),
         places: Places::default(),
         driver: AtomicWaker::new(),
-        has_stale: AtomicBool::new(false),
         stopped: OnceLock::new(),
         ended: OnceLock::new(),
         messages_received: AtomicU64::new(0),
@@ -340,8 +340,6 @@ pub(super) struct Shared {
     places: Places,
     /// Wakes the driver.
     pub(super) driver: AtomicWaker,
-    /// Whether there may be streams that are over and not gone.
-    has_stale: AtomicBool,
     /// Why no more streams can be opened; set while `admission` is left.
     stopped: OnceLock<Arc<Disconnect>>,
     /// How the connection ended.
@@ -395,8 +393,10 @@ pub(super) struct Table {
     /// When the driver looks for expired streams next; no later than the earliest deadline.
     pub(super) wake_at: Option<Instant>,
     quota: Quota,
-    stale: Stale<SendStream<Bytes>>,
+    stale: StaleStreams,
 }
+
+type StaleStreams = Stale<SendStream<Bytes>>;
 
 /// One open stream.
 pub(super) struct Entry {
@@ -425,12 +425,21 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Resets it for `reason`, unless it has been reset before.
-    pub(super) fn end(&mut self, reason: StreamError) {
+    fn end(&mut self, watch: &Watch, stale: &mut StaleStreams, reason: StreamError) {
         if self.ended.is_none() {
             self.ended = Some(reason);
-            self.send.send_reset(Reason::CANCEL);
+            self.reset(watch, stale, Reason::CANCEL);
             self.wake_sender();
         }
+    }
+
+    fn reset(&mut self, watch: &Watch, stale: &mut StaleStreams, reason: Reason) {
+        if !watch.has_sent(self.id) {
+            // Before the reset can leave, which it is to be seen doing.
+            watch.resets.want(true);
+            stale.is_unsent(self.id, self.given);
+        }
+        self.send.send_reset(reason);
     }
 
     /// Hands what is gathered to the engine. Gives how many short frames that makes more.
@@ -542,6 +551,25 @@ impl Table {
     /// The stream at `key`, if it is still the one with `id`.
     pub(super) fn stream(&mut self, key: usize, id: u32) -> Option<&mut Entry> {
         self.streams.get_mut(key).filter(|entry| entry.id == id)
+    }
+
+    /// Ends the stream at `key` for `reason`, if it is there. Gives it.
+    pub(super) fn end(
+        &mut self,
+        watch: &Watch,
+        key: usize,
+        id: u32,
+        reason: StreamError,
+    ) -> Option<&mut Entry> {
+        let Self { streams, stale, .. } = self;
+        let entry = streams.get_mut(key).filter(|entry| entry.id == id)?;
+        entry.end(watch, stale, reason);
+        Some(entry)
+    }
+
+    /// Whether only streams are left that are over.
+    pub(super) fn has_only_stale_streams(&self) -> bool {
+        !self.stale.is_empty() && !self.has_live_streams()
     }
 
     /// Whether the connection may close once its streams have ended.
@@ -758,6 +786,8 @@ impl Shared {
     pub(super) fn stop(&self, table: &mut Table, cause: impl FnOnce() -> DisconnectCause) {
         table.send_request = None;
         table.probe = None;
+        // Held on to any longer, they would keep the engine from closing.
+        table.stale.unpark();
         self.admission.leave(&self.places, &mut table.quota, || {
             self.stopped.get_or_init(|| Arc::new(self.disconnect(cause())));
         });
@@ -783,19 +813,38 @@ impl Shared {
         self.end_unsent(&mut table, &cause);
     }
 
-    /// The socket has taken nothing for so long: takes no more streams, and ends those whose HEADERS
-    /// had not left, which another connection may take.
+    /// What changes when the server lets something leave; `None` where nothing waits for that.
+    pub(super) fn outlet(&self) -> Option<u64> {
+        if self.stopped().is_some() {
+            None
+        } else if self.watch.is_write_blocked() {
+            Some(self.watch.bytes_written())
+        } else if self.places.are_withheld() {
+            Some(self.table().stale.gone())
+        } else {
+            None
+        }
+    }
+
+    /// Nothing has left for so long: takes no more streams, and ends those whose HEADERS had not
+    /// left, which another connection may take.
     pub(super) fn has_stalled(&self, after: Duration) {
         let mut table = self.table();
-        self.stop(&mut table, || DisconnectCause::Stalled { after });
-        let cause = self.why_stopped(|| DisconnectCause::Stalled { after });
-        self.end_unsent(&mut table, &cause);
+        let cause = if self.watch.is_write_blocked() {
+            DisconnectCause::Stalled { after }
+        } else {
+            DisconnectCause::NoWindow { calls: table.stale.unsent() }
+        };
+        self.stop(&mut table, || cause.clone());
+        let why = self.why_stopped(|| cause.clone());
+        self.end_unsent(&mut table, &why);
     }
 
     fn end_unsent(&self, table: &mut Table, cause: &Arc<Disconnect>) {
-        for (_, entry) in &mut table.streams {
+        let Table { streams, stale, .. } = table;
+        for (_, entry) in streams {
             if !self.watch.has_sent(entry.id) {
-                entry.end(StreamError::Unsent(Arc::clone(cause)));
+                entry.end(&self.watch, stale, StreamError::Unsent(Arc::clone(cause)));
             }
         }
     }
@@ -833,7 +882,8 @@ impl Shared {
     pub(super) fn expire(&self, now: Instant) {
         let mut table = self.table();
         let mut next: Option<Instant> = None;
-        for (_, entry) in &mut table.streams {
+        let Table { streams, stale, .. } = &mut *table;
+        for (_, entry) in streams {
             let Some(deadline) = entry.deadline else {
                 continue;
             };
@@ -841,7 +891,7 @@ impl Shared {
                 continue;
             }
             if deadline <= now {
-                entry.end(StreamError::DeadlineExceeded);
+                entry.end(&self.watch, stale, StreamError::DeadlineExceeded);
             } else if next.is_none_or(|next| deadline < next) {
                 next = Some(deadline);
             }
@@ -868,9 +918,11 @@ impl Shared {
         self.watch.set_open_streams(table.streams.len());
         self.watch.unread.forget(id);
         match reset {
-            Reset::Whole(reason) => entry.send.send_reset(reason),
+            Reset::Whole(reason) => entry.reset(&self.watch, &mut table.stale, reason),
             // A stream that is complete must not be reset: the engine would keep it for a while.
-            Reset::SendHalf if !entry.is_send_closed => entry.send.send_reset(Reason::NO_ERROR),
+            Reset::SendHalf if !entry.is_send_closed || self.may_wait_to_leave(&entry) => {
+                entry.reset(&self.watch, &mut table.stale, Reason::NO_ERROR);
+            }
             Reset::SendHalf | Reset::Nothing => {}
         }
         Admission::give_back(&self.places, &mut table.quota);
@@ -889,22 +941,30 @@ impl Shared {
         self.wake_if_stopped();
     }
 
+    /// Whether something of what the engine was given of `entry` may not leave by itself, or not
+    /// soon. It would keep that for as long, and the stream open.
+    fn may_wait_to_leave(&self, entry: &Entry) -> bool {
+        !self.watch.has_sent(entry.id)
+            || self.watch.may_lack_window()
+            || self.watch.may_lack_stream_window(entry.given)
+    }
+
     /// Notes what the engine holds of `entry`, which is over, and takes no more streams where that
     /// comes to too much. Gives what is to be dropped without the lock.
     fn left_behind(&self, table: &mut Table, entry: Entry) -> Option<Entry> {
-        let is_unsent = !self.watch.has_sent(entry.id);
-        let is_parked = !is_unsent && entry.given > 0 && self.watch.may_lack_window();
+        let is_unsent = table.stale.has(entry.id);
+        let is_stopped = self.stopped().is_some();
+        let is_parked = !is_unsent && !is_stopped && self.watch.may_lack_window();
         if !is_unsent && !is_parked {
             return Some(entry);
         }
         let rest = if is_unsent {
-            table.stale.is_unsent(entry.id, entry.given);
             Some(entry)
         } else {
+            self.watch.resets.want(true);
             table.stale.park(entry.send);
             None
         };
-        self.has_stale.store(true, Ordering::Relaxed);
         self.make_room(table);
         rest
     }
@@ -912,15 +972,18 @@ impl Shared {
     /// Forgets what has left, and takes streams again where that makes room for them. Called when
     /// the engine has written what it could.
     pub(super) fn look_at_stale(&self) {
-        if !self.has_stale.load(Ordering::Relaxed) {
+        if !self.watch.resets.are_wanted() {
             return;
         }
         let mut table = self.table();
-        table.stale.have_left(self.watch.highest_sent());
-        if !self.watch.may_lack_window() {
+        let may_lack_window = self.watch.may_lack_window();
+        for (stream, by) in self.watch.resets.take() {
+            table.stale.is_gone(stream, by, may_lack_window);
+        }
+        if !may_lack_window {
             table.stale.unpark();
         }
-        self.has_stale.store(!table.stale.is_empty(), Ordering::Relaxed);
+        self.watch.resets.want(!table.stale.is_empty());
         self.make_room(&mut table);
         drop(table);
         self.admission.serve_if_queued();
@@ -930,9 +993,9 @@ impl Shared {
         match table.stale.room() {
             Room::Enough => self.places.withhold(false),
             Room::None => self.places.withhold(true),
+            // Whether they lack the window shows when the socket takes something again.
+            Room::Never if self.watch.is_write_blocked() => self.places.withhold(true),
             Room::Never => {
-                // Held on to any longer, they would keep the engine from closing.
-                table.stale.unpark();
                 self.stop(table, || DisconnectCause::NoWindow { calls: PARKED_MAX });
             }
         }
@@ -1017,10 +1080,8 @@ impl Shared {
     /// Ends a stream with `error`, and gives up what nobody has read of it.
     pub(super) fn give_up_reading(&self, laggard: &Laggard, error: StreamError) {
         let mut table = self.table();
-        let reader = table.stream(laggard.key, laggard.id).and_then(|entry| {
-            entry.end(error);
-            entry.reader.take()
-        });
+        let ended = table.end(&self.watch, laggard.key, laggard.id, error);
+        let reader = ended.and_then(|entry| entry.reader.take());
         drop(table);
         self.watch.unread.forget(laggard.id);
         if let Some(reader) = reader.and_then(|reader| reader.upgrade()) {

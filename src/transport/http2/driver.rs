@@ -165,7 +165,11 @@ impl Driver {
         let is_given_up =
             self.shared.stopped().is_some_and(|stopped| stopped.cause().is_of_this_side());
         let can_write = self.shared.watch.write_failure().is_none();
-        if !is_given_up && (can_write || !self.shared.table().may_close()) {
+        // To the engine, streams that are over and have not left are open.
+        let is_done = self.shared.stopped().is_some()
+            && can_write
+            && self.shared.table().has_only_stale_streams();
+        if !is_given_up && !is_done && (can_write || !self.shared.table().may_close()) {
             return Poll::Pending;
         }
         if self.shared.table().has_live_streams() {
@@ -236,37 +240,36 @@ impl Gathered {
     }
 }
 
-/// Notices that the peer takes nothing of what is to be sent.
+/// Notices that the peer lets nothing leave of what is to be sent.
 #[derive(Default)]
 struct Stall {
     timer: Option<Pin<Box<Sleep>>>,
-    /// Bytes that had been written when it was last looked.
-    written: u64,
-    /// How often in a row there were no more.
+    /// What the outlet was when it was last looked.
+    outlet: u64,
+    /// How often in a row it has not changed.
     looks: u32,
 }
 
 impl Stall {
     fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared) {
         loop {
-            let is_blocked = shared.watch.is_write_blocked() && shared.stopped().is_none();
-            if !is_blocked && self.timer.is_none() {
+            let outlet = shared.outlet();
+            if outlet.is_none() && self.timer.is_none() {
                 return;
             }
             let timer = self.timer.get_or_insert_with(|| {
-                (self.written, self.looks) = (shared.watch.bytes_written(), 0);
+                (self.outlet, self.looks) = (outlet.unwrap_or_default(), 0);
                 Box::pin(sleep_until(Instant::now() + STALL_LOOK))
             });
             if timer.as_mut().poll(cx).is_pending() {
                 return;
             }
-            let written = shared.watch.bytes_written();
-            if !is_blocked {
+            let Some(outlet) = outlet else {
                 self.timer = None;
                 return;
-            }
-            self.looks = if written == self.written { self.looks + 1 } else { 0 };
-            self.written = written;
+            };
+            self.looks = if outlet == self.outlet { self.looks + 1 } else { 0 };
+            self.outlet = outlet;
             if self.looks == STALL_LOOKS {
                 self.timer = None;
                 shared.has_stalled(STALL_LOOK * STALL_LOOKS);

@@ -27,6 +27,7 @@ use super::super::error::{Goaway, Loss, in_words};
 use super::blocks::Blocks;
 use super::sieve::{Listener, Sieve};
 use super::signs::{Sign, Signs};
+use super::stale::{By, Resets};
 use super::unread::{Arrivals, INTERIM_HEADS_MAX, READ_BUFFER_LEN, ReceiveBuffer, Unread};
 use crate::types::harmless;
 
@@ -58,6 +59,9 @@ pub(super) struct Watch {
     /// What the server's header fields take on the wire.
     pub(super) blocks: Blocks,
     pub(super) signs: Signs,
+    pub(super) resets: Resets,
+    /// DATA that the server takes on a new stream, in bytes.
+    stream_window: AtomicU32,
     /// Bytes of header fields that the server takes in one request.
     peer_max_fields: AtomicU32,
     open_streams: AtomicUsize,
@@ -83,7 +87,7 @@ impl Watch {
             first_frame: OnceLock::new(),
             highest_opened: AtomicU32::new(0),
             highest_sent: AtomicU32::new(0),
-            send_window: AtomicI64::new(INITIAL_WINDOW),
+            send_window: AtomicI64::new(INITIAL_WINDOW.into()),
             bytes_read: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
             write_blocked: AtomicBool::new(false),
@@ -92,6 +96,8 @@ impl Watch {
             goaway: Mutex::default(),
             too_many_pings: AtomicBool::new(false),
             signs: Signs::default(),
+            resets: Resets::default(),
+            stream_window: AtomicU32::new(INITIAL_WINDOW),
             unread: Unread::new(receive_buffer),
             blocks: Blocks::new(fields_max),
             peer_max_fields: AtomicU32::new(u32::MAX),
@@ -115,15 +121,17 @@ impl Watch {
         self.highest_sent.load(Ordering::Acquire) >= stream
     }
 
-    /// The highest stream whose HEADERS have begun to leave.
-    pub(super) fn highest_sent(&self) -> u32 {
-        self.highest_sent.load(Ordering::Acquire)
+    /// Whether DATA may wait for the window of the connection: it is used up, or spoken for by DATA
+    /// that wait for the socket, or for what is left of it each stream that sends has asked for a
+    /// byte.
+    pub(super) fn may_lack_window(&self) -> bool {
+        let asked_for = i64::try_from(self.signs.senders()).unwrap_or(i64::MAX);
+        self.is_write_blocked() || self.send_window.load(Ordering::Relaxed) <= asked_for
     }
 
-    /// Whether DATA may wait for the window of the connection: it is used up, or spoken for by DATA
-    /// that wait for the socket.
-    pub(super) fn may_lack_window(&self) -> bool {
-        self.is_write_blocked() || self.send_window.load(Ordering::Relaxed) <= 0
+    /// Whether some of so many bytes may wait for the window of their stream.
+    pub(super) fn may_lack_stream_window(&self, bytes: usize) -> bool {
+        bytes > self.stream_window.load(Ordering::Relaxed) as usize
     }
 
     pub(super) fn bytes_read(&self) -> u64 {
@@ -189,6 +197,14 @@ impl Watch {
         *self.goaway_mut() = Some(goaway);
     }
 
+    fn heard_setting(&self, setting: u16, value: u32) {
+        match setting {
+            SETTINGS_INITIAL_WINDOW_SIZE => self.stream_window.store(value, Ordering::Relaxed),
+            SETTINGS_MAX_HEADER_LIST_SIZE => self.peer_max_fields.store(value, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
     fn record_end(&self, kind: Option<io::ErrorKind>, how: impl FnOnce() -> String) {
         // The first cause counts: what follows a broken connection is only its echo.
         self.ended.get_or_init(|| Loss { how: how(), kind });
@@ -234,6 +250,8 @@ pub(super) struct Observed {
     goodbye: Option<Goodbye>,
     /// A `WINDOW_UPDATE` of the connection that is not here as a whole.
     room: Option<Room>,
+    /// SETTINGS that are not here as a whole.
+    settings: Option<Settings>,
     frames_out: Frames,
     pongs: Pongs,
     /// How long reading may go on after a write has failed.
@@ -252,6 +270,7 @@ impl Observed {
             kept: 0,
             goodbye: None,
             room: None,
+            settings: None,
             frames_out: Frames::after(PREFACE_LEN),
             pongs: Pongs::default(),
             last_words: None,
@@ -312,6 +331,7 @@ impl Observed {
                 HEADERS => {
                     watch.highest_sent.fetch_max(frame.stream, Ordering::Release);
                 }
+                RST_STREAM => watch.resets.note(frame.stream, By::Us),
                 DATA => {
                     // A frame has 24 bits of length.
                     let bytes = i64::try_from(frame.len).unwrap_or_default();
@@ -395,13 +415,14 @@ impl Observed {
     /// Moves what the engine is to see of `bytes` to their front, and returns how much that is. Notes
     /// what others are to hear of. Fails where the server does what no server has a use for.
     fn sift(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let Self { watch, sieve, goodbye, room, pongs, .. } = self;
+        let Self { watch, sieve, goodbye, room, settings, pongs, .. } = self;
         let (watch, rest) = (&**watch, sieve.rest_of_frame(bytes));
         *goodbye = goodbye.take().and_then(|goodbye| goodbye.hear(rest, watch));
         *room = room.take().and_then(|room| room.hear(rest, watch));
+        *settings = settings.take().and_then(|settings| settings.hear(rest, watch));
         let arrivals = watch.unread.arrivals();
         let mut hearing =
-            Hearing { watch, arrivals, goodbye, room, pongs, has_too_many_heads: false };
+            Hearing { watch, arrivals, goodbye, room, settings, pongs, has_too_many_heads: false };
         let sifted = sieve.sift(bytes, &mut hearing);
         let Hearing { arrivals, has_too_many_heads, .. } = hearing;
         // So that there is a turn whatever comes.
@@ -605,6 +626,7 @@ struct Hearing<'a> {
     arrivals: Arrivals<'a>,
     goodbye: &'a mut Option<Goodbye>,
     room: &'a mut Option<Room>,
+    settings: &'a mut Option<Settings>,
     pongs: &'a mut Pongs,
     /// Whether a stream has had more informational headers than a server has to say.
     has_too_many_heads: bool,
@@ -647,10 +669,12 @@ impl Listener for Hearing<'_> {
         self.pongs.due = self.pongs.due.saturating_add(1);
     }
 
-    fn settings(&mut self, settings: &[u8]) {
-        if let Some(max) = max_fields(settings) {
-            self.watch.peer_max_fields.store(max, Ordering::Relaxed);
-        }
+    fn settings(&mut self, len: usize, start: &[u8]) {
+        *self.settings = Settings::new(len).hear(start, self.watch);
+    }
+
+    fn reset(&mut self, stream: u32) {
+        self.watch.resets.note(stream, By::Server);
     }
 
     fn goaway(&mut self, len: usize, start: &[u8]) {
@@ -763,6 +787,36 @@ impl Room {
         let bytes = i64::from(self.increment & (u32::MAX >> 1));
         watch.send_window.fetch_add(bytes, Ordering::Relaxed);
         None
+    }
+}
+
+/// SETTINGS, as far as they are here.
+struct Settings {
+    /// Bytes of them that are not here.
+    left: usize,
+    /// What is here of one that is not here as a whole, and how many bytes that is.
+    setting: u64,
+    have: usize,
+}
+
+impl Settings {
+    fn new(len: usize) -> Self {
+        Self { left: len, setting: 0, have: 0 }
+    }
+
+    /// Takes what is here of them. Tells `watch` of each, and is gone once there are no more.
+    fn hear(mut self, bytes: &[u8], watch: &Watch) -> Option<Self> {
+        for byte in bytes.iter().take(self.left) {
+            self.setting = self.setting << 8 | u64::from(*byte);
+            self.have += 1;
+            if self.have == SETTING_LEN {
+                let [_, _, s1, s0, value @ ..] = self.setting.to_be_bytes();
+                watch.heard_setting(u16::from_be_bytes([s1, s0]), u32::from_be_bytes(value));
+                (self.setting, self.have) = (0, 0);
+            }
+        }
+        self.left -= bytes.len().min(self.left);
+        (self.left > 0).then_some(self)
     }
 }
 
@@ -917,15 +971,6 @@ impl FrameHeader {
     }
 }
 
-/// What SETTINGS say of the header fields that their sender takes. Where the frame arrives in pieces
-/// it may go unseen: then too long a request is left to the server.
-fn max_fields(settings: &[u8]) -> Option<u32> {
-    let settings = settings.chunks_exact(6);
-    let mut wanted =
-        settings.filter_map(|setting| setting.strip_prefix(&SETTINGS_MAX_HEADER_LIST_SIZE));
-    wanted.next_back()?.first_chunk().map(|value| u32::from_be_bytes(*value))
-}
-
 /// Adds to a counter that only the caller writes.
 fn add(counter: &AtomicU64, amount: usize) {
     let sum = counter.load(Ordering::Relaxed) + amount as u64;
@@ -934,8 +979,8 @@ fn add(counter: &AtomicU64, amount: usize) {
 
 const CLOSED_BY_SERVER: &str = "the server closed the connection";
 
-/// What a connection begins with, and SETTINGS do not change.
-const INITIAL_WINDOW: i64 = 65_535;
+/// What a connection and its streams begin with. SETTINGS change that of the streams.
+const INITIAL_WINDOW: u32 = 65_535;
 
 /// `PRI * HTTP/2.0` and so on.
 const PREFACE_LEN: usize = 24;
@@ -947,6 +992,7 @@ const FRAME_LEN_MAX: usize = 16_384;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 #[cfg(feature = "test-util")]
@@ -969,7 +1015,12 @@ const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(10);
 const LAST_WORDS_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The number of a setting.
-const SETTINGS_MAX_HEADER_LIST_SIZE: [u8; 2] = 6_u16.to_be_bytes();
+const SETTINGS_INITIAL_WINDOW_SIZE: u16 = 4;
+
+const SETTINGS_MAX_HEADER_LIST_SIZE: u16 = 6;
+
+/// Two bytes say which, four its value.
+const SETTING_LEN: usize = 6;
 
 const ACK: u8 = 1;
 

@@ -56,8 +56,11 @@ pub(super) trait Listener {
     /// A PING that wants a PONG.
     fn ping(&mut self);
 
-    /// SETTINGS, as far as they are here.
-    fn settings(&mut self, settings: &[u8]);
+    /// SETTINGS of `len` bytes, as far as they are here.
+    fn settings(&mut self, len: usize, start: &[u8]);
+
+    /// The server resets `stream`.
+    fn reset(&mut self, stream: u32);
 
     /// A GOAWAY of `len` bytes, as far as it is here.
     fn goaway(&mut self, len: usize, start: &[u8]);
@@ -207,12 +210,13 @@ impl Sieve {
             }
             SETTINGS if flags & ACK == 0 => {
                 self.updates_streams(head, listener)?;
-                listener.settings(head.payload(behind));
+                listener.settings(head.payload_len, head.payload(behind));
             }
             GOAWAY => {
                 self.updates_streams(head, listener)?;
                 listener.goaway(head.payload_len, head.payload(behind));
             }
+            RST_STREAM => listener.reset(stream),
             WINDOW_UPDATE if stream > 0 => listener.made_room(stream),
             WINDOW_UPDATE => listener.made_room_for_all(head.payload(behind)),
             PING if flags & ACK == 0 => listener.ping(),
@@ -549,6 +553,7 @@ const HEAD_LEN_MAX: usize = HEAD_LEN + 1;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
@@ -622,6 +627,7 @@ mod tests {
         MadeRoomForAll(Vec<u8>),
         Ping,
         Settings,
+        Reset(u32),
         Goaway { len: usize, start: Vec<u8> },
     }
 
@@ -668,8 +674,12 @@ mod tests {
             self.hear(Told::Ping);
         }
 
-        fn settings(&mut self, _: &[u8]) {
+        fn settings(&mut self, _: usize, _: &[u8]) {
             self.hear(Told::Settings);
+        }
+
+        fn reset(&mut self, stream: u32) {
+            self.hear(Told::Reset(stream));
         }
 
         fn goaway(&mut self, len: usize, start: &[u8]) {

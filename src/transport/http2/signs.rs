@@ -32,6 +32,11 @@ impl Signs {
         self.senders.store(senders, Ordering::Relaxed);
     }
 
+    /// How many streams are open for sending.
+    pub(super) fn senders(&self) -> usize {
+        self.senders.load(Ordering::Relaxed)
+    }
+
     /// A sign has gone by.
     pub(super) fn note(&self, stream: u32, sign: Sign) {
         if self.senders.load(Ordering::Relaxed) > 0 {

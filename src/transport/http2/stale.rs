@@ -1,22 +1,31 @@
 //! What the engine holds for streams that are over.
 //!
-//! A stream that ends before its HEADERS have left stays in the output with all that was to be
-//! sent, since on a stream HEADERS must come first. One that ends while its DATA wait for the window
-//! of the connection stays in the queue for that window; the engine forgets it there for good,
-//! unless somebody holds on to it until then. Servers that do not read, or give no window, can have
-//! a client pile up both.
+//! A stream that is reset before its HEADERS have left stays in the output with all that was to be
+//! sent, since on a stream HEADERS must come first. Its DATA may then lack the window, and its reset
+//! waits behind them. A stream that is reset while its DATA wait for the window of the connection
+//! stays in the queue for that window; the engine forgets it there for good, unless somebody holds
+//! on to it until then. Servers that do not read, or give no window, can have a client pile up both.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map;
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Streams that are over and not gone. `Handle` is what a stream is held on to by.
 #[derive(Debug)]
 pub(super) struct Stale<Handle> {
-    /// Those whose HEADERS have not left, and what each takes in memory.
+    /// Those that were reset before their HEADERS had left, and what each takes in memory. They are
+    /// gone once their reset has left.
     unsent: BTreeMap<u32, usize>,
     /// What they take together.
     bytes: usize,
-    /// Those whose DATA may wait for the window of the connection.
+    /// How many of them are gone.
+    gone: u64,
+    /// Those that may be in the queue for the window of the connection.
     parked: Vec<Handle>,
+    /// How many more the engine has forgotten there.
+    forgotten: usize,
     is_withheld: bool,
 }
 
@@ -33,36 +42,63 @@ pub(super) enum Room {
 
 impl<Handle> Default for Stale<Handle> {
     fn default() -> Self {
-        Self { unsent: BTreeMap::new(), bytes: 0, parked: Vec::new(), is_withheld: false }
+        Self {
+            unsent: BTreeMap::new(),
+            bytes: 0,
+            gone: 0,
+            parked: Vec::new(),
+            forgotten: 0,
+            is_withheld: false,
+        }
     }
 }
 
 impl<Handle> Stale<Handle> {
-    /// The HEADERS of `stream` have not left, nor the bytes behind them.
+    /// `stream` is reset, and neither its HEADERS have left nor the bytes behind them. Changes
+    /// nothing if that is known.
     pub(super) fn is_unsent(&mut self, stream: u32, bytes: usize) {
-        let takes = bytes.saturating_add(STREAM_BYTES);
-        self.unsent.insert(stream, takes);
-        self.bytes = self.bytes.saturating_add(takes);
-    }
-
-    /// HEADERS have left up to those of `stream`.
-    pub(super) fn have_left(&mut self, stream: u32) {
-        while let Some(first) = self.unsent.first_entry().filter(|first| *first.key() <= stream) {
-            self.bytes = self.bytes.saturating_sub(first.remove());
+        if let btree_map::Entry::Vacant(place) = self.unsent.entry(stream) {
+            let takes = *place.insert(bytes.saturating_add(STREAM_BYTES));
+            self.bytes = self.bytes.saturating_add(takes);
         }
     }
 
-    /// A stream is over whose DATA may wait for the window.
+    /// Whether `stream` was reset before it had left, and is not gone.
+    pub(super) fn has(&self, stream: u32) -> bool {
+        self.unsent.contains_key(&stream)
+    }
+
+    /// A reset of `stream` has gone by. Where the server's came first, the engine may have forgotten
+    /// the stream in the queue for the window, if it is in there.
+    pub(super) fn is_gone(&mut self, stream: u32, by: By, may_lack_window: bool) {
+        if let Some(took) = self.unsent.remove(&stream) {
+            self.bytes = self.bytes.saturating_sub(took);
+            self.gone += 1;
+            self.forgotten += usize::from(by == By::Server && may_lack_window);
+        }
+    }
+
+    /// How many were reset before they had left, and are not gone.
+    pub(super) fn unsent(&self) -> usize {
+        self.unsent.len()
+    }
+
+    /// How many of those are gone so far.
+    pub(super) fn gone(&self) -> u64 {
+        self.gone
+    }
+
+    /// A stream is over that may be in the queue for the window.
     pub(super) fn park(&mut self, handle: Handle) {
         self.parked.push(handle);
     }
 
-    /// Nothing waits for the window any more.
+    /// None is in that queue any more.
     pub(super) fn unpark(&mut self) {
         self.parked = Vec::new();
     }
 
-    /// Whether there are none.
+    /// Whether there are none of which more is to be heard.
     pub(super) fn is_empty(&self) -> bool {
         self.unsent.is_empty() && self.parked.is_empty()
     }
@@ -71,13 +107,55 @@ impl<Handle> Stale<Handle> {
     pub(super) fn room(&mut self) -> Room {
         let limit = if self.is_withheld { UNSENT_BYTES_MAX / 2 } else { UNSENT_BYTES_MAX };
         self.is_withheld = self.bytes > limit;
-        if self.parked.len() > PARKED_MAX {
+        if self.parked.len() + self.forgotten > PARKED_MAX {
             Room::Never
         } else if self.is_withheld {
             Room::None
         } else {
             Room::Enough
         }
+    }
+}
+
+/// The resets that go by.
+#[derive(Debug, Default)]
+pub(super) struct Resets {
+    /// Whether anybody wants to know.
+    is_wanted: AtomicBool,
+    noted: Mutex<Vec<(u32, By)>>,
+}
+
+/// Whose reset it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Us,
+    Server,
+}
+
+impl Resets {
+    /// Whether they are to be noted. Said before the engine is told to reset a stream.
+    pub(super) fn want(&self, is_wanted: bool) {
+        self.is_wanted.store(is_wanted, Ordering::Relaxed);
+    }
+
+    pub(super) fn are_wanted(&self) -> bool {
+        self.is_wanted.load(Ordering::Relaxed)
+    }
+
+    /// One has gone by.
+    pub(super) fn note(&self, stream: u32, by: By) {
+        if self.are_wanted() {
+            self.noted().push((stream, by));
+        }
+    }
+
+    /// Takes out what has been noted.
+    pub(super) fn take(&self) -> Vec<(u32, By)> {
+        mem::take(&mut *self.noted())
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Vec<(u32, By)>> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -107,18 +185,22 @@ mod tests {
         }
         stale.is_unsent(17, 0);
         assert_eq!(stale.room(), Room::None);
-        // In the order of their ids, and not before half is gone.
-        for (stream, room) in [(0, Room::None), (4, Room::None), (8, Room::None), (9, Room::Enough)]
-        {
-            stale.have_left(stream);
+        // Not before half is gone. Those that are not known change nothing.
+        for (stream, room) in [(99, Room::None), (9, Room::None), (1, Room::None)] {
+            stale.is_gone(stream, By::Us, false);
             assert_eq!(stale.room(), room, "{stream}");
         }
-        // Then up to the whole again.
-        stale.is_unsent(18, 8 * 64 * 1_024);
-        assert_eq!(stale.room(), Room::Enough);
+        (2..=8).for_each(|stream| stale.is_gone(stream, By::Server, false));
+        assert_eq!((stale.room(), stale.unsent(), stale.gone()), (Room::Enough, 8, 9));
+        assert!(stale.has(10) && !stale.has(9));
+        // Then up to the whole again. One counts once.
+        for _ in 0..2 {
+            stale.is_unsent(18, 8 * 64 * 1_024);
+            assert_eq!(stale.room(), Room::Enough);
+        }
         stale.is_unsent(19, 64 * 1_024);
         assert_eq!(stale.room(), Room::None);
-        stale.have_left(u32::MAX);
+        (10..=19).for_each(|stream| stale.is_gone(stream, By::Us, false));
         assert_eq!((stale.room(), stale.is_empty(), stale.bytes), (Room::Enough, true, 0));
     }
 
@@ -143,5 +225,17 @@ mod tests {
         assert_eq!(stale.room(), Room::Enough);
         stale.park(0);
         assert_eq!(stale.room(), Room::Never);
+    }
+
+    #[test]
+    fn those_that_the_engine_has_forgotten_do_not_come_back() {
+        let mut stale = Stale::<()>::default();
+        for nth in 0..=2_048 {
+            assert_eq!(stale.room(), Room::Enough);
+            stale.is_unsent(nth, 0);
+            stale.is_gone(nth, By::Server, true);
+            stale.unpark();
+        }
+        assert_eq!((stale.room(), stale.is_empty()), (Room::Never, true));
     }
 }

@@ -170,12 +170,9 @@ impl StreamHandle {
 
     /// Ends the stream at once with CANCEL, whatever it is doing.
     pub(crate) fn reset(&self) {
-        let mut table = self.place.shared.table();
-        if let Some(entry) = table.stream(self.place.key, self.place.id) {
-            entry.end(StreamError::Ended);
-        }
-        drop(table);
-        self.place.shared.wake_if_stopped();
+        let Place { shared, key, id } = &self.place;
+        shared.table().end(&shared.watch, *key, *id, StreamError::Ended);
+        shared.wake_if_stopped();
     }
 
     fn send_frame(
