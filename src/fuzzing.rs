@@ -229,6 +229,7 @@ impl Machines {
             backoff: &self.backoff,
             lookup_timeout: CONNECT_TIMEOUT,
             refresh: Refresh::AtMostEvery(Duration::from_secs(30)),
+            expiry: Some(Duration::from_secs(60)),
             dice: &mut self.dice,
         };
         let event = events[event % events.len()];

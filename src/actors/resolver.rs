@@ -78,6 +78,8 @@ pub(super) struct Life {
     worker: Option<Worker>,
     /// How often the resolver may be asked; it says so when it is built.
     refresh: Refresh,
+    /// After what time the last result is out of date.
+    expiry: Option<Duration>,
     /// Numbers look-ups and workers, so that what comes late is told apart.
     serial: u64,
     found: Option<Found>,
@@ -115,6 +117,7 @@ impl Actor for Resolver {
             dice: Dice::new(self.core.settings.seed ^ RESOLVER_DICE),
             worker: None,
             refresh: Refresh::Never,
+            expiry: None,
             serial: 0,
             found: None,
             #[cfg(feature = "test-util")]
@@ -241,8 +244,16 @@ impl Resolver {
     }
 
     fn understood(&self, life: &mut Life, resolution: Resolution) -> Resolved {
-        let Resolution { endpoints, service_config, config_selector, choices, given_up, ttl } =
-            resolution;
+        let Resolution {
+            endpoints,
+            service_config,
+            config_selector,
+            choices,
+            given_up,
+            ttl,
+            refresh_after,
+        } = resolution;
+        life.expiry = refresh_after;
         let registry = &self.core.settings.lb_registry;
         let is_disabled = self.core.settings.resolver_options.disable_service_config;
         let selector = config_selector.filter(|_| !is_disabled);
@@ -311,6 +322,7 @@ impl Resolver {
             backoff: &self.core.settings.backoff,
             lookup_timeout: LOOKUP_TIMEOUT,
             refresh: life.refresh,
+            expiry: life.expiry,
             dice: &mut life.dice,
         };
         let machine = mem::take(&mut life.machine);

@@ -12,7 +12,9 @@ use tokio::net::UdpSocket;
 
 use crate::support::greeter::{Greeter, SAY_HELLO, ask};
 use crate::support::name_server::{Answer, NameServer};
-use crate::support::{Load, ROUND_ROBIN, plaintext, reports, until, until_connected};
+use crate::support::{
+    Load, ROUND_ROBIN, plaintext, reports, until, until_connected, until_state,
+};
 
 const NAME: &str = "greeter.example.";
 
@@ -258,6 +260,107 @@ async fn an_inspection_tells_how_long_the_addresses_are_good_for() {
     assert!(channel.inspect().await.to_string().contains("endpoints 1, found "));
     assert_eq!(channel.state(), ConnectivityState::Ready);
     channel.close().await;
+}
+
+/// Lets time pass for the channels of this runtime, which must have one thread only.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_headless_service_of_a_cluster_that_grows_and_shrinks_fails_no_call() {
+    let names = NameServer::start().await;
+    let service = "greeter.prod.svc.cluster.local.";
+    let all: [Greeter; 4] = greeters();
+    let port = all[0].address().port();
+    names.set(service, Answer::Lasting(ips(&[&all[0], &all[1]]), 5));
+    let domains = "search prod.svc.cluster.local svc.cluster.local cluster.local\n";
+    let text = format!("{}{domains}options ndots:5\n", nameserver(names.address()));
+    let conf = File::new("cluster", text);
+    let channel = plaintext(format!("dns:///greeter:{port}"))
+        .resolver("dns", Dns::new().resolv_conf(&conf.0))
+        .default_service_config(ROUND_ROBIN)
+        .build()
+        .unwrap();
+    let call = async || channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    call().await;
+    let first = |asked: &str| asked == service;
+    assert!(names.questions().iter().all(|question| first(&question.name)), "the first domain");
+    // The records live for five seconds, and nobody is asked again within thirty.
+    let asked = names.questions().len();
+    pass(Duration::from_secs(29)).await;
+    call().await;
+    assert_eq!(names.questions().len(), asked);
+    // Growth is seen after thirty seconds and a tenth, without any trouble.
+    names.set(service, Answer::Lasting(ips(&[&all[0], &all[1], &all[2], &all[3]]), 5));
+    pass(Duration::from_secs(4)).await;
+    until("the new servers are called", async || {
+        call().await;
+        all[2].received() > 0 && all[3].received() > 0
+    })
+    .await;
+    // One that has left its name gets no more calls, though it runs on.
+    names.set(service, Answer::Lasting(ips(&[&all[1], &all[2], &all[3]]), 5));
+    pass(Duration::from_secs(33)).await;
+    until("the server that left is let go", async || {
+        call().await;
+        all[0].connections() == 0
+    })
+    .await;
+    // A look-up that fails, or finds none, keeps those that are known.
+    for nothing in [Answer::Failure, Answer::Addresses(Vec::new())] {
+        let asked = names.questions().len();
+        names.set(service, nothing);
+        pass(Duration::from_secs(33)).await;
+        until("the name is asked for", async || {
+            call().await;
+            names.questions().len() > asked
+        })
+        .await;
+        for _ in 0..10 {
+            call().await;
+        }
+        // The next look-up succeeds, after the backoff.
+        names.set(service, Answer::Lasting(ips(&[&all[1], &all[2]]), 5));
+        pass(Duration::from_secs(130)).await;
+        until("the name is found again", async || {
+            call().await;
+            resolver_report(&channel).await.facts["endpoints"] == "2"
+        })
+        .await;
+    }
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn a_channel_that_is_idle_and_one_without_refreshes_ask_nobody() {
+    let names = NameServer::start().await;
+    let greeter = Greeter::start();
+    names.set(NAME, Answer::Lasting(ips(&[&greeter]), 1));
+    let target = format!("dns://{}/{NAME}:{}", names.address(), greeter.address().port());
+    let idle_timeout = Duration::from_secs(60);
+    let rows = [
+        (Dns::new(), Some(idle_timeout), 2 * idle_timeout),
+        (Dns::new().refresh_every(None), None, Duration::ZERO),
+    ];
+    for (dns, timeout, passes) in rows {
+        let builder = plaintext(&target).resolver("dns", dns).idle_timeout(timeout);
+        let channel = builder.build().unwrap();
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        if timeout.is_some() {
+            pass(passes).await;
+            until_state(&channel, ConnectivityState::Idle).await;
+        }
+        let asked = names.questions().len();
+        for _ in 0..20 {
+            pass(Duration::from_secs(300)).await;
+            resolver_report(&channel).await;
+        }
+        assert_eq!(names.questions().len(), asked);
+        channel.close().await;
+    }
 }
 
 #[tokio::test]

@@ -63,7 +63,8 @@ pub(crate) struct Settled {
     pub(crate) attempt: u32,
     /// When the result came.
     pub(crate) looked_at: Instant,
-    /// When to look again, if somebody has asked for that too soon after the last time.
+    /// When to look again: when the result is out of date, or as soon as the resolver may be asked
+    /// if somebody has wanted that before.
     pub(crate) due: Option<Instant>,
 }
 
@@ -125,6 +126,8 @@ pub(crate) struct Pace<'a> {
     pub(crate) lookup_timeout: Duration,
     /// How often the resolver may be asked again.
     pub(crate) refresh: Refresh,
+    /// After what time the result that has just come is out of date, if that is known.
+    pub(crate) expiry: Option<Duration>,
     /// For the jitter.
     pub(crate) dice: &'a mut Dice,
 }
@@ -144,8 +147,12 @@ impl State {
             }
             (Self::Looking(lookup), Event::Resolved) => match lookup.then {
                 Then::Repeat => look(now, lookup.attempt, pace, fx),
-                Then::Rest => settle(now, lookup.attempt, None),
-                Then::Refresh { floor } => settle(now, lookup.attempt, Some(later(now, floor))),
+                Then::Rest => settle(now, lookup.attempt, expires_at(now, pace)),
+                Then::Refresh { floor } => {
+                    let due = later(now, floor);
+                    let expiry = expires_at(now, pace).map_or(due, |expiry| expiry.min(due));
+                    settle(now, lookup.attempt, Some(expiry))
+                }
             },
             (Self::Looking(lookup), Event::Failed) => fail(now, lookup, pace, fx),
             (Self::Looking(lookup), Event::Wake) if now >= lookup.deadline => {
@@ -261,6 +268,7 @@ impl Settled {
         if now >= due {
             return look(now, self.attempt, pace, fx);
         }
+        let due = self.due.map_or(due, |planned| planned.min(due));
         State::Settled(Self { due: Some(due), ..self })
     }
 }
@@ -268,6 +276,15 @@ impl Settled {
 fn look(now: Instant, attempt: u32, pace: &Pace<'_>, fx: &mut Vec<Effect>) -> State {
     fx.push(Effect::Look);
     State::Looking(Lookup { attempt, deadline: later(now, pace.lookup_timeout), then: Then::Rest })
+}
+
+/// When the result that has just come is to be looked up again. Up to a tenth is added by chance:
+/// clients that began together must not ask together for ever, and none before a cache has let go.
+fn expires_at(now: Instant, pace: &mut Pace<'_>) -> Option<Instant> {
+    let expiry = pace.expiry?;
+    let jitter = expiry.as_secs_f64() * EXPIRY_JITTER * pace.dice.unit();
+    let jitter = Duration::try_from_secs_f64(jitter).unwrap_or_default();
+    Some(later(now, expiry.saturating_add(jitter)))
 }
 
 fn settle(now: Instant, attempt: u32, due: Option<Instant>) -> State {
@@ -286,6 +303,9 @@ fn rest(now: Instant, attempt: u32, pace: &mut Pace<'_>) -> State {
     let attempt = attempt.saturating_add(1);
     State::Backoff { attempt, until: later(now, pace.backoff.delay(attempt, pace.dice)) }
 }
+
+/// How much longer than its life a result may be kept.
+const EXPIRY_JITTER: f64 = 0.1;
 
 #[cfg(test)]
 mod tests;

@@ -21,13 +21,14 @@ struct Rig {
     began: Instant,
     now: Instant,
     refresh: Refresh,
+    expiry: Option<Duration>,
     dice: Dice,
 }
 
 impl Rig {
     fn new(refresh: Refresh) -> Self {
         let began = start();
-        Self { began, now: began, refresh, dice: Dice::new(1) }
+        Self { began, now: began, refresh, expiry: None, dice: Dice::new(1) }
     }
 
     fn at(&self, seconds: u64) -> Instant {
@@ -40,6 +41,7 @@ impl Rig {
             backoff: &Backoff::new([1, 2, 4, 8].map(Duration::from_secs), 0.0),
             lookup_timeout: Duration::from_secs(20),
             refresh: self.refresh,
+            expiry: self.expiry,
             dice: &mut self.dice,
         };
         let state = state.step(self.now, event, &mut pace, &mut fx);
@@ -142,6 +144,54 @@ fn a_request_after_the_floor_is_honoured_at_once() {
     let (state, _) = rig.run(State::Idle, &events);
     rig.now = rig.at(31);
     assert_eq!(rig.step(state, Event::ResolveNow).1, [Effect::Look]);
+}
+
+#[test]
+fn a_result_that_is_out_of_date_is_looked_up_again_within_a_tenth_of_its_life() {
+    let mut dues = Vec::new();
+    for seed in 0..100 {
+        let mut rig = Rig::new(Refresh::AtMostEvery(FLOOR));
+        rig.dice = Dice::new(seed);
+        rig.expiry = Some(Duration::from_secs(100));
+        let events = [Event::Start, Event::Resolved, Event::Accepted];
+        let (state, _) = rig.run(State::Idle, &events);
+        let due = state.wake_at().unwrap();
+        assert!((rig.at(100)..=rig.at(110)).contains(&due));
+        dues.push(due);
+        rig.now = due;
+        let (state, fx) = rig.step(state, Event::Wake);
+        assert_eq!(fx, [Effect::Look]);
+        // A failure backs off, and then the same begins anew.
+        let (state, _) = rig.run(state, &[Event::Failed]);
+        rig.now = state.wake_at().unwrap();
+        assert!(rig.now < due + Duration::from_secs(5));
+        let (state, fx) = rig.run(state, &[Event::Wake, Event::Resolved, Event::Accepted]);
+        assert_eq!(fx, [Effect::Look]);
+        assert!(state.wake_at().unwrap() >= rig.now + Duration::from_secs(100));
+        // Nobody asks for a channel that is idle.
+        assert_eq!(rig.step(state, Event::Stop).0.wake_at(), None);
+    }
+    dues.sort();
+    dues.dedup();
+    assert!(dues.len() > 50, "clients that began together ask together");
+}
+
+#[test]
+fn whoever_asks_for_a_lookup_hastens_the_next_and_puts_none_off() {
+    let mut rig = Rig::new(Refresh::AtMostEvery(FLOOR));
+    let events = [Event::Start, Event::Resolved, Event::Accepted, Event::ResolveNow];
+    for (expiry, due) in [(100, 30), (10, 11), (30, 30)] {
+        rig.expiry = Some(Duration::from_secs(expiry));
+        let (state, _) = rig.run(State::Idle, &events);
+        assert!(state.wake_at().unwrap() <= rig.at(due), "{expiry}");
+        // During the lookup too.
+        let events = [Event::Start, Event::ResolveNow, Event::Resolved];
+        let (state, _) = rig.run(State::Idle, &events);
+        assert!(state.wake_at().unwrap() <= rig.at(due), "{expiry}");
+    }
+    rig.expiry = Some(Duration::MAX);
+    let (state, _) = rig.run(State::Idle, &[Event::Start, Event::Resolved]);
+    assert!(state.wake_at().unwrap() > rig.at(1_000_000));
 }
 
 #[test]

@@ -291,7 +291,10 @@ impl FileError {
     }
 
     /// Whether there is no file.
-    #[cfg_attr(not(test), expect(dead_code, reason = "it is for files that need not be there"))]
+    #[cfg_attr(
+        not(any(test, feature = "dns")),
+        expect(dead_code, reason = "it is for files that need not be there")
+    )]
     pub(crate) fn is_missing(&self) -> bool {
         matches!(&self.fault, Fault::Io(error) if error.kind() == io::ErrorKind::NotFound)
     }

@@ -1,9 +1,9 @@
 //! `dns:` targets, over hickory.
 
+use std::fmt;
 use std::future;
-use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -15,9 +15,9 @@ use tokio::time::timeout;
 use crate::types::{Address, Caught, Endpoint, Refresh, Target, TargetError};
 
 use super::super::connect::{BoxFuture, TOKIO, without_io};
-use super::super::error::in_words;
+use super::super::file::{Unread, WatchedFile};
 use super::hostname::hostname;
-use super::hosts::{LOOPBACK, addresses_in, is_localhost};
+use super::hosts::{Hosts, LOOPBACK, is_localhost};
 use super::lookup::{Family, Found, Late, NotFound, addresses, look_up};
 use super::resolv_conf::{DNS_PORT, ResolvConf};
 use super::sort::sort;
@@ -56,9 +56,15 @@ use super::{
 ///
 /// # When names are looked up again
 ///
-/// A channel resolves again when a connection is lost or fails, but no sooner than
-/// [`min_interval`](Self::min_interval) after the last time; after a failure with growing delays.
-/// [`Channel::inspect`](crate::Channel::inspect) shows the lives of records.
+/// A channel looks again when the lives (TTL) of the records are over, so that new servers are seen,
+/// but not within 30 s ([`refresh_every`](Self::refresh_every)), and no later than after an hour; what
+/// the hosts file says is looked up again after 30 s. Up to a tenth is added by chance. A channel
+/// that is idle asks nobody.
+///
+/// It also looks again when a connection is lost or fails, but no sooner than
+/// [`min_interval`](Self::min_interval) after the last time. After a look-up that fails or finds no
+/// addresses the last ones stay in use, and it is repeated with growing delays.
+/// [`Channel::inspect`](crate::Channel::inspect) shows the lives of records and the next look-up.
 ///
 /// # Service configs
 ///
@@ -80,14 +86,48 @@ use super::{
 ///     .resolver("dns", Dns::new().search_domains(["prod.example"]));
 /// # builder.build().unwrap();
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Dns {
     name_servers: Vec<SocketAddr>,
     search_domains: Option<Vec<String>>,
-    hosts_file: Option<PathBuf>,
-    resolv_conf: Option<PathBuf>,
+    hosts_file: HostsFile,
+    resolv_conf: WatchedFile<Vec<u8>>,
     query_timeout: Option<Duration>,
     min_interval: Duration,
+    refresh_every: Option<Duration>,
+}
+
+/// The hosts file, which clones of a [`Dns`] read together.
+#[derive(Clone)]
+struct HostsFile {
+    file: WatchedFile<Hosts>,
+    /// Whether the user named it, who then learns that it cannot be read.
+    is_given: bool,
+}
+
+impl HostsFile {
+    fn new(path: impl Into<PathBuf>, is_given: bool) -> Self {
+        let parse = |text| Ok(Hosts::parse(text));
+        Self { file: WatchedFile::new(path, HOSTS_BYTES_MAX, parse), is_given }
+    }
+}
+
+fn resolv_conf_at(path: impl Into<PathBuf>) -> WatchedFile<Vec<u8>> {
+    WatchedFile::new(path, RESOLV_CONF_BYTES_MAX, Ok)
+}
+
+impl fmt::Debug for Dns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dns")
+            .field("name_servers", &self.name_servers)
+            .field("search_domains", &self.search_domains)
+            .field("hosts_file", &self.hosts_file.file.path())
+            .field("resolv_conf", &self.resolv_conf.path())
+            .field("query_timeout", &self.query_timeout)
+            .field("min_interval", &self.min_interval)
+            .field("refresh_every", &self.refresh_every)
+            .finish()
+    }
 }
 
 impl Dns {
@@ -96,10 +136,11 @@ impl Dns {
         Self {
             name_servers: Vec::new(),
             search_domains: None,
-            hosts_file: None,
-            resolv_conf: None,
+            hosts_file: HostsFile::new(HOSTS_FILE, false),
+            resolv_conf: resolv_conf_at(RESOLV_CONF),
             query_timeout: None,
             min_interval: REFRESH_INTERVAL,
+            refresh_every: Some(REFRESH_INTERVAL),
         }
     }
 
@@ -118,16 +159,17 @@ impl Dns {
         self
     }
 
-    /// Reads this file instead of the system's hosts file. A look-up fails if the file is missing.
+    /// Reads this file instead of the system's hosts file. A look-up fails if the file is missing or
+    /// cannot be used. A hosts file is read when it has changed; beyond 32 MiB it cannot be used.
     pub fn hosts_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.hosts_file = Some(path.into());
+        self.hosts_file = HostsFile::new(path, true);
         self
     }
 
     /// Reads this file instead of `/etc/resolv.conf`. A name server may have a port here, as on
     /// OpenBSD: `nameserver [127.0.0.1]:5353`.
     pub fn resolv_conf(mut self, path: impl Into<PathBuf>) -> Self {
-        self.resolv_conf = Some(path.into());
+        self.resolv_conf = resolv_conf_at(path);
         self
     }
 
@@ -142,6 +184,18 @@ impl Dns {
     pub fn min_interval(mut self, interval: Duration) -> Self {
         self.min_interval = interval;
         self
+    }
+
+    /// The least time after which a channel looks again by itself because the lives of the records
+    /// are over. `None` turns that off. Default: 30 s.
+    pub fn refresh_every(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.refresh_every = interval.into();
+        self
+    }
+
+    /// After what time addresses that live for `ttl` are looked up again.
+    fn refresh_after(&self, ttl: Duration) -> Option<Duration> {
+        self.refresh_every.map(|floor| ttl.min(TTL_MAX).max(floor))
     }
 
     fn search(&self, target: &Target) -> Result<Option<Vec<Name>>, TargetError> {
@@ -296,7 +350,10 @@ impl DnsResolver {
         if !self.has_news {
             self.late = None;
             if let Some(ips) = self.query.local().await? {
-                return Ok(Resolution::new(self.query.endpoints(ips)));
+                return Ok(Resolution {
+                    refresh_after: self.query.settings.refresh_after(Duration::ZERO),
+                    ..Resolution::new(self.query.endpoints(ips))
+                });
             }
             let (found, config) = self.query.ask().await?;
             self.known.enter(found.name);
@@ -357,8 +414,10 @@ impl Known {
 
     fn resolution(&self, query: &Query) -> Resolution {
         let lives = [&self.v4, &self.v6].into_iter().filter(|records| !records.ips.is_empty());
+        let ttl = lives.map(|records| records.ttl).min();
         Resolution {
-            ttl: lives.map(|records| records.ttl).min(),
+            ttl,
+            refresh_after: ttl.and_then(|ttl| query.settings.refresh_after(ttl)),
             choices: self.config.clone(),
             given_up: self.given_up.clone(),
             ..Resolution::new(query.endpoints([&*self.v4.ips, &*self.v6.ips].concat()))
@@ -369,19 +428,22 @@ impl Known {
 impl Query {
     /// What this machine knows itself; nobody is asked then.
     async fn local(&self) -> Result<Option<Vec<IpAddr>>, ResolveError> {
-        let (path, is_given) = match &self.settings.hosts_file {
-            Some(path) => (&**path, true),
-            None => (Path::new(HOSTS_FILE), false),
-        };
-        let found = match read(path.to_owned()).await {
-            Ok(hosts) => addresses_in(&hosts, &self.host),
-            Err(error) if is_given => {
-                let cause = in_words(&error);
-                let text = format!("the hosts file {}: {cause}", path.display());
-                return Err(ResolveError::new(text).with_source(error));
+        let HostsFile { file, is_given } = &self.settings.hosts_file;
+        let hosts = match file.get().await {
+            Ok(hosts) => Some(hosts),
+            Err(Unread { error, last_good }) => {
+                if *is_given && last_good.is_none() && !is_localhost(&self.host) {
+                    let (path, cause) = (file.path().display(), error.reason());
+                    let text = format!("the hosts file {path}: {cause}");
+                    return Err(ResolveError::new(text).with_source(error));
+                }
+                if !error.is_missing() {
+                    tracing::info!(target: "switchboard", %error, "the hosts file is not up to date");
+                }
+                last_good
             }
-            Err(_) => Vec::new(),
         };
+        let found = hosts.map(|hosts| hosts.addresses(&self.host)).unwrap_or_default();
         if found.is_empty() && is_localhost(&self.host) {
             return Ok(Some(LOOPBACK.to_vec()));
         }
@@ -417,12 +479,10 @@ impl Query {
     /// last look-up.
     async fn conf(&self) -> ResolvConf {
         let mut conf = if self.servers.is_empty() {
-            let path =
-                self.settings.resolv_conf.as_deref().unwrap_or_else(|| Path::new(RESOLV_CONF));
-            let text = read(path.to_owned()).await.unwrap_or_else(|error| {
-                let path = path.display();
-                tracing::debug!(target: "switchboard", %path, %error, "name servers have defaults");
-                Vec::new()
+            let text = self.settings.resolv_conf.get().await.unwrap_or_else(|unread| {
+                let Unread { error, last_good } = unread;
+                tracing::debug!(target: "switchboard", %error, "name servers are the last or default ones");
+                last_good.unwrap_or_default()
             });
             ResolvConf::parse(&text, hostname().as_deref())
         } else {
@@ -445,12 +505,6 @@ impl Query {
         };
         ResolveError::new(message).with_source(error)
     }
-}
-
-/// Reads a small file off the threads of the runtime.
-async fn read(path: PathBuf) -> io::Result<Vec<u8>> {
-    let reading = tokio::task::spawn_blocking(|| std::fs::read(path));
-    reading.await.map_err(io::Error::other)?
 }
 
 /// Looks the service configs of a host up, where `name` is the host behind its label.
@@ -564,6 +618,15 @@ fn parse_server(target: &Target) -> Result<Option<SocketAddr>, TargetError> {
 const HOSTS_FILE: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
+/// Five times the longest list of blocked names that is in use.
+const HOSTS_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// A thousand times what one needs.
+const RESOLV_CONF_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Nobody is believed to know a name's addresses for longer.
+const TTL_MAX: Duration = Duration::from_secs(3_600);
+
 /// Where the service configs of a name are, and how they begin (A2).
 const CONFIG_LABEL: &str = "_grpc_config";
 const CONFIG_PREFIX: &[u8] = b"grpc_config=";
@@ -643,6 +706,18 @@ mod tests {
             let found = resolver.resolve().await.unwrap();
             assert_eq!(found.endpoints[0].addresses()[0].to_string(), address);
         }
+    }
+
+    #[test]
+    fn addresses_are_looked_up_again_after_their_lives_within_bounds() {
+        let seconds = Duration::from_secs;
+        let rows = [(0, 30), (5, 30), (30, 30), (300, 300), (3_600, 3_600), (86_400, 3_600)];
+        for (ttl, expected) in rows {
+            assert_eq!(Dns::new().refresh_after(seconds(ttl)), Some(seconds(expected)), "{ttl}");
+        }
+        let rarely = Dns::new().refresh_every(seconds(7_200));
+        assert_eq!(rarely.refresh_after(seconds(60)), Some(seconds(7_200)));
+        assert_eq!(Dns::new().refresh_every(None).refresh_after(seconds(60)), None);
     }
 
     // spec: A2/txt-record

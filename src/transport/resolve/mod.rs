@@ -140,6 +140,10 @@ pub struct Resolution {
     /// For how long this is said to be true, where that is known. It is shown by
     /// [`Channel::inspect`](crate::Channel::inspect), and nothing goes by it.
     pub ttl: Option<Duration>,
+    /// After what time the channel looks again by itself, unless it is idle then. Up to a tenth is
+    /// added by chance, so that clients which began together do not ask together. With `None` it
+    /// looks again only when a connection is lost or fails, or [`Resolve::changed`] says so.
+    pub refresh_after: Option<Duration>,
     /// The service configs in DNS, where there are any and `service_config` says nothing.
     pub(crate) choices: Option<ServiceConfigChoices>,
     /// What was looked for besides and given up, and why. It is shown by
@@ -180,19 +184,34 @@ impl Resolution {
         self.ttl = Some(ttl);
         self
     }
+
+    /// The same, to be looked up again after this time.
+    pub fn with_refresh_after(mut self, time: Duration) -> Self {
+        self.refresh_after = Some(time);
+        self
+    }
 }
 
 /// Selectors are the same where they are one.
 impl PartialEq for Resolution {
     fn eq(&self, other: &Self) -> bool {
-        let Self { endpoints, service_config, config_selector, ttl, choices, given_up } = self;
+        let Self {
+            endpoints,
+            service_config,
+            config_selector,
+            ttl,
+            refresh_after,
+            choices,
+            given_up,
+        } = self;
         let same_selector = match (config_selector, &other.config_selector) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
         };
         same_selector
             && (endpoints, service_config) == (&other.endpoints, &other.service_config)
-            && (ttl, choices, given_up) == (&other.ttl, &other.choices, &other.given_up)
+            && (ttl, refresh_after) == (&other.ttl, &other.refresh_after)
+            && (choices, given_up) == (&other.choices, &other.given_up)
     }
 }
 
