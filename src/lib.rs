@@ -39,7 +39,7 @@ pub use transport::TlsConfig;
 pub use transport::{
     BearerToken, BoxFuture, BuildResolver, CallContext, CallCredentials, Connect, Credentials,
     CredentialsError, Io, KeepaliveConfig, Proxy, ProxyError, Resolution, Resolve, ResolveError,
-    ResolverOptions, SocketConnector,
+    ResolverOptions, SocketConnector, SystemDns,
 };
 #[cfg(feature = "test-util")]
 pub use transport::{ManualResolver, memory};

@@ -465,14 +465,9 @@ impl ChannelBuilder {
     /// Fails if the target, the service config or the authority cannot be understood, or if no
     /// credentials were given.
     pub fn build(&self) -> Result<Channel, BuildError> {
-        self.build_with(DEFAULT_SCHEME)
-    }
-
-    /// As [`build`](Self::build), with another scheme for a target that has none.
-    pub(super) fn build_with(&self, default_scheme: &str) -> Result<Channel, BuildError> {
         let credentials = self.credentials.clone().ok_or(BuildError::NoCredentials)?;
         let schemes: Vec<&str> = self.resolvers.keys().map(String::as_str).collect();
-        let target = Target::parse(&self.target, &schemes, default_scheme)?;
+        let target = Target::parse(&self.target, &schemes, DEFAULT_SCHEME)?;
         let resolver = self.resolvers.get(target.scheme()).cloned();
         let resolver = resolver
             .ok_or_else(|| target.invalid(format!("no resolver for `{}`", target.scheme())))?;
@@ -548,10 +543,6 @@ impl ChannelBuilder {
     fn route(
         &self,
         resolver: Arc<dyn BuildResolver>,
-        #[cfg_attr(
-            not(feature = "dns"),
-            expect(unused_variables, reason = "DNS alone is left to it")
-        )]
         target: &Target,
     ) -> (Arc<dyn BuildResolver>, Option<Proxy>) {
         let proxy = match &self.proxy {
@@ -559,7 +550,6 @@ impl ChannelBuilder {
             ProxyChoice::Environment if self.connector.is_none() => Proxy::from_env(),
             ProxyChoice::Environment | ProxyChoice::None => None,
         };
-        #[cfg(feature = "dns")]
         if let Some(proxy) = &proxy
             && target.scheme() == "dns"
             && let Ok((host, port)) = resolve::host_and_port(target)

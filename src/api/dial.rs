@@ -14,15 +14,15 @@ impl ChannelBuilder {
     /// Builds the channel and waits until it is READY, no longer than `timeout`: the deprecated
     /// `Dial` of grpc-go, for programs that come from there.
     ///
-    /// A target without a scheme is a `passthrough` one, as it was there. Attempts to connect go on
-    /// for the whole time; the error has the cause of the last that failed.
+    /// A target without a scheme is a `dns` one, as for [`build`](Self::build). Attempts to connect
+    /// go on for the whole time; the error has the cause of the last that failed.
     ///
     /// Prefer [`build`](Self::build): a channel needs no connection to be used, a call waits for
     /// one with `wait_for_ready`, and [`Channel::connect`] starts connecting ahead of the first.
     ///
     /// Cancel-safe: dropping the future ends the channel.
     pub async fn dial(&self, timeout: Duration) -> Result<Channel, DialError> {
-        let channel = self.build_with(DIAL_SCHEME)?;
+        let channel = self.build()?;
         match channel.until_ready(Instant::now().checked_add(timeout)).await {
             Ok(()) => Ok(channel),
             Err(cause) => {
@@ -82,6 +82,3 @@ impl From<BuildError> for DialError {
         Self::Build(error)
     }
 }
-
-/// A text without a scheme is an address, as in grpc-go's `Dial`.
-const DIAL_SCHEME: &str = "passthrough";

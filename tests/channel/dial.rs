@@ -15,7 +15,7 @@ async fn a_dialled_channel_is_ready_and_its_target_an_address() {
     let greeter = [Greeter::start()];
     let channel = plaintext(greeter[0].address().to_string()).dial(LONG).await.unwrap();
     assert_eq!(channel.state(), ConnectivityState::Ready);
-    assert_eq!(channel.target(), format!("passthrough:///{}", greeter[0].address()));
+    assert_eq!(channel.target(), format!("dns:///{}", greeter[0].address()));
     channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
     assert_eq!(greeter[0].accepted(), 1);
     close_without_leaks(channel, &greeter).await;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,19 +12,20 @@ use std::time::Duration;
 use hickory_proto::rr::{Name, RData, RecordType};
 use tokio::time::timeout;
 
-use crate::types::{Address, Caught, Endpoint, Refresh, Target, TargetError};
+use crate::types::{Caught, Endpoint, Refresh, Target, TargetError};
 
 use super::super::connect::{BoxFuture, TOKIO, without_io};
 use super::super::file::{Unread, WatchedFile};
 use super::hostname::hostname;
-use super::hosts::{Hosts, LOOPBACK, is_localhost};
+use super::endpoint::{LOOPBACK, Named, is_localhost, named};
+use super::hosts::Hosts;
 use super::lookup::{Family, Found, Late, NotFound, addresses, look_up};
 use super::resolv_conf::{DNS_PORT, ResolvConf};
 use super::sort::sort;
 use super::stub::{NoAnswer, Said, Stub};
 use super::{
-    BuildResolver, DEFAULT_PORT, FixedResolver, REFRESH_INTERVAL, Resolution, Resolve,
-    ResolveError, ResolverOptions, ServiceConfigChoices,
+    BuildResolver, FixedResolver, REFRESH_INTERVAL, Resolution, Resolve, ResolveError,
+    ResolverOptions, ServiceConfigChoices, SystemDns,
 };
 
 /// The resolver of `dns` targets: `dns:host`, `dns:host:port`, `dns://server/host:port` where the
@@ -53,6 +54,9 @@ use super::{
 /// addresses, the other is waited for no longer than 50 ms
 /// ([RFC 8305](https://www.rfc-editor.org/rfc/rfc8305#section-3)); its addresses join when they come.
 /// A family that nobody answers for keeps the addresses that it had.
+///
+/// Where the system has no `resolv.conf`, as Windows has none, and neither the target nor this value
+/// names a server, [`SystemDns`] looks names up instead.
 ///
 /// # When names are looked up again
 ///
@@ -144,6 +148,11 @@ impl Dns {
         }
     }
 
+    /// The operating system's own resolver, for names that only it knows.
+    pub fn system() -> SystemDns {
+        SystemDns::new()
+    }
+
     /// Asks these name servers, in this order, instead of the system's. A server that the target
     /// names itself takes their place. `resolv.conf` is not read then.
     pub fn name_servers(mut self, servers: impl IntoIterator<Item = SocketAddr>) -> Self {
@@ -223,19 +232,17 @@ impl BuildResolver for Dns {
         target: &Target,
         options: &ResolverOptions,
     ) -> Result<Box<dyn Resolve>, TargetError> {
-        let endpoint = target.endpoint();
+        #[cfg(not(unix))]
+        if self.name_servers.is_empty() && target.authority().is_empty() {
+            // There is no file that says whom the system asks.
+            return Self::system().build_with(target, options);
+        }
         let server = parse_server(target)?;
         let search = self.search(target)?;
-        // With a zone too, which the parts of an endpoint do not have.
-        if let Ok(address) = endpoint.parse::<SocketAddr>()
-            && address.port() != 0
-        {
-            return Ok(FixedResolver::boxed(vec![address.into()]));
-        }
-        let (host, port) = host_and_port(target)?;
-        if let Ok(ip) = host.parse::<IpAddr>() {
-            return Ok(FixedResolver::boxed(vec![SocketAddr::new(ip, port).into()]));
-        }
+        let (host, port) = match named(target)? {
+            Named::Address(address) => return Ok(FixedResolver::boxed(vec![address.into()])),
+            Named::Host(host, port) => (host, port),
+        };
         let name = dns_name(host).ok_or_else(|| {
             target.invalid(format!(
                 "`{host}` is no DNS name: expected labels of at most 63 characters"
@@ -256,18 +263,6 @@ impl BuildResolver for Dns {
             turn: AtomicUsize::new(0),
         };
         Ok(Box::new(DnsResolver { query, known: Known::default(), late: None, has_news: false }))
-    }
-}
-
-/// The resolver of `dns` targets whose names somebody else looks up: a proxy.
-pub(crate) struct Unresolved;
-
-impl BuildResolver for Unresolved {
-    fn build(&self, target: &Target) -> Result<Box<dyn Resolve>, TargetError> {
-        let (host, port) = host_and_port(target)?;
-        let name =
-            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        Ok(FixedResolver::boxed(vec![Address::Name(name.into()).into()]))
     }
 }
 
@@ -554,51 +549,6 @@ fn dns_name(text: &str) -> Option<Name> {
     Name::from_utf8(text).ok()
 }
 
-/// The host and the port that a target names.
-pub(crate) fn host_and_port(target: &Target) -> Result<(&str, u16), TargetError> {
-    let text = target.endpoint();
-    if text.is_empty() {
-        return Err(target.invalid("there is no host; expected dns:host or dns:host:port"));
-    }
-    // An IPv6 address without brackets is no host and port.
-    if text.parse::<Ipv6Addr>().is_ok() {
-        return Ok((text, DEFAULT_PORT));
-    }
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let split = rest.split_once(']');
-            let split = split.filter(|(ip, _)| ip.parse::<Ipv6Addr>().is_ok());
-            let Some((ip, port)) = split else {
-                return Err(target.invalid(format!(
-                    "`{text}` is not an IPv6 address; expected [a::b] or [a::b]:port"
-                )));
-            };
-            (ip, port)
-        }
-        None => text.split_at(text.find(':').unwrap_or(text.len())),
-    };
-    let port = match port.strip_prefix(':') {
-        None if port.is_empty() => DEFAULT_PORT,
-        Some("") => {
-            return Err(target.invalid("there is no port after the colon; expected host:port"));
-        }
-        Some(digits) => parse_port(digits).ok_or_else(|| {
-            target.invalid(format!("port `{digits}` is not a number from 1 to 65535"))
-        })?,
-        None => {
-            return Err(target.invalid(format!("`{port}` follows the address; expected :port")));
-        }
-    };
-    let host = if host.is_empty() { "localhost" } else { host };
-    Ok((host, port))
-}
-
-fn parse_port(digits: &str) -> Option<u16> {
-    let is_number = digits.bytes().all(|byte| byte.is_ascii_digit());
-    let port = digits.parse().ok().filter(|port| *port != 0)?;
-    is_number.then_some(port)
-}
-
 fn parse_server(target: &Target) -> Result<Option<SocketAddr>, TargetError> {
     let text = target.authority();
     if text.is_empty() {
@@ -644,23 +594,6 @@ mod tests {
 
     fn build(text: &str) -> Result<Box<dyn Resolve>, TargetError> {
         Dns::new().build(&Target::parse(text, &["dns"], "dns").unwrap())
-    }
-
-    #[test]
-    fn an_endpoint_is_a_host_and_a_port() {
-        let rows = [
-            ("greeter", ("greeter", 443)),
-            ("greeter.example:50051", ("greeter.example", 50051)),
-            (":50051", ("localhost", 50051)),
-            ("10.0.0.7:1", ("10.0.0.7", 1)),
-            ("[::1]:65535", ("::1", 65535)),
-            ("[::1]", ("::1", 443)),
-            ("::1", ("::1", 443)),
-        ];
-        for (text, expected) in rows {
-            let target = Target::parse(text, &["dns"], "dns").unwrap();
-            assert_eq!(host_and_port(&target), Ok(expected), "{text}");
-        }
     }
 
     #[test]

@@ -82,6 +82,18 @@ impl Resolve for FixedResolver {
     }
 }
 
+/// The resolver of `dns` targets whose names somebody else looks up: a proxy.
+pub(crate) struct Unresolved;
+
+impl BuildResolver for Unresolved {
+    fn build(&self, target: &Target) -> Result<Box<dyn Resolve>, TargetError> {
+        let (host, port) = host_and_port(target)?;
+        let name =
+            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        Ok(FixedResolver::boxed(vec![Address::Name(name.into()).into()]))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,10 @@
-//! What this machine knows of names without asking anybody.
+//! The hosts file.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hasher as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
+
+use super::endpoint::without_last_dot;
 
 /// A hosts file.
 ///
@@ -60,24 +62,6 @@ fn hash(name: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// Whether nobody but this machine says what `name` is
-/// ([RFC 6761](https://www.rfc-editor.org/rfc/rfc6761#section-6.3)).
-pub(super) fn is_localhost(name: &str) -> bool {
-    let name = without_last_dot(name.as_bytes());
-    let Some(rest) = name.len().checked_sub(LOCALHOST.len()) else { return false };
-    let (before, last) = name.split_at(rest);
-    last.eq_ignore_ascii_case(LOCALHOST) && (before.is_empty() || before.ends_with(b"."))
-}
-
-/// What `localhost` is where no hosts file says otherwise.
-pub(super) const LOOPBACK: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-
-fn without_last_dot(name: &[u8]) -> &[u8] {
-    name.strip_suffix(b".").unwrap_or(name)
-}
-
-const LOCALHOST: &[u8] = b"localhost";
 
 #[cfg(test)]
 mod tests {
@@ -116,15 +100,5 @@ mod tests {
         assert!(size_of_val(&*hosts.names) <= 200_001 * 16);
         assert_eq!(hosts.addresses("greeter"), [IpAddr::from([10, 0, 0, 1])]);
         assert_eq!(hosts.addresses("ads77.example"), [IpAddr::from([0, 0, 0, 0])]);
-    }
-
-    #[test]
-    fn localhost_and_what_is_below_it_is_this_machine() {
-        for name in ["localhost", "LocalHost.", "a.localhost", "a.b.LOCALHOST."] {
-            assert!(is_localhost(name), "{name}");
-        }
-        for name in ["", ".", "alocalhost", "localhost.example", "localhost.localdomain", "host"] {
-            assert!(!is_localhost(name), "{name}");
-        }
     }
 }

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "dns")]
 mod dns;
+mod endpoint;
 mod fixed;
 #[cfg(feature = "dns")]
 mod hostname;
@@ -20,6 +21,7 @@ mod resolv_conf;
 mod sort;
 #[cfg(feature = "dns")]
 mod stub;
+mod system;
 mod unix;
 
 use std::collections::BTreeMap;
@@ -35,11 +37,12 @@ use super::connect::BoxFuture;
 
 #[cfg(feature = "dns")]
 pub use dns::Dns;
-#[cfg(feature = "dns")]
-pub(crate) use dns::{Unresolved, host_and_port};
+pub(crate) use endpoint::host_and_port;
 use fixed::FixedResolver;
+pub(crate) use fixed::Unresolved;
 #[cfg(feature = "test-util")]
 pub use manual::ManualResolver;
+pub use system::SystemDns;
 use unix::UnixResolver;
 
 /// Looks up one target, again and again.
@@ -90,19 +93,18 @@ pub trait BuildResolver: Send + Sync + 'static {
 
 /// The resolvers that every channel has, by scheme.
 pub(crate) fn built_in() -> BTreeMap<String, Arc<dyn BuildResolver>> {
-    let fixed: [(&str, Arc<dyn BuildResolver>); 5] = [
+    let all: [(&str, Arc<dyn BuildResolver>); 6] = [
+        #[cfg(feature = "dns")]
+        ("dns", Arc::new(Dns::new())),
+        #[cfg(not(feature = "dns"))]
+        ("dns", Arc::new(SystemDns::new())),
         ("ipv4", Arc::new(FixedResolver::ipv4)),
         ("ipv6", Arc::new(FixedResolver::ipv6)),
         ("passthrough", Arc::new(FixedResolver::passthrough)),
         ("unix", Arc::new(UnixResolver::Path)),
         ("unix-abstract", Arc::new(UnixResolver::Abstract)),
     ];
-    #[cfg_attr(not(feature = "dns"), expect(unused_mut, reason = "DNS is added where it is built"))]
-    let mut all: BTreeMap<_, _> =
-        fixed.into_iter().map(|(scheme, it)| (scheme.to_owned(), it)).collect();
-    #[cfg(feature = "dns")]
-    all.insert("dns".to_owned(), Arc::new(Dns::new()));
-    all
+    all.into_iter().map(|(scheme, it)| (scheme.to_owned(), it)).collect()
 }
 
 impl<F> BuildResolver for F
