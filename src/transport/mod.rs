@@ -41,9 +41,7 @@ pub use proxy::{Proxy, ProxyError};
 pub use resolve::Dns;
 #[cfg(feature = "test-util")]
 pub use resolve::ManualResolver;
-pub use resolve::{
-    BuildResolver, Resolution, Resolve, ResolveError, ResolverOptions, SystemDns,
-};
+pub use resolve::{BuildResolver, Resolution, Resolve, ResolveError, ResolverOptions, SystemDns};
 #[cfg(feature = "_tls")]
 pub use tls::TlsConfig;
 

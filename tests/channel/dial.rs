@@ -44,7 +44,7 @@ async fn what_was_not_connected_in_time_says_why() {
     assert_eq!(since.elapsed().as_secs(), 5);
     assert_eq!(
         error.to_string(),
-        "passthrough:///127.0.0.1:1 was not connected within 5s: 127.0.0.1:1: connection refused \
+        "dns:///127.0.0.1:1 was not connected within 5s: 127.0.0.1:1: connection refused \
          (os error 111)"
     );
     let status = error.source().unwrap();

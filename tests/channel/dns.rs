@@ -12,9 +12,7 @@ use tokio::net::UdpSocket;
 
 use crate::support::greeter::{Greeter, SAY_HELLO, ask};
 use crate::support::name_server::{Answer, NameServer};
-use crate::support::{
-    Load, ROUND_ROBIN, plaintext, reports, until, until_connected, until_state,
-};
+use crate::support::{Load, ROUND_ROBIN, plaintext, reports, until, until_connected, until_state};
 
 const NAME: &str = "greeter.example.";
 
@@ -286,8 +284,7 @@ async fn a_headless_service_of_a_cluster_that_grows_and_shrinks_fails_no_call() 
         .unwrap();
     let call = async || channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
     call().await;
-    let first = |asked: &str| asked == service;
-    assert!(names.questions().iter().all(|question| first(&question.name)), "the first domain");
+    assert!(names.questions().iter().all(|question| question.name == service));
     // The records live for five seconds, and nobody is asked again within thirty.
     let asked = names.questions().len();
     pass(Duration::from_secs(29)).await;
@@ -450,6 +447,39 @@ async fn what_this_machine_knows_is_final_whatever_resolv_conf_holds() {
         }
     }
     assert_eq!(names.questions(), []);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn files_that_are_no_files_hold_up_nothing_that_this_machine_knows() {
+    let greeter = Greeter::start();
+    // A device that never ends, and a folder.
+    for path in ["/dev/zero", "/"] {
+        let dns = Dns::new().resolv_conf(path).hosts_file(path);
+        let target = format!("dns:localhost:{}", greeter.address().port());
+        let channel = plaintext(target).resolver("dns", dns.clone()).build().unwrap();
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        channel.close().await;
+        let channel = plaintext("dns:greeter").resolver("dns", dns).build().unwrap();
+        let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+        let expected = format!("the hosts file {path}: it is a d");
+        assert!(status.message().contains(&expected), "{status}");
+        channel.close().await;
+    }
+}
+
+#[tokio::test]
+async fn the_systems_resolver_reaches_localhost_and_takes_no_name_server() {
+    let greeter = Greeter::start();
+    for host in ["localhost", "a.localhost", "127.0.0.1"] {
+        let target = format!("dns:///{host}:{}", greeter.address().port());
+        let channel = plaintext(target).resolver("dns", Dns::system()).build().unwrap();
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        channel.close().await;
+    }
+    let builder = plaintext("dns://127.0.0.1/greeter").resolver("dns", Dns::system());
+    let error = builder.build().unwrap_err().to_string();
+    assert!(error.contains("name servers of its own and not `127.0.0.1`"), "{error}");
 }
 
 #[tokio::test]

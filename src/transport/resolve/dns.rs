@@ -15,9 +15,9 @@ use tokio::time::timeout;
 use crate::types::{Caught, Endpoint, Refresh, Target, TargetError};
 
 use super::super::connect::{BoxFuture, TOKIO, without_io};
-use super::super::file::{Unread, WatchedFile};
-use super::hostname::hostname;
+use super::super::file::{FileError, Unread, WatchedFile};
 use super::endpoint::{LOOPBACK, Named, is_localhost, named};
+use super::hostname::hostname;
 use super::hosts::Hosts;
 use super::lookup::{Family, Found, Late, NotFound, addresses, look_up};
 use super::resolv_conf::{DNS_PORT, ResolvConf};
@@ -426,8 +426,9 @@ impl Query {
         let HostsFile { file, is_given } = &self.settings.hosts_file;
         let hosts = match file.get().await {
             Ok(hosts) => Some(hosts),
-            Err(Unread { error, last_good }) => {
-                if *is_given && last_good.is_none() && !is_localhost(&self.host) {
+            Err(unread) => {
+                let (error, last) = last_of(unread);
+                if *is_given && last.is_none() && !is_localhost(&self.host) {
                     let (path, cause) = (file.path().display(), error.reason());
                     let text = format!("the hosts file {path}: {cause}");
                     return Err(ResolveError::new(text).with_source(error));
@@ -435,7 +436,7 @@ impl Query {
                 if !error.is_missing() {
                     tracing::info!(target: "switchboard", %error, "the hosts file is not up to date");
                 }
-                last_good
+                last
             }
         };
         let found = hosts.map(|hosts| hosts.addresses(&self.host)).unwrap_or_default();
@@ -475,9 +476,11 @@ impl Query {
     async fn conf(&self) -> ResolvConf {
         let mut conf = if self.servers.is_empty() {
             let text = self.settings.resolv_conf.get().await.unwrap_or_else(|unread| {
-                let Unread { error, last_good } = unread;
-                tracing::debug!(target: "switchboard", %error, "name servers are the last or default ones");
-                last_good.unwrap_or_default()
+                let (error, last) = last_of(unread);
+                if !error.is_missing() {
+                    tracing::info!(target: "switchboard", %error, "resolv.conf is not up to date");
+                }
+                last.unwrap_or_default()
             });
             ResolvConf::parse(&text, hostname().as_deref())
         } else {
@@ -500,6 +503,14 @@ impl Query {
         };
         ResolveError::new(message).with_source(error)
     }
+}
+
+/// What stands in for a file that cannot be read now: what it held before. One that is gone holds
+/// nothing.
+fn last_of<T>(unread: Unread<T>) -> (FileError, Option<Arc<T>>) {
+    let Unread { error, last_good } = unread;
+    let last = last_good.filter(|_| !error.is_missing());
+    (error, last)
 }
 
 /// Looks the service configs of a host up, where `name` is the host behind its label.

@@ -6,7 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::types::{Address, Endpoint, Refresh, Target, TargetError};
 
 use super::super::connect::BoxFuture;
-use super::{DEFAULT_PORT, Resolution, Resolve, ResolveError, refuse_authority, unix};
+use super::endpoint::host_and_port;
+use super::{
+    BuildResolver, DEFAULT_PORT, Resolution, Resolve, ResolveError, refuse_authority, unix,
+};
 
 /// Gives the same endpoints at every lookup.
 pub(crate) struct FixedResolver {

@@ -62,7 +62,6 @@ fn hash(name: &[u8]) -> u64 {
     hasher.finish()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

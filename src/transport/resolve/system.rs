@@ -15,9 +15,7 @@ use super::super::aside::Aside;
 use super::super::connect::BoxFuture;
 use super::super::error::in_words;
 use super::endpoint::{LOOPBACK, Named, is_localhost, named};
-use super::{
-    BuildResolver, FixedResolver, REFRESH_INTERVAL, Resolution, Resolve, ResolveError,
-};
+use super::{BuildResolver, FixedResolver, REFRESH_INTERVAL, Resolution, Resolve, ResolveError};
 
 /// The resolver of `dns` targets that asks the operating system: `dns:host`, `dns:host:port`.
 ///
@@ -149,7 +147,9 @@ impl SystemResolver {
             ResolveError::new(format!("look-up of `{}` by the system: {cause}", self.host))
         };
         match self.settings.lookups.find(&self.host, self.port).await {
-            Ok(Ok(addresses)) if addresses.is_empty() => Err(fail("it has no addresses".to_owned())),
+            Ok(Ok(addresses)) if addresses.is_empty() => {
+                Err(fail("it has no addresses".to_owned()))
+            }
             Ok(Ok(addresses)) => Ok(Resolution {
                 refresh_after: self.settings.refresh_every,
                 ..Resolution::new(addresses.into_iter().map(Into::into))
