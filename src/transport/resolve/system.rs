@@ -49,8 +49,12 @@ struct Lookups {
     ask: Ask,
     turns: Semaphore,
     /// A look-up keeps its own alive, so that whoever wants the same name finds it.
-    by_name: Mutex<BTreeMap<(String, u16), Weak<Aside<Found>>>>,
+    by_name: Mutex<BTreeMap<Key, Weak<Lookup>>>,
 }
+
+type Key = (String, u16);
+
+type Lookup = Aside<Found>;
 
 impl SystemDns {
     /// A resolver that asks the operating system.
@@ -174,13 +178,14 @@ impl Lookups {
         lookup.run(work).await.map_err(|none| none.to_string())
     }
 
-    fn of(&self, host: &str, port: u16) -> Arc<Aside<Found>> {
+    fn of(&self, host: &str, port: u16) -> Arc<Lookup> {
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         by_name.retain(|_, lookup| lookup.strong_count() > 0);
-        let known = by_name.get(&(host.to_owned(), port)).and_then(Weak::upgrade);
+        let key = (host.to_owned(), port);
+        let known = by_name.get(&key).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {
-            let lookup = Arc::new(Aside::new(LOOKUP_TIMEOUT));
-            by_name.insert((host.to_owned(), port), Arc::downgrade(&lookup));
+            let lookup = Arc::new(Lookup::new(LOOKUP_TIMEOUT));
+            by_name.insert(key, Arc::downgrade(&lookup));
             lookup
         })
     }
@@ -197,13 +202,14 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::types::Endpoint;
 
     fn target(text: &str) -> Target {
         Target::parse(text, &["dns"], "dns").unwrap()
     }
 
     fn addresses(resolution: &Resolution) -> Vec<String> {
-        let all = resolution.endpoints.iter().flat_map(|endpoint| endpoint.addresses());
+        let all = resolution.endpoints.iter().flat_map(Endpoint::addresses);
         all.map(ToString::to_string).collect()
     }
 
