@@ -199,7 +199,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(25);
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use super::*;
     use crate::types::Endpoint;
@@ -256,11 +256,12 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_asked_for_once_at_a_time_by_all_its_channels() {
         static ASKED: AtomicUsize = AtomicUsize::new(0);
-        static GO: Mutex<()> = Mutex::new(());
-        let held = GO.lock().unwrap();
+        static MAY_END: AtomicBool = AtomicBool::new(false);
         let dns = SystemDns::asking(|_, port| {
             ASKED.fetch_add(1, Ordering::SeqCst);
-            drop(GO.lock().unwrap());
+            while !MAY_END.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
             Ok(vec![([10, 0, 0, 1], port).into()])
         });
         let mut all = tokio::task::JoinSet::new();
@@ -276,7 +277,7 @@ mod tests {
         assert!(futures_util::FutureExt::now_or_never(given_up.resolve()).is_none());
         drop(given_up);
         tokio::task::yield_now().await;
-        drop(held);
+        MAY_END.store(true, Ordering::SeqCst);
         while let Some(found) = all.join_next().await {
             assert_eq!(found.unwrap().unwrap(), 1);
         }
