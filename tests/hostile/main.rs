@@ -10,6 +10,7 @@ mod support;
 mod connections;
 mod floods;
 mod frames;
+mod kept;
 mod memory;
 mod messages;
 mod responses;

@@ -11,7 +11,9 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, mpsc};
 
-use crate::frames::{ACK, DATA, END_STREAM, HEADERS, PING, SETTINGS, frame, good, settings};
+use crate::frames::{
+    ACK, DATA, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, frame, good, settings,
+};
 use crate::memory;
 use crate::support::greeter::{SAY_HELLO, ask};
 use crate::support::plaintext;
@@ -206,11 +208,14 @@ pub(crate) async fn start(script: Arc<Script>) -> SocketAddr {
     address
 }
 
-enum Heard {
+/// What a client has sent.
+pub(crate) enum Heard {
     Settings,
     Ping(Vec<u8>),
     /// A request, to its end.
     Request(u32),
+    /// The end of a call before its time.
+    Reset(u32),
 }
 
 /// How a connection ends is up to the client.
@@ -234,6 +239,7 @@ async fn serve(
             Heard::Settings if is_first && !script.acks_settings => continue,
             Heard::Settings => frame(SETTINGS, ACK, 0, &[]),
             Heard::Ping(payload) => frame(PING, ACK, 0, &payload),
+            Heard::Reset(_) => continue,
             Heard::Request(stream) => {
                 if answered.fetch_add(1, Ordering::Relaxed) < script.times {
                     write.write_all(&(script.answer)(stream)).await.ok()?;
@@ -260,7 +266,11 @@ async fn serve(
     None
 }
 
-async fn listen(mut read: OwnedReadHalf, tell: mpsc::UnboundedSender<Heard>) -> Option<()> {
+/// Tells what a client sends, to the end of its connection.
+pub(crate) async fn listen(
+    mut read: OwnedReadHalf,
+    tell: mpsc::UnboundedSender<Heard>,
+) -> Option<()> {
     read.read_exact(&mut [0; PREFACE_LEN]).await.ok()?;
     loop {
         let mut header = [0; 9];
@@ -275,6 +285,7 @@ async fn listen(mut read: OwnedReadHalf, tell: mpsc::UnboundedSender<Heard>) -> 
             SETTINGS if flags & ACK == 0 => Heard::Settings,
             PING if flags & ACK == 0 => Heard::Ping(payload),
             DATA | HEADERS if flags & END_STREAM != 0 => Heard::Request(stream),
+            RST_STREAM => Heard::Reset(stream),
             _ => continue,
         };
         // Nobody listens where the script has hung up; reading on spares the client a reset.

@@ -1070,10 +1070,12 @@ impl Shared {
         next
     }
 
-    /// The stream that has most unread, of those that have not been ended here.
+    /// The stream that has most unread, of those that can give it up. One that was ended here, as
+    /// by its deadline, has it until it is read or dropped.
     pub(super) fn laggard(&self) -> Option<Laggard> {
         let table = self.table();
-        let live = table.streams.iter().filter(|(_, entry)| entry.ended.is_none());
+        let can_give_up = |entry: &Entry| entry.ended.is_none() || entry.reader.is_some();
+        let live = table.streams.iter().filter(|(_, entry)| can_give_up(entry));
         self.watch.unread.most(live.map(|(key, entry)| (key, entry.id)))
     }
 

@@ -453,6 +453,12 @@ impl RecvHalf {
 
     /// Reads the headers, if that is not done.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        ready!(self.read_head(cx));
+        Poll::Ready(self.tell_end())
+    }
+
+    /// Reads the headers and, where they are not of gRPC, the response to its end.
+    fn read_head(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match &mut self.state {
                 State::Head(response) => match ready!(Pin::new(response).poll(cx)) {
@@ -477,10 +483,7 @@ impl RecvHalf {
                     Some(Err(_)) => self.end_foreign(Reset::Nothing),
                     None => ready!(self.poll_foreign_end(cx)),
                 },
-                State::Ending(Err(_)) => return Poll::Ready(self.tell_end()),
-                State::Body(_) | State::Ending(Ok(_)) | State::Ended(_) => {
-                    return Poll::Ready(Ok(()));
-                }
+                State::Body(_) | State::Ending(_) | State::Ended(_) => return Poll::Ready(()),
             }
         }
     }
@@ -636,13 +639,8 @@ impl RecvHalf {
     /// changes: whoever reads finds all of it, and then whatever comes next. `cx` is that of the
     /// task which last polled this half.
     pub(crate) fn gather(&mut self, cx: &mut Context<'_>) {
-        if let State::Head(response) = &mut self.state {
-            match Pin::new(response).poll(cx) {
-                Poll::Ready(Ok(response)) => self.take_head(response, cx),
-                Poll::Ready(Err(error)) => self.fail(&error),
-                Poll::Pending => {}
-            }
-        }
+        // What is not messages is read to its end, and kept by nobody.
+        let _ = self.read_head(cx);
         let State::Body(body) = &mut self.state else { return };
         let (mut frames, mut taken) = (Vec::new(), Taken::default());
         // An error, or the end, stays to be polled for.
@@ -661,7 +659,8 @@ impl RecvHalf {
     /// and tells the next reader so.
     pub(crate) fn discard(&mut self) {
         let ended_here = self.place.ended_here();
-        if let (Some(error), State::Head(_) | State::Body(_)) = (ended_here, &self.state) {
+        let has_unread = matches!(self.state, State::Head(_) | State::Body(_) | State::Foreign(_));
+        if let Some(error) = ended_here.filter(|_| has_unread) {
             self.end(Err(error), Reset::Nothing);
         }
     }
