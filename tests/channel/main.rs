@@ -44,6 +44,7 @@ mod streaming;
 mod supervision;
 mod telemetry;
 mod tls;
+mod unread;
 #[cfg(target_os = "linux")]
 mod user_timeout;
 mod wrong_input;
