@@ -144,7 +144,9 @@ impl Log {
 #[derive(Debug, Default)]
 struct Book {
     lines: HashMap<Kind, HashMap<String, Line>>,
-    len: usize,
+    /// How many events there are, and how many troubles: neither takes the other's room.
+    events: usize,
+    troubles: usize,
 }
 
 /// What a line is about.
@@ -181,12 +183,12 @@ impl Book {
             line.written = now;
             return Some(std::mem::take(&mut line.left_out));
         }
-        if self.len == LINES_MAX {
-            self.make_room(now)?;
+        if *self.len_of(kind) == LINES_MAX {
+            self.make_room(now, kind)?;
         }
         let line = Line { written: now, left_out: 0, trouble: Told::Nothing };
         self.lines.entry(kind).or_default().insert(subject.to_owned(), line);
-        self.len += 1;
+        *self.len_of(kind) += 1;
         Some(0)
     }
 
@@ -216,18 +218,32 @@ impl Book {
         self.lines.get_mut(&kind)?.get_mut(subject)
     }
 
-    /// Forgets the oldest line, one of no trouble first; nothing where all are too young.
-    fn make_room(&mut self, now: Instant) -> Option<()> {
-        let all = self.lines.iter().flat_map(|(kind, lines)| {
-            lines.iter().map(move |(subject, line)| (*kind, subject, line))
+    fn len_of(&mut self, kind: Kind) -> &mut usize {
+        match kind {
+            Kind::Event(_) => &mut self.events,
+            Kind::Trouble(_) => &mut self.troubles,
+        }
+    }
+
+    /// Forgets the oldest line of what is like `kind`; nothing where all are too young.
+    fn make_room(&mut self, now: Instant, kind: Kind) -> Option<()> {
+        let is_alike = |other: &Kind| {
+            matches!(
+                (kind, other),
+                (Kind::Event(_), Kind::Event(_)) | (Kind::Trouble(_), Kind::Trouble(_))
+            )
+        };
+        let alike = self.lines.iter().filter(|(other, _)| is_alike(other));
+        let all = alike.flat_map(|(other, lines)| {
+            lines.iter().map(move |(subject, line)| (*other, subject, line))
         });
         let old =
             all.filter(|(_, _, line)| now.saturating_duration_since(line.written) >= INTERVAL);
-        let (kind, subject, _) =
+        let (oldest, subject, _) =
             old.min_by_key(|(_, _, line)| (line.trouble == Told::Began, line.written))?;
         let subject = subject.clone();
-        self.lines.get_mut(&kind)?.remove(&subject);
-        self.len -= 1;
+        self.lines.get_mut(&oldest)?.remove(&subject);
+        *self.len_of(kind) -= 1;
         Some(())
     }
 }
@@ -235,7 +251,8 @@ impl Book {
 /// The least time between two lines of one kind about one subject.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many lines are kept in mind, and so how many can be written within the interval.
+/// How many lines of events, and how many of troubles, are kept in mind, and so how many can be
+/// written within the interval.
 const LINES_MAX: usize = 256;
 
 #[cfg(test)]
@@ -293,7 +310,7 @@ mod tests {
         let lines =
             (0..10_000).filter(|nth: &u32| book.admit(begun, EVENT, &nth.to_string()).is_some());
         assert_eq!(lines.count(), LINES_MAX);
-        // One in trouble is kept in mind rather than others.
+        // Trouble is kept in mind all the same.
         let later = begun + INTERVAL;
         assert_eq!(book.fails(later, Trouble::Unreachable, "a"), Some((true, 0)));
         for second in 2..10 {
@@ -302,8 +319,8 @@ mod tests {
                 book.admit(now, EVENT, &format!("{second} {nth}"));
             }
         }
-        assert_eq!(book.len, LINES_MAX);
-        assert_eq!(book.lines.values().map(HashMap::len).sum::<usize>(), LINES_MAX);
+        assert_eq!((book.events, book.troubles), (LINES_MAX, 1));
+        assert_eq!(book.lines.values().map(HashMap::len).sum::<usize>(), LINES_MAX + 1);
         assert_eq!(book.recovers(Trouble::Unreachable, "a"), Some(0));
     }
 }
