@@ -150,6 +150,192 @@ fn tags_and_rows_are_read_as_pairs_of_a_rule_and_a_test() {
     assert_eq!(rows, [row("src/a.rs::one"), row("tests/b.rs::two")]);
 }
 
+/// Codes that only a server may give, or the application.
+const RESERVED: [&str; 7] = [
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "DATA_LOSS",
+];
+
+/// Where they may be named: where they are defined, and in a service for the servers of others.
+const MAY_NAME_THEM: [&str; 2] = ["src/types/status.rs", "src/observe/channelz/service.rs"];
+
+// spec: grpc/library-codes
+#[test]
+fn the_library_makes_none_of_the_codes_that_are_for_servers() {
+    for file in sources(&root().join("src")) {
+        let text = fs::read_to_string(&file).expect("a source file can be read");
+        if !MAY_NAME_THEM.iter().any(|home| file.ends_with(home)) {
+            let found = reserved_in(&text);
+            assert!(found.is_empty(), "{}: only servers give these: {found:?}", file.display());
+        }
+    }
+    let planted = "fn f() -> Status {\n    // Code::ABORTED\n    Status::data_loss(\"x\")\n}\n\
+                   const C: Code = Code::NOT_FOUND;\nuse Code::*;\n\
+                   let n = Code::from_number(9);\n\
+                   mod tests {\n    const C: Code = Code::ABORTED;\n}\n";
+    let lines: Vec<_> = reserved_in(planted).into_iter().map(|(line, _)| line).collect();
+    assert_eq!(lines, [3, 5, 6, 7]);
+    let sound = "Status::internal(\"NOT_FOUND\"); Code::from_number(number); ErrorKind::NotFound";
+    assert_eq!(reserved_in(sound), []);
+}
+
+/// The lines of code that can make one of the reserved codes, above the tests.
+fn reserved_in(text: &str) -> Vec<(usize, &str)> {
+    let names = RESERVED.map(|code| format!("Code::{code}"));
+    let constructors = RESERVED.map(|code| format!("Status::{}", code.to_lowercase()));
+    let found = code_of(text).filter(|(_, code)| {
+        let by_number = code.split("Code::from_number(").skip(1);
+        let mut by_number = by_number.filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        names.iter().chain(&constructors).any(|name| crate::names(code, name))
+            || code.contains("Code::*")
+            || by_number.next().is_some()
+    });
+    found.collect()
+}
+
+#[test]
+fn every_status_that_the_library_makes_has_a_text() {
+    let (mut count, mut bare) = (0, Vec::new());
+    for file in sources(&root().join("src")) {
+        let text = fs::read_to_string(&file).expect("a source file can be read");
+        if file.ends_with("src/types/status.rs") {
+            // It passes on what it is given.
+            continue;
+        }
+        for (line, argument) in texts_of_statuses(&text) {
+            count += 1;
+            let is_listed =
+                |(home, known): &(&str, &str)| file.ends_with(home) && *known == argument;
+            let above: Vec<_> = text.lines().take(line).collect();
+            let is_constant = text.contains(&format!("const {argument}: &str = \""));
+            let says_something = is_constant || says_something(&argument, &above.join("\n"));
+            if !says_something && !HAVE_TEXTS.iter().any(is_listed) {
+                bare.push(format!("{}:{line}: `{argument}`", file.display()));
+            }
+        }
+    }
+    assert!(bare.is_empty(), "may be empty: begin it with words, or list it\n{}", bare.join("\n"));
+    assert!(count > 40, "{count} statuses were found");
+    let planted = "fn f(why: String) {\n    Status::unavailable(why);\n    Status::internal(\"\");\n    \
+                   Status::new(\n        Code::INTERNAL,\n        format!(\"{why}\"),\n    );\n    \
+                   let text = \"why\".to_owned();\n    Status::internal(text);\n}\n";
+    let empty: Vec<_> = texts_of_statuses(planted)
+        .into_iter()
+        .filter(|(line, argument)| {
+            let above: Vec<_> = planted.lines().take(*line).collect();
+            !says_something(argument, &above.join("\n"))
+        })
+        .map(|(line, _)| line)
+        .collect();
+    assert_eq!(empty, [2, 3, 4]);
+}
+
+/// Texts that do not begin with words of their own, where each is known not to be empty.
+const HAVE_TEXTS: [(&str, &str); 15] = [
+    // The library's own errors, whose texts begin with words.
+    ("types/foreign.rs", "self.to_string()"),
+    ("actors/addr_conn.rs", "error.to_string()"),
+    ("api/method.rs", "error.to_string()"),
+    ("api/token.rs", "it.to_string()"),
+    ("call/status.rs", "error.to_string()"),
+    ("call/health.rs", "format!(\"{peer}: {error}\")"),
+    ("call/status.rs", "message"),
+    ("call/status.rs", "format!(\"{peer}: {}\", trailers.message)"),
+    // An error of a resolver, which stands for a text where it has none.
+    ("actors/resolver.rs", "error.to_string()"),
+    // Why a service config or an update is refused, likewise.
+    ("actors/client_conn.rs", "reason.clone()"),
+    ("policy/channel/mod.rs", "reason.clone()"),
+    ("actors/resolver.rs", "reason"),
+    // What is said of a subchannel, which is one of these.
+    ("pick_first/pass.rs", "error.message()"),
+    // Arguments that begin with words.
+    ("api/token.rs", "text"),
+    // A server's own words, which may be none: `sent_by` makes the status show whose they are.
+    ("call/status.rs", "trailers.message"),
+];
+
+/// The text that each status in `source` is made with, as an expression, above the tests.
+fn texts_of_statuses(source: &str) -> Vec<(usize, String)> {
+    let code: Vec<_> = code_of(source).collect();
+    let mut found = Vec::new();
+    for (nth, (line, text)) in code.iter().enumerate() {
+        for (at, _) in text.match_indices("Status::") {
+            let call = &text[at + "Status::".len()..];
+            let name: String =
+                call.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let is_constructor = name == "new" || CONSTRUCTORS.contains(&name.as_str());
+            if !is_constructor || !call[name.len()..].starts_with('(') {
+                continue;
+            }
+            let rest = code[nth + 1..].iter().map(|(_, text)| text.trim());
+            let all = std::iter::once(&call[name.len() + 1..]).chain(rest);
+            let arguments = arguments(&all.collect::<Vec<_>>().join(" "));
+            let text = arguments.get(usize::from(name == "new")).cloned().unwrap_or_default();
+            found.push((*line, text));
+        }
+    }
+    found
+}
+
+const CONSTRUCTORS: [&str; 9] = [
+    "cancelled",
+    "unknown",
+    "deadline_exceeded",
+    "permission_denied",
+    "resource_exhausted",
+    "unimplemented",
+    "internal",
+    "unavailable",
+    "unauthenticated",
+];
+
+/// The arguments of a call, of whose text this is what follows the opening parenthesis.
+fn arguments(text: &str) -> Vec<String> {
+    let (mut all, mut depth, mut is_text, mut last) = (vec![String::new()], 0, false, ' ');
+    for c in text.chars() {
+        match c {
+            '"' if last != '\\' => is_text = !is_text,
+            '(' | '[' | '{' if !is_text => depth += 1,
+            ')' | ']' | '}' if !is_text && depth == 0 => break,
+            ')' | ']' | '}' if !is_text => depth -= 1,
+            ',' if !is_text && depth == 0 => {
+                all.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        last = c;
+        all.last_mut().expect("there is one from the start").push(c);
+    }
+    all.into_iter().map(|argument| argument.trim().to_owned()).collect()
+}
+
+/// Whether an expression that gives a text has words of its own: in a literal, in a format, or
+/// behind a name that has such a value in `source`, which ends there.
+fn says_something(expression: &str, source: &str) -> bool {
+    let literal = expression.trim_start_matches("format!(").trim_start();
+    if let Some(literal) = literal.strip_prefix('"') {
+        // What stands in braces is somebody else's.
+        let mut depth = 0;
+        return literal.split('"').next().is_some_and(|literal| {
+            literal.chars().any(|c| {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                depth == 0 && c.is_alphabetic()
+            })
+        });
+    }
+    let is_name = expression.chars().all(|c| c.is_alphanumeric() || c == '_');
+    let binding = format!("let {expression} = ");
+    let nearest = source.rsplit_once(&binding).map(|(_, value)| value);
+    is_name && nearest.is_some_and(|value| says_something(value, ""))
+}
+
 #[test]
 fn the_check_finds_what_it_is_for() {
     let (_, allowed, banned) = LAYERS[2];

@@ -84,6 +84,7 @@ impl Settings {
             retry_limits: self.retry_limits,
             seed: self.seed,
             accepted: self.connection.accepted.clone(),
+            request_fields_max: self.connection.request_fields_max,
         }
     }
 }

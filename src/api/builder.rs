@@ -23,7 +23,7 @@ use crate::transport::{
     Connect, ConnectionOptions, Credentials, CredentialsError, KeepaliveConfig, Proxy,
     RECEIVE_BUFFER_BYTES_MAX, ReceiveBuffer, SocketConnector,
 };
-use crate::types::{Authority, Compression, InvalidAuthority, Target, TargetError};
+use crate::types::{Authority, Compression, InvalidAuthority, Target, TargetError, untold};
 
 /// Builds a [`Channel`]. A builder is a template: it can be cloned and built from many times.
 ///
@@ -312,6 +312,15 @@ impl ChannelBuilder {
     /// The largest list of response headers that is taken, in bytes. Default: 64 KiB.
     pub fn max_header_list_bytes(mut self, bytes: u32) -> Self {
         self.connection.max_header_list_size = bytes;
+        self
+    }
+
+    /// The largest list of request headers that is sent, in bytes, each field counted with 32 for its
+    /// overhead: metadata, what call credentials add, and the protocol's own fields. A call with more
+    /// ends with `RESOURCE_EXHAUSTED` before anything of it is queued or sent. A server that says
+    /// that it takes less is obeyed. Default: 1 MiB.
+    pub fn max_request_header_list_bytes(mut self, bytes: usize) -> Self {
+        self.connection.request_fields_max = bytes;
         self
     }
 
@@ -689,13 +698,16 @@ impl fmt::Display for BuildError {
 
 impl std::error::Error for BuildError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::InvalidCredentials(error) => Some(error),
-            Self::InvalidTarget(error) => Some(error),
-            Self::InvalidServiceConfig(error) => Some(error),
-            Self::InvalidAuthority(error) => Some(error),
-            Self::NoCredentials | Self::InvalidUserAgent(_) | Self::InvalidBackoff(_) => None,
-        }
+        let error: &(dyn std::error::Error + 'static) = match self {
+            Self::InvalidCredentials(error) => error,
+            Self::InvalidTarget(error) => error,
+            Self::InvalidServiceConfig(error) => error,
+            Self::InvalidAuthority(error) => error,
+            Self::NoCredentials | Self::InvalidUserAgent(_) | Self::InvalidBackoff(_) => {
+                return None;
+            }
+        };
+        untold(&self.to_string(), Some(error))
     }
 }
 

@@ -15,9 +15,9 @@ use super::method::{Cardinality, IntoMethod, PreparedMethod};
 use super::request::{CallOptions, Request, Response};
 use super::streaming::Streaming;
 use crate::actors::Core;
-use crate::call::{self, CallHead, Events, Reply, StateChanges, StreamCall};
+use crate::call::{self, CallHead, Events, NotReady, Reply, StateChanges, StreamCall};
 use crate::transport::{BoxFuture, Message};
-use crate::types::{Compression, ConnectivityState, Foreign, Status};
+use crate::types::{Compression, ConnectivityState, Deadline, Foreign, Status};
 
 /// A virtual connection to a service: it finds the servers, keeps connections to them and sends
 /// each call to one.
@@ -193,6 +193,40 @@ impl Channel {
         }
     }
 
+    /// Connects the channel, if it is idle, and waits until it is READY: that is, until a call would
+    /// be sent at once. Attempts that fail are followed by others until `timeout` has passed.
+    ///
+    /// Fails with `DEADLINE_EXCEEDED` once it has, and with the cause of the last failure, where
+    /// there was one; with CANCELLED where the channel is or becomes closed; with UNAVAILABLE where
+    /// there is no runtime to connect on, or where that has shut down.
+    ///
+    /// Calls need not wait for this; for the start of a program it tells early that a server cannot
+    /// be reached. Cancel-safe: the channel goes on connecting.
+    ///
+    /// ```no_run
+    /// # async fn run(channel: switchboard::Channel) -> Result<(), switchboard::Status> {
+    /// channel.ready(std::time::Duration::from_secs(5)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn ready(&self, timeout: Duration) -> Result<(), Status> {
+        self.until_ready(timeout).await.map_err(|why| match why {
+            NotReady::Ended(status) => status,
+            NotReady::TooLate(last_error) => {
+                let text = format!("{} was not READY within {timeout:?}", self.target());
+                match last_error {
+                    Some(error) => {
+                        let text = format!("{text}; last error: {}", error.text());
+                        Status::deadline_exceeded(text).with_source(error)
+                    }
+                    None => {
+                        let text = format!("{text}: it is {}", self.state());
+                        Status::deadline_exceeded(text)
+                    }
+                }
+            }
+        })
+    }
+
     /// Ends every wait between attempts to connect, as when the network has come back.
     pub fn reset_connect_backoff(&self) {
         self.handle.core.reset_connect_backoff();
@@ -214,12 +248,10 @@ impl Channel {
         &self.handle.core
     }
 
-    /// Waits until the channel is READY, or says why it is not.
-    pub(super) async fn until_ready(
-        &self,
-        deadline: Option<Instant>,
-    ) -> Result<(), Option<Status>> {
-        call::until_ready(&self.handle.core.shared, deadline).await
+    /// Waits until the channel is READY for no longer than `timeout`, or says why it is not.
+    pub(super) async fn until_ready(&self, timeout: Duration) -> Result<(), NotReady> {
+        let deadline = Deadline::after(Instant::now().into_std(), timeout).instant();
+        call::until_ready(&self.handle.core.shared, Instant::from_std(deadline)).await
     }
 
     /// The target, in its whole form.

@@ -8,7 +8,7 @@ use super::codec::EncodedMessage;
 use super::finish::Finish;
 use crate::call::StreamCall;
 use crate::transport::BoxFuture;
-use crate::types::{Address, Code, Foreign, Metadata, Panicked, SecurityLevel, Status};
+use crate::types::{Address, Foreign, Metadata, Panicked, SecurityLevel, Status};
 
 /// A stream of encoded messages: what an [`Interceptor`](crate::Interceptor) gets from below, and
 /// gives to what lies above.
@@ -267,12 +267,9 @@ impl StreamWrapper for OneResponse {
 }
 
 fn cardinality(came: &str) -> Status {
-    Status::new(
-        Code::UNIMPLEMENTED,
-        format!(
-            "the stream of an interceptor: cardinality violation: {came} where one message is due"
-        ),
-    )
+    Status::unimplemented(format!(
+        "the stream of an interceptor: cardinality violation: {came} where one message is due"
+    ))
 }
 
 /// A stream that interceptors have made, or have put others around. One that panics ends its call
@@ -284,7 +281,7 @@ pub(super) struct ForeignStream {
 
 impl ForeignStream {
     pub(super) fn new(stream: Arc<dyn ClientStream>) -> Self {
-        let stream = Foreign::new("the stream of an interceptor", stream);
+        let stream = Foreign::new(THE_STREAM, stream);
         Self { stream, failed: OnceLock::new() }
     }
 
@@ -302,7 +299,11 @@ impl ForeignStream {
         if let Some(status) = self.failed.get() {
             return Err(status.clone());
         }
-        self.stream.future(make).await.unwrap_or_else(|panicked| Err(self.fail(panicked)))
+        let made = self.stream.future(make).await;
+        made.map_or_else(
+            |panicked| Err(self.fail(panicked)),
+            |made| made.map_err(|status| status.of_part(THE_STREAM)),
+        )
     }
 
     fn ask<T>(&self, ask: impl FnOnce(&Arc<dyn ClientStream>) -> Option<T>) -> Option<T> {
@@ -350,6 +351,9 @@ impl ClientStream for ForeignStream {
         }
     }
 }
+
+/// How errors name one.
+const THE_STREAM: &str = "the stream of an interceptor";
 
 /// A stream at whose end something is to be called.
 pub(super) struct Finishing {

@@ -57,7 +57,10 @@ impl CodecError {
 
 impl fmt::Display for CodecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        match self.0.to_string().trim() {
+            "" => f.write_str("the codec gave no reason"),
+            _ => self.0.fmt(f),
+        }
     }
 }
 

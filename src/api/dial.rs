@@ -4,11 +4,10 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::builder::{BuildError, ChannelBuilder};
 use super::channel::Channel;
-use crate::types::{ConnectivityState, Status};
+use crate::call::NotReady;
+use crate::types::{ConnectivityState, Status, untold};
 
 impl ChannelBuilder {
     /// Builds the channel and waits until it is READY, no longer than `timeout`: the deprecated
@@ -23,9 +22,13 @@ impl ChannelBuilder {
     /// Cancel-safe: dropping the future ends the channel.
     pub async fn dial(&self, timeout: Duration) -> Result<Channel, DialError> {
         let channel = self.build()?;
-        match channel.until_ready(Instant::now().checked_add(timeout)).await {
+        match channel.until_ready(timeout).await {
             Ok(()) => Ok(channel),
-            Err(cause) => {
+            Err(why) => {
+                let cause = match why {
+                    NotReady::Ended(status) => Some(status),
+                    NotReady::TooLate(last_error) => last_error,
+                };
                 let (target, state) = (channel.target(), channel.state());
                 Err(DialError::NotReady { target, timeout, state, cause })
             }
@@ -71,8 +74,10 @@ impl fmt::Display for DialError {
 impl Error for DialError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Build(error) => Some(error),
-            Self::NotReady { cause, .. } => cause.as_ref().map(|cause| cause as _),
+            Self::Build(error) => error.source(),
+            Self::NotReady { cause, .. } => {
+                untold(&self.to_string(), cause.as_ref().and_then(Status::cause))
+            }
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::types::{Caught, Foreign, Metadata, MethodPath, Panicked, Status};
 /// All methods have a default, which changes nothing:
 ///
 /// - [`before`](Self::before) sees every call on its way out. It is synchronous and costs nothing
-///   but itself; most interceptors need no more.
+///   but itself; most interceptors need no more. A closure of its shape is an interceptor too.
 /// - [`unary`](Self::unary) and [`stream`](Self::stream) decide what becomes of a call: it can be
 ///   passed on, changed or not, awaited, answered without a server, or made again.
 ///
@@ -42,8 +42,7 @@ use crate::types::{Caught, Foreign, Metadata, MethodPath, Panicked, Status};
 ///
 /// impl Interceptor for Tenant {
 ///     fn before(&self, call: &mut OutgoingCall) -> Result<(), Status> {
-///         let set = call.options_mut().metadata_mut().insert("tenant", "blue");
-///         set.map_err(|error| Status::internal(error.to_string()))
+///         Ok(call.metadata_mut().insert("tenant", "blue")?)
 ///     }
 /// }
 ///
@@ -69,7 +68,8 @@ use crate::types::{Caught, Foreign, Metadata, MethodPath, Panicked, Status};
 /// ```
 pub trait Interceptor: Send + Sync + 'static {
     /// Sees a call of either kind, before [`unary`](Self::unary) or [`stream`](Self::stream) gets
-    /// it. A status ends the call; it becomes the call's as it is.
+    /// it. A status ends the call; it becomes the call's as it is, but for OK, which
+    /// becomes INTERNAL, and one without a message, which gets one.
     ///
     /// Must not block.
     fn before(&self, call: &mut OutgoingCall) -> Result<(), Status> {
@@ -96,6 +96,23 @@ pub trait Interceptor: Send + Sync + 'static {
         next: Next<'a>,
     ) -> Answer<'a, Arc<dyn ClientStream>> {
         next.stream(call)
+    }
+}
+
+/// A closure that sees every call on its way out, as [`Interceptor::before`] does:
+///
+/// ```
+/// use switchboard::{Channel, OutgoingCall};
+///
+/// let builder = Channel::builder("dns:///greeter.example:50051")
+///     .interceptor(|call: &mut OutgoingCall| Ok(call.metadata_mut().insert("tenant", "blue")?));
+/// ```
+impl<F> Interceptor for F
+where
+    F: Fn(&mut OutgoingCall) -> Result<(), Status> + Send + Sync + 'static,
+{
+    fn before(&self, call: &mut OutgoingCall) -> Result<(), Status> {
+        self(call)
     }
 }
 
@@ -242,7 +259,11 @@ fn before(
     call: &mut OutgoingCall,
 ) -> Result<(), Status> {
     let seen = interceptor.call(|interceptor| interceptor.before(call));
-    seen.unwrap_or_else(|panicked| Err(panicked.into_status()))
+    seen.unwrap_or_else(|panicked| Err(panicked.into_status())).map_err(of_part)
+}
+
+fn of_part(status: Status) -> Status {
+    status.of_part(AN_INTERCEPTOR)
 }
 
 impl fmt::Debug for Next<'_> {
@@ -269,7 +290,7 @@ enum What<'a, T: Outcome> {
 }
 
 impl<'a, T: Outcome> Answer<'a, T> {
-    /// What `answer` gives. A status becomes the call's as it is.
+    /// What `answer` gives. A status becomes the call's, as that of [`Interceptor::before`] does.
     pub fn later(answer: impl Future<Output = Result<T, Status>> + Send + 'a) -> Self {
         Self { what: What::Later(Box::pin(answer)), finish: Finish::default() }
     }
@@ -308,9 +329,9 @@ impl<'a, T: Outcome> IntoFuture for Answer<'a, T> {
             What::Pass(call, channel) => T::make(call, channel),
             What::Later(answer) => Box::pin(async move {
                 let answer = Caught::of(AN_INTERCEPTOR, answer).await;
-                answer.unwrap_or_else(|panicked| Err(panicked.into_status()))
+                answer.unwrap_or_else(|panicked| Err(panicked.into_status())).map_err(of_part)
             }),
-            What::Known(answer) => Box::pin(ready(answer)),
+            What::Known(answer) => Box::pin(ready(answer.map_err(of_part))),
         };
         if finish.is_empty() {
             return answer;

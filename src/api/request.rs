@@ -63,7 +63,8 @@ impl CallOptions {
 
     /// Ends the call with `DEADLINE_EXCEEDED` this long after it begins. It covers everything:
     /// resolution, waiting, connecting, sending, and reading to the trailers. Replaces a
-    /// [`deadline`](Self::deadline). Default: none.
+    /// [`deadline`](Self::deadline). `Duration::MAX` is a timeout as well, of some thirty years: the
+    /// channel's default does not replace it. Default: the channel's, which is none.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.end = End::After(timeout);
         self
@@ -168,7 +169,7 @@ impl CallOptions {
     pub(super) fn deadline_from(&self, now: Instant) -> Option<Instant> {
         match self.end {
             End::Never => None,
-            End::After(timeout) => Deadline::after(now, timeout).map(Deadline::instant),
+            End::After(timeout) => Some(Deadline::after(now, timeout).instant()),
             End::At(deadline) => Some(deadline.instant()),
         }
     }

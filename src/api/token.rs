@@ -17,7 +17,7 @@ use crate::observe::{Log, Trouble, since_1970};
 use crate::policy::backoff::Backoff;
 use crate::policy::token::{Answer, Event, Fetch, State};
 use crate::transport::{BearerToken, BoxFuture, CallContext, CallCredentials, WatchedFile};
-use crate::types::{Code, Dice, Foreign, Metadata, Panicked, SecurityLevel, Status};
+use crate::types::{Dice, Foreign, Metadata, Panicked, SecurityLevel, Status};
 
 /// Access tokens of OAuth 2.0 as call credentials: `authorization: Bearer …`.
 ///
@@ -229,7 +229,8 @@ impl Shared {
             Status::unavailable(format!("no token was fetched within {seconds} s"))
         })?;
         let unavailable = |it: Panicked| Status::unavailable(it.to_string()).with_source(it);
-        let token = token.map_err(unavailable)??;
+        let token = token.map_err(unavailable)?;
+        let token = token.map_err(|status| status.of_control_part("the token source"))?;
         let end = match token.expires_in {
             None => None,
             Some(Duration::ZERO) => {
@@ -338,7 +339,7 @@ fn parse(text: &str, now: Duration) -> Result<AccessToken, String> {
 }
 
 fn unauthenticated(text: impl Into<String>) -> Status {
-    Status::new(Code::UNAUTHENTICATED, text)
+    Status::unauthenticated(text)
 }
 
 /// How long before its end a token is not sent any more, as clocks differ and calls take time

@@ -38,7 +38,7 @@ mod waiters;
 pub(crate) use activity::Activity;
 pub(crate) use events::Events;
 pub(crate) use health::{HealthWatch, WatchEnd};
-pub(crate) use ready::until_ready;
+pub(crate) use ready::{NotReady, until_ready};
 pub(crate) use retry::RetryLimits;
 use retry::Retrying;
 #[cfg(feature = "test-util")]

@@ -63,6 +63,9 @@ async fn pick_later(
     began: Instant,
     attempt: u32,
 ) -> Result<Chosen, PickError> {
+    if let Some(status) = status::too_much_metadata(call, shared.request_fields_max) {
+        return Err(status.into());
+    }
     let _waiting = shared.activity.wait().map_err(status::too_many_waiting)?;
     let mut wait = first;
     let mut last_error = None;
@@ -172,8 +175,11 @@ pub(super) fn look(snapshot: &Snapshot, call: &CallHead, terms: &mut Option<Term
         PickResult::Queue => wait(None, None),
         PickResult::Fail(status) if terms.wait_for_ready => wait(None, Some(status)),
         PickResult::Fail(status) => {
-            Step::End(PickError::Failed(Status::from_control_plane(status)))
+            Step::End(PickError::Failed(status.of_control_part(THE_POLICY)))
         }
-        PickResult::Drop(status) => Step::End(PickError::Ended(Status::from_control_plane(status))),
+        PickResult::Drop(status) => Step::End(PickError::Ended(status.of_control_part(THE_POLICY))),
     }
 }
+
+/// How errors name whoever picks.
+pub(super) const THE_POLICY: &str = "the load-balancing policy";

@@ -10,7 +10,7 @@ use crate::observe::AttemptKind;
 use crate::policy::retry::{Failure, Progress, Pushback, Rules, Verdict};
 use crate::transport::StreamError;
 use crate::types::Dice;
-use crate::types::{Address, Metadata, Seen, Status};
+use crate::types::{Address, Metadata, Seen, Status, later};
 
 /// What a channel has settled about attempts beyond the first.
 #[derive(Clone, Copy, Debug)]
@@ -116,9 +116,9 @@ impl Attempts {
         self.progress.failed
     }
 
-    /// `status` as the call ends with it: after these attempts.
-    pub(super) fn end(&self, status: Status) -> Status {
-        status::after_failure(status, self.last.as_ref())
+    /// `status` as `call` ends with it: after these attempts.
+    pub(super) fn end(&self, status: Status, call: &CallHead) -> Status {
+        status::after_failure(status, self.last.as_ref()).of_call(&call.path)
     }
 
     /// What follows an attempt that failed. Without `is_kept` there is nothing to send again, and
@@ -165,7 +165,7 @@ impl Attempts {
             }
             Verdict::RetryAfter(rest) => {
                 self.last = Some(status);
-                Next::At(Instant::now() + rest)
+                Next::At(Instant::from_std(later(Instant::now().into_std(), rest)))
             }
             Verdict::Finish => Next::End(status),
             Verdict::Exhausted(attempts) => Next::End(status::retries_exhausted(status, attempts)),

@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) runtime: OnceLock<Handle>,
     /// What servers may compress messages with.
     pub(super) accepted: Arc<[Compression]>,
+    /// Bytes of header fields that a request may have.
+    pub(super) request_fields_max: usize,
     demand: Box<dyn Fn() -> Result<(), NoRuntime> + Send + Sync>,
 }
 
@@ -42,6 +44,8 @@ pub(crate) struct Conduct {
     pub(crate) seed: u64,
     /// What servers may compress messages with.
     pub(crate) accepted: Arc<[Compression]>,
+    /// Bytes of header fields that a request may have.
+    pub(crate) request_fields_max: usize,
 }
 
 /// There is no runtime to start the channel on.
@@ -77,7 +81,8 @@ impl Shared {
         conduct: Conduct,
         demand: impl Fn() -> Result<(), NoRuntime> + Send + Sync + 'static,
     ) -> Self {
-        let Conduct { credentials, waiting_max, retry_limits, seed, accepted } = conduct;
+        let Conduct { credentials, waiting_max, retry_limits, seed, accepted, request_fields_max } =
+            conduct;
         Self {
             cell: SnapshotCell::new(first),
             states: StateBoard::new(),
@@ -85,6 +90,7 @@ impl Shared {
             activity: Activity::new(waiting_max),
             retrying: Arc::new(Retrying::new(retry_limits, seed)),
             accepted,
+            request_fields_max,
             runtime: OnceLock::new(),
             demand: Box::new(demand),
         }

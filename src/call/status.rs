@@ -2,9 +2,9 @@
 
 use tokio::time::Instant;
 
-use super::NoRuntime;
 use super::activity::Full;
-use crate::transport::{ErrorCode, StreamError, Trailers};
+use super::{CallHead, NoRuntime};
+use crate::transport::{ErrorCode, StreamError, Trailers, fields_len};
 use crate::types::{Address, Code, Metadata, MethodPath, SecurityLevel, Status};
 
 /// The status of a call whose stream to `peer` failed for good. A reset with CANCEL where the
@@ -42,13 +42,14 @@ pub(super) fn of_stream_error(
         | StreamError::NotProved(_)
         | StreamError::TooManyFields
         | StreamError::FieldsTooLarge { .. }
+        | StreamError::FieldsOverLimit { .. }
         | StreamError::SendTooLarge { .. }
         | StreamError::NotGrpc(_)
         | StreamError::NoTrailers
         | StreamError::BadFlag(_)
         | StreamError::Truncated => format!("{peer}: {text}"),
     };
-    Status::new(code, message).with_source(error.clone())
+    Status::new(code, message).at(peer).with_source(error.clone())
 }
 
 /// How the server says that the call ended: its trailers if well.
@@ -69,7 +70,7 @@ pub(super) fn of_trailers(
         return Err(of_stream_error(&StreamError::DeadlineExceeded, None, peer));
     }
     let status = if trailers.is_made_up {
-        Status::new(trailers.code, format!("{peer}: {}", trailers.message))
+        Status::new(trailers.code, format!("{peer}: {}", trailers.message)).at(peer)
     } else {
         Status::new(trailers.code, trailers.message).sent_by(method, peer)
     };
@@ -94,7 +95,7 @@ fn has_passed(deadline: Option<Instant>) -> bool {
 
 /// A compressed message came that cannot be read.
 pub(super) fn compressed(peer: &Address, what: &str) -> Status {
-    Status::internal(format!("{peer}: the server sent a compressed message, and {what}"))
+    Status::internal(format!("{peer}: the server sent a compressed message, and {what}")).at(peer)
 }
 
 /// A compressed message came that is larger than is taken.
@@ -103,18 +104,19 @@ pub(super) fn too_large_decompressed(peer: &Address, limit: usize) -> Status {
         "{peer}: the server sent a compressed message of more than {limit} bytes where {limit} are \
          allowed; raise max_receive_message_bytes to take it"
     ))
+    .at(peer)
 }
 
 /// A method with one response had another number of them.
 pub(super) fn cardinality(peer: &Address, came: &str) -> Status {
     let text = format!("{peer}: cardinality violation: {came} where one message is due");
-    Status::new(Code::UNIMPLEMENTED, text)
+    Status::unimplemented(text).at(peer)
 }
 
 /// A method with one request was given another number of them.
 pub(super) fn request_cardinality(method: &MethodPath, given: &str) -> Status {
     let text = format!("cardinality violation: {method} takes one request, and {given} was sent");
-    Status::new(Code::UNIMPLEMENTED, text)
+    Status::unimplemented(text)
 }
 
 /// The deadline passed while a message waited to be sent, and messages of the server to be received.
@@ -124,6 +126,7 @@ pub(super) fn deadline_while_unread(peer: &Address, unread: usize) -> Status {
          and {unread} bytes of its own messages had not been received here: receive while sending, \
          as `Streaming::exchange` does"
     ))
+    .at(peer)
 }
 
 /// The deadline passed before the call had a stream.
@@ -143,7 +146,10 @@ pub(super) fn deadline_while_waiting(last_error: Option<Status>) -> Status {
 
 /// The credentials of a call failed. They are a part of the control plane (A54).
 pub(super) fn credentials_failed(peer: &Address, failure: Status) -> Status {
-    Status::from_control_plane(failure).with_prefix(&format!("{peer}: the call's credentials: "))
+    failure
+        .of_control_part("they")
+        .with_prefix(&format!("{peer}: the call's credentials: "))
+        .at(peer)
 }
 
 /// The deadline passed while the credentials of the call were made.
@@ -175,6 +181,13 @@ pub(super) fn too_large_to_send(length: usize, bytes_max: usize) -> Status {
     ))
 }
 
+/// A call that is to wait for a connection has more metadata than may be sent.
+pub(super) fn too_much_metadata(call: &CallHead, limit: usize) -> Option<Status> {
+    let bytes = call.metadata.as_fields().map(fields_len).filter(|bytes| *bytes > limit)?;
+    let error = StreamError::FieldsOverLimit { bytes, limit };
+    Some(Status::resource_exhausted(error.to_string()).with_source(error))
+}
+
 /// As many calls as are allowed wait already.
 pub(super) fn too_many_waiting(full: Full) -> Status {
     Status::resource_exhausted(format!(
@@ -194,7 +207,7 @@ pub(super) fn too_little_security(
         "{peer}: the call's credentials want {wanted}, and the connection has {level}: use TLS, or, \
          where something else protects the way, say so by min_security_level of the credentials"
     );
-    Status::new(Code::UNAUTHENTICATED, text)
+    Status::unauthenticated(text).at(peer)
 }
 
 /// The channel cannot start where it is used.
@@ -215,12 +228,13 @@ fn code_of(error: &StreamError) -> Code {
         StreamError::QueueFull { .. }
         | StreamError::ReceiveBufferFull { .. }
         | StreamError::TooLarge { .. }
+        | StreamError::TooManyFields
+        | StreamError::FieldsOverLimit { .. }
         | StreamError::SendTooLarge { .. } => Code::RESOURCE_EXHAUSTED,
         StreamError::NotGrpc(what) => what.code(),
         StreamError::Malformed(_)
         | StreamError::HeadTooLarge { .. }
         | StreamError::Ended
-        | StreamError::TooManyFields
         | StreamError::FieldsTooLarge { .. }
         | StreamError::NoTrailers
         | StreamError::BadFlag(_)

@@ -165,13 +165,13 @@ impl StreamCall {
             let terms = settled.take().unwrap_or_else(|| Terms::of_ended(head));
             let error = match begun {
                 Begun::Attempt(attempt) => return Ok(First { attempt, attempts, terms }),
-                Begun::Ended(status) => return Err(attempts.end(status)),
+                Begun::Ended(status) => return Err(attempts.end(status, head)),
                 Begun::Failed(error) => error,
             };
             let failed = FailedAttempt { number, error, committed: false };
             let next = attempts.judge(failed, shared, head, &terms, true);
             kind = next.kind();
-            next.wait(shared, &terms).await.map_err(|status| attempts.end(status))?;
+            next.wait(shared, &terms).await.map_err(|status| attempts.end(status, head))?;
             settled = Some(terms);
         }
     }
@@ -674,7 +674,7 @@ impl Locked<'_> {
 
     /// Ends the call, and tells a half that waits for another attempt. Gives its end.
     fn end(&mut self, result: Result<Metadata, Status>) -> Result<(), Status> {
-        let outcome = self.state.end(result);
+        let outcome = self.state.end(result, &self.told.call.head);
         self.say(|| Word::Ended(outcome.clone()));
         self.told.is_over = true;
         outcome
@@ -755,11 +755,11 @@ impl State {
         self.replay.is_committed() || matches!(self.phase, Phase::Ended(_))
     }
 
-    /// Ends the call; gives its end, which says more than `result` where attempts have failed or
+    /// Ends `call`; gives its end, which says more than `result` where attempts have failed or
     /// the server has sent headers.
-    fn end(&mut self, result: Result<Metadata, Status>) -> Result<(), Status> {
+    fn end(&mut self, result: Result<Metadata, Status>, call: &CallHead) -> Result<(), Status> {
         let result = result.map_err(|status| {
-            let status = self.attempts.end(status);
+            let status = self.attempts.end(status, call);
             match &self.headers {
                 Some(headers) => status.with_headers(headers.clone()),
                 None => status,

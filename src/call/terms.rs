@@ -10,7 +10,7 @@ use super::selected::Selected;
 use crate::policy::lb::PickArgs;
 use crate::policy::retry::{HedgingPolicy, RetryPolicy, Throttle};
 use crate::policy::service_config::ServiceConfig;
-use crate::types::{AttemptPolicy, Metadata, MethodConfig, SelectArgs, Status};
+use crate::types::{AttemptPolicy, Metadata, MethodConfig, SelectArgs, Status, later};
 
 /// What calls go by of which nothing is said.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +49,7 @@ impl Terms {
             return Ok(Self::by(call, config.method(&call.path), throttle));
         };
         let chosen = selector.select(&SelectArgs::new(&call.path, &call.metadata));
-        let chosen = chosen.map_err(Status::from_control_plane)?;
+        let chosen = chosen.map_err(|status| status.of_control_part("the config selector"))?;
         let (method, selected) = Selected::of(call, chosen);
         Ok(Self { selected: Some(selected), ..Self::by(call, Some(&method), throttle) })
     }
@@ -66,7 +66,7 @@ impl Terms {
     ) -> Self {
         let CallHead { defaults, .. } = call;
         let said = |of: fn(&MethodConfig) -> Option<usize>| method.and_then(|method| of(method));
-        let after = |timeout| call.begun.checked_add(timeout);
+        let after = |timeout| Some(Instant::from_std(later(call.begun.into_std(), timeout)));
         let deadline = match method.and_then(|method| method.timeout) {
             Some(timeout) => lesser(call.deadline, after(timeout)),
             None => call.deadline.or_else(|| defaults.timeout.and_then(after)),

@@ -39,7 +39,7 @@ pub(crate) async fn unary(
     let message = compressed.as_ref().unwrap_or(message);
     let mut attempts = Attempts::default();
     let reply = with_attempts(shared, call, message, &mut attempts).await;
-    reply.map_err(|status| attempts.end(status))
+    reply.map_err(|status| attempts.end(status, call))
 }
 
 async fn with_attempts(

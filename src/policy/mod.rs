@@ -41,19 +41,10 @@ pub(crate) mod service_config;
 pub(crate) mod testing;
 pub(crate) mod token;
 
-use std::time::{Duration, Instant};
-
 pub use lb::{
     EndpointShards, LbContext, LbEvent, LbPolicy, LbPolicyBuilder, LbPolicyConfig, LbUpdate, Pick,
     PickArgs, PickResult, Picker, ReadyEndpoint, Spread, SubchannelState,
 };
 pub use service_config::ServiceConfigError;
 
-/// `delay` after `now`; for a delay beyond what the clock can count, as far away as makes no
-/// difference.
-pub(crate) fn later(now: Instant, delay: Duration) -> Instant {
-    now.checked_add(delay).unwrap_or_else(|| now + FAR_AWAY)
-}
-
-/// About thirty years: beyond the life of any process, within the range of any clock.
-const FAR_AWAY: Duration = Duration::from_secs(1_000_000_000);
+pub(crate) use crate::types::later;

@@ -370,6 +370,13 @@ pub(crate) enum StreamError {
         /// Bytes that the server takes.
         limit: usize,
     },
+    /// The request has more header fields than the channel sends.
+    FieldsOverLimit {
+        /// Their bytes, each counted with 32 for its overhead.
+        bytes: usize,
+        /// Bytes that are allowed.
+        limit: usize,
+    },
     /// A message to be sent is longer than HTTP/2 can count.
     SendTooLarge {
         /// Its bytes.
@@ -454,6 +461,7 @@ impl StreamError {
             | Self::NotProved(_)
             | Self::TooManyFields
             | Self::FieldsTooLarge { .. }
+            | Self::FieldsOverLimit { .. }
             | Self::SendTooLarge { .. }
             | Self::NotGrpc(_)
             | Self::NoTrailers
@@ -501,6 +509,11 @@ impl fmt::Display for StreamError {
                 f,
                 "the request has {bytes} bytes of header fields, and the server takes {limit}: send \
                  less metadata"
+            ),
+            Self::FieldsOverLimit { bytes, limit } => write!(
+                f,
+                "the request has {bytes} bytes of header fields, and {limit} may be sent: send less \
+                 metadata, or raise max_request_header_list_bytes"
             ),
             Self::SendTooLarge { len } => {
                 write!(f, "a message of {len} bytes is longer than HTTP/2 can carry in one piece")

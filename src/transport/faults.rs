@@ -18,7 +18,7 @@ use super::connect::{BoxFuture, Io};
 use super::http2::Frames;
 use super::resolve::{Resolution, ResolveError};
 use crate::observe::FaultReport;
-use crate::types::{Address, Dice, Endpoint, Status};
+use crate::types::{Address, Dice, Endpoint, Status, later};
 
 /// What befalls a channel until it is removed, or for so many times.
 #[derive(Clone, Debug)]
@@ -350,7 +350,9 @@ impl Faulty {
             }
             match fault.trouble {
                 Trouble::StallReads => weather.is_stalled = true,
-                Trouble::Latency(latency) => weather.latency += latency,
+                Trouble::Latency(latency) => {
+                    weather.latency = weather.latency.saturating_add(latency);
+                }
                 Trouble::Loss(_) => weather.loss = true,
                 Trouble::Cut if fault.id > self.seen => self.is_over |= fault.befalls(),
                 Trouble::Goaway(code) if fault.id > self.seen => {
@@ -399,11 +401,12 @@ impl Faulty {
                 Poll::Ready(Ok(())) => {
                     let mut delay = weather.latency;
                     if weather.loss && self.faults.lose(&self.address) {
-                        delay += RESENT_AFTER;
+                        delay = delay.saturating_add(RESENT_AFTER);
                     }
                     let last = self.held.back().map(|(at, _)| *at);
                     // In order, as TCP has it.
-                    let at = (Instant::now() + delay).max(last.unwrap_or_else(Instant::now));
+                    let at = Instant::from_std(later(Instant::now().into_std(), delay))
+                        .max(last.unwrap_or_else(Instant::now));
                     let is_end = buf.filled().is_empty();
                     self.held.push_back((at, Bytes::copy_from_slice(buf.filled())));
                     if is_end {

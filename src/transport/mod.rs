@@ -60,6 +60,7 @@ pub(crate) use file::WatchedFile;
 pub(crate) use health::{ServingStatus, request_for as health_request};
 pub(crate) use http2::{
     Connection, Driver, News, Reader, ReceiveBuffer, RecvHalf, RequestHead, Stream, StreamHandle,
+    fields_len,
 };
 pub(crate) use message::{Message, Received, Run};
 pub(crate) use response::{Encoding, Headers, Trailers};
@@ -152,6 +153,8 @@ pub(crate) struct ConnectionOptions {
     pub(crate) keepalive: Option<KeepaliveConfig>,
     /// Bytes of header fields that a response may have, each counted with 32 for its overhead.
     pub(crate) max_header_list_size: u32,
+    /// The same of a request, whatever the server takes.
+    pub(crate) request_fields_max: usize,
     /// How many connections there are to be to each address; where it is more than one, a call goes
     /// to the one with fewest streams.
     pub(crate) connections_per_address: usize,
@@ -179,6 +182,7 @@ impl Default for ConnectionOptions {
             adaptive_windows: true,
             keepalive: None,
             max_header_list_size: MAX_HEADER_LIST_SIZE,
+            request_fields_max: REQUEST_FIELDS_MAX,
             connections_per_address: 1,
             queued_streams_max: QUEUED_STREAMS_MAX,
             receive_buffer: ReceiveBuffer::new(RECEIVE_BUFFER_BYTES_MAX),
@@ -202,6 +206,10 @@ const INITIAL_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 
 /// 64 KiB: room for any sane metadata, and no lever for a hostile server.
 const MAX_HEADER_LIST_SIZE: u32 = 64 * 1024;
+
+/// 1 MiB: what servers take is far below, and the header fields of a request go out in one piece,
+/// for which all other streams of the connection wait.
+const REQUEST_FIELDS_MAX: usize = 1024 * 1024;
 
 /// 256 MiB: more than a hundred streams that fill their windows because their readers take their
 /// time, which is no fault, and less than what would take a process down.

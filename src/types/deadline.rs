@@ -14,10 +14,10 @@ impl Deadline {
         Self(instant)
     }
 
-    /// The deadline `timeout` after `now`, or `None` where that is further away than the clock
-    /// can count.
-    pub fn after(now: Instant, timeout: Duration) -> Option<Self> {
-        now.checked_add(timeout).map(Self)
+    /// The deadline `timeout` after `now`. Where that is further away than the clock can count, as
+    /// with [`Duration::MAX`], it is about thirty years away.
+    pub fn after(now: Instant, timeout: Duration) -> Self {
+        Self(later(now, timeout))
     }
 
     /// The instant.
@@ -36,6 +36,15 @@ impl From<Instant> for Deadline {
         Self(instant)
     }
 }
+
+/// `delay` after `now`; for a delay beyond what the clock can count, as far away as makes no
+/// difference.
+pub(crate) fn later(now: Instant, delay: Duration) -> Instant {
+    now.checked_add(delay).unwrap_or_else(|| now + FAR_AWAY)
+}
+
+/// About thirty years: beyond the life of any process, within the range of any clock.
+const FAR_AWAY: Duration = Duration::from_secs(1_000_000_000);
 
 /// A timeout as `grpc-timeout` carries it: at most eight digits and a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +111,16 @@ mod tests {
         for (timeout, text) in rows {
             assert_eq!(Timeout::encode(timeout).to_string(), text, "{timeout:?}");
         }
+    }
+
+    #[test]
+    fn a_timeout_that_the_clock_cannot_count_is_one_all_the_same() {
+        let now = tokio::time::Instant::now().into_std();
+        for timeout in [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(1 << 33)] {
+            assert_eq!(Deadline::after(now, timeout).remaining(now), timeout);
+        }
+        let far = Deadline::after(now, Duration::MAX).remaining(now);
+        assert!(far >= Duration::from_secs(20 * 365 * 86_400), "{far:?}");
     }
 
     #[test]

@@ -22,9 +22,9 @@ pub(crate) struct Panicked {
 impl Panicked {
     fn new(part: &'static str, payload: Box<dyn Any + Send>) -> Self {
         let text = match (payload.downcast_ref::<&str>(), payload.downcast_ref::<String>()) {
-            (Some(text), _) => Arc::from(*text),
-            (None, Some(text)) => Arc::from(text.as_str()),
-            (None, None) => Arc::from("the panic carries no text"),
+            (Some(text), _) if !text.is_empty() => Arc::from(*text),
+            (None, Some(text)) if !text.is_empty() => Arc::from(text.as_str()),
+            _ => Arc::from("the panic carries no text"),
         };
         // The payload is the part's too. What its drop throws in turn is never dropped.
         if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
@@ -224,6 +224,7 @@ mod tests {
         let text = |outcome: Result<(), Panicked>| outcome.unwrap_err().to_string();
         assert_eq!(text(caught("the codec", || panic!("odd"))), "the codec panicked: odd");
         assert_eq!(text(caught("the codec", || panic!("{}", 7))), "the codec panicked: 7");
+        assert_eq!(text(caught("it", || panic!(""))), "it panicked: the panic carries no text");
         let silent = || std::panic::panic_any(7);
         assert_eq!(text(caught("it", silent)), "it panicked: the panic carries no text");
         assert_eq!(caught("it", || 7), Ok(7));

@@ -9,7 +9,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::harmless;
+use super::{Status, harmless};
 
 /// Keys and values that travel with a call.
 ///
@@ -380,6 +380,7 @@ enum Fault {
     Value,
     TextForBinary,
     BinaryForText,
+    NotBase64,
     TooMany,
 }
 
@@ -402,12 +403,81 @@ impl fmt::Display for InvalidMetadata {
                 "a key that ends in -bin takes bytes: use append_bin or insert_bin"
             }
             Fault::BinaryForText => "bytes need a key that ends in -bin",
+            Fault::NotBase64 => "the value of a key that ends in -bin is base64 in header fields",
             Fault::TooMany => "there is no room for another field",
         })
     }
 }
 
 impl std::error::Error for InvalidMetadata {}
+
+/// INTERNAL, for interceptors and call credentials, where `?` ends the call so:
+///
+/// ```
+/// use switchboard::{Metadata, Status};
+///
+/// fn of_tenant(name: &str) -> Result<Metadata, Status> {
+///     let mut metadata = Metadata::new();
+///     metadata.insert("tenant", name)?;
+///     Ok(metadata)
+/// }
+///
+/// assert_eq!(of_tenant("blue\n").unwrap_err().code(), switchboard::Code::INTERNAL);
+/// ```
+impl From<InvalidMetadata> for Status {
+    fn from(error: InvalidMetadata) -> Self {
+        Self::internal(error.to_string()).with_source(error)
+    }
+}
+
+/// The fields of another library, such as those of an incoming HTTP request, as metadata. Fails at
+/// the first field that [`append`](Metadata::append) would refuse: take out the protocol's own
+/// before.
+///
+/// The value of a `-bin` key is base64, as it is on the wire; a text value is printable ASCII. A
+/// value that is marked as sensitive stays so.
+///
+/// ```
+/// use http::{HeaderMap, HeaderValue};
+/// use switchboard::Metadata;
+///
+/// let mut fields = HeaderMap::new();
+/// fields.insert("tenant", HeaderValue::from_static("blue"));
+/// fields.insert("trace-bin", HeaderValue::from_static("AQI="));
+/// let metadata = Metadata::try_from(fields)?;
+/// assert_eq!(metadata.get("tenant"), Some("blue"));
+/// assert_eq!(metadata.get_bin("trace-bin").as_deref(), Some(&[1, 2][..]));
+/// assert_eq!(HeaderMap::from(metadata)["trace-bin"], "AQI=");
+/// # Ok::<(), switchboard::InvalidMetadata>(())
+/// ```
+impl TryFrom<HeaderMap> for Metadata {
+    type Error = InvalidMetadata;
+
+    fn try_from(fields: HeaderMap) -> Result<Self, InvalidMetadata> {
+        for (name, value) in &fields {
+            let key = name.as_str();
+            checked_name(key)?;
+            let is_fine = if is_binary(key) {
+                let mut values = value.as_bytes().split(|byte| *byte == b',');
+                values.all(|value| BASE64.decode(value.trim_ascii()).is_ok())
+            } else {
+                value.as_bytes().iter().all(|byte| (0x20..=0x7e).contains(byte))
+            };
+            if !is_fine {
+                let fault = if is_binary(key) { Fault::NotBase64 } else { Fault::Value };
+                return Err(InvalidMetadata::new(key, fault));
+            }
+        }
+        Ok(if fields.is_empty() { Self::new() } else { Self(Some(Box::new(fields))) })
+    }
+}
+
+/// The fields as they are on the wire: the values of `-bin` keys are base64.
+impl From<Metadata> for HeaderMap {
+    fn from(metadata: Metadata) -> Self {
+        metadata.0.map(|fields| *fields).unwrap_or_default()
+    }
+}
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -466,6 +536,43 @@ mod tests {
         assert_eq!(metadata.get_all("k").collect::<Vec<_>>(), ["3"]);
         assert!(metadata.remove("k"));
         assert!(metadata.is_empty());
+    }
+
+    #[test]
+    fn header_fields_become_metadata_and_back_where_every_field_may_be_sent() {
+        type Rows<'a> = &'a [(&'static str, &'static [u8])];
+        let fields = |rows: Rows<'_>| {
+            let mut fields = HeaderMap::new();
+            for (name, value) in rows {
+                fields.append(*name, HeaderValue::from_bytes(value).unwrap());
+            }
+            fields
+        };
+        let all: [Rows<'_>; 3] = [
+            &[],
+            &[("k", b"v"), ("k", b"w"), ("a-bin", b"AQI="), ("a-bin", b"AQI,AQ")],
+            &[("authorization", b"Bearer x")],
+        ];
+        for rows in all {
+            let metadata = Metadata::try_from(fields(rows)).unwrap();
+            assert_eq!(HeaderMap::from(metadata), fields(rows));
+        }
+        let two = Metadata::try_from(fields(&[("a-bin", b"AQI,AQ")])).unwrap();
+        assert_eq!(two.get_all_bin("a-bin").count(), 2);
+        for (name, value, fault) in [
+            ("te", &b"trailers"[..], Fault::Reserved),
+            ("content-type", b"text/html", Fault::Reserved),
+            ("k~", b"v", Fault::Key),
+            ("k", b"\xff", Fault::Value),
+            ("k", b"a\tb", Fault::Value),
+            ("a-bin", b"*", Fault::NotBase64),
+            ("a-bin", b"AQI,*", Fault::NotBase64),
+        ] {
+            let refused = Metadata::try_from(fields(&[("fine", b"v"), (name, value)]));
+            assert_eq!(refused, Err(InvalidMetadata::new(name, fault)), "{name}");
+        }
+        let status = Status::from(InvalidMetadata::new("te", Fault::Reserved));
+        assert!(status.message().starts_with("metadata `te`: "), "{status}");
     }
 
     #[test]

@@ -31,12 +31,13 @@ pub use method::{InvalidMethodPath, MethodPath};
 pub use method_config::MethodConfig;
 pub use refresh::Refresh;
 pub use security::SecurityLevel;
+pub(crate) use status::untold;
 pub use status::{Code, Status};
 pub use target::{Target, TargetError};
 
 pub(crate) use chance::Dice;
 pub(crate) use config_selector::{ForeignSelector, OnCommit};
-pub(crate) use deadline::Timeout;
+pub(crate) use deadline::{Timeout, later};
 pub(crate) use foreign::{Caught, Foreign, Panicked, caught};
 pub(crate) use method_config::{AttemptPolicy, CodeSet, HedgingPolicy, RetryPolicy};
 pub(crate) use seen::Seen;

@@ -172,3 +172,125 @@ async fn when_it_has_passed_already_nothing_is_sent() {
     assert_eq!(greeter[0].received(), 0);
     close_without_leaks(channel, &greeter).await;
 }
+
+/// Timeouts that anybody may give: none at all, one that has passed before anything can happen, a
+/// long one, and the longest that there is.
+const TIMEOUTS: [Duration; 4] =
+    [Duration::ZERO, Duration::from_nanos(1), Duration::from_secs(1 << 40), Duration::MAX];
+
+/// The ends of a unary call and of a stream.
+async fn both(channel: &Channel, options: &CallOptions) -> [Result<(), Status>; 2] {
+    let unary = channel.invoke(&SAY_HELLO, ask("Ada").options(options.clone())).await.map(drop);
+    let stream = async {
+        let mut stream = channel.new_stream(&BIDI_HELLO, options.clone()).await?;
+        stream.close_send();
+        stream.recv().await.map(drop)
+    };
+    [unary, stream.await]
+}
+
+#[tokio::test]
+async fn every_timeout_that_can_be_given_is_a_timeout() {
+    let greeter = [Greeter::start()];
+    // The defaults would end every call at once: a timeout of the call's own replaces them.
+    let channel = plaintext(target_of(&greeter))
+        .default_timeout(Duration::from_nanos(1))
+        .default_stream_timeout(Duration::from_nanos(1))
+        .build()
+        .unwrap();
+    channel.ready(Duration::MAX).await.unwrap();
+    for timeout in TIMEOUTS {
+        let is_long = timeout > Duration::from_secs(1);
+        for ended in both(&channel, &CallOptions::new().timeout(timeout)).await {
+            let code = ended.as_ref().err().map(Status::code);
+            let expected = (!is_long).then_some(Code::DEADLINE_EXCEEDED);
+            assert_eq!(code, expected, "{timeout:?}: {ended:?}");
+        }
+    }
+    for ended in both(&channel, &CallOptions::new()).await {
+        assert_eq!(ended.unwrap_err().code(), Code::DEADLINE_EXCEEDED);
+    }
+    close_without_leaks(channel, &greeter).await;
+}
+
+#[tokio::test]
+async fn every_duration_that_a_channel_takes_may_be_nothing_or_without_end() {
+    use switchboard::{BackoffConfig, KeepaliveConfig, MethodConfig, Resolution};
+    type Given =
+        (&'static str, fn(switchboard::ChannelBuilder, Duration) -> switchboard::ChannelBuilder);
+    let given: [Given; 8] = [
+        ("default_timeout", |it, time| it.default_timeout(time)),
+        ("default_stream_timeout", |it, time| it.default_stream_timeout(time)),
+        ("idle_timeout", |it, time| it.idle_timeout(time)),
+        ("min_connect_timeout", |it, time| it.min_connect_timeout(time)),
+        ("backoff", |it, time| {
+            it.backoff(BackoffConfig {
+                base_delay: time,
+                max_delay: time,
+                ..BackoffConfig::default()
+            })
+        }),
+        ("keepalive time", |it, time| it.keepalive(KeepaliveConfig::after(time))),
+        ("keepalive timeout", |it, timeout| {
+            let after = KeepaliveConfig::after(Duration::from_secs(10));
+            it.keepalive(KeepaliveConfig { timeout, permit_without_stream: true, ..after })
+        }),
+        ("method config", |it, time| {
+            let manual = switchboard::ManualResolver::new();
+            let select = move |_: &switchboard::SelectArgs<'_>| {
+                Ok(switchboard::CallConfig::new(MethodConfig::new().timeout(time)))
+            };
+            let found = Resolution::new([switchboard::Endpoint::from(switchboard::Address::Name(
+                "server".into(),
+            ))]);
+            manual.set_resolution(
+                found.with_ttl(time).with_config_selector(std::sync::Arc::new(select)),
+            );
+            it.resolver("passthrough", manual)
+        }),
+    ];
+    for (name, give) in given {
+        for time in TIMEOUTS {
+            let (connector, mut listener) = switchboard::memory::pipe();
+            let server = tokio::spawn(async move {
+                let mut connections = JoinSet::new();
+                while let Some(stream) = listener.accept().await {
+                    connections.spawn(crate::support::mini::answer_all(stream, |_| ()));
+                }
+            });
+            let builder = plaintext("passthrough:server").connector(connector);
+            let channel = give(builder, time).build().unwrap();
+            let may_end = name.contains("default") || name == "method config";
+            let is_long = time > Duration::from_secs(1);
+            for ended in both(&channel, &CallOptions::new().wait_for_ready(true)).await {
+                match ended {
+                    Ok(()) => {}
+                    Err(status) => {
+                        assert!(may_end && !is_long, "{name} {time:?}: {status}");
+                        assert_eq!(status.code(), Code::DEADLINE_EXCEEDED, "{name} {time:?}");
+                    }
+                }
+            }
+            channel.close_within(time).await;
+            server.abort();
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn durations_without_end_wait_and_break_nothing() {
+    use switchboard::{BackoffConfig, ConnectivityState};
+    // The first attempt fails, and there is no second.
+    let backoff = BackoffConfig {
+        base_delay: Duration::MAX,
+        max_delay: Duration::MAX,
+        ..BackoffConfig::default()
+    };
+    let channel = plaintext("ipv4:127.0.0.1:1").backoff(backoff).build().unwrap();
+    let timeout = Duration::from_secs(86_400);
+    let status = channel.ready(timeout).await.unwrap_err();
+    assert_eq!(status.code(), Code::DEADLINE_EXCEEDED);
+    assert!(status.message().contains("connection refused"), "{status}");
+    assert_eq!(channel.state(), ConnectivityState::TransientFailure);
+    channel.close().await;
+}

@@ -3,9 +3,9 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use switchboard::{BackoffConfig, BuildError, ConnectivityState, DialError};
+use switchboard::{BackoffConfig, BuildError, Code, ConnectivityState, DialError};
 
-use crate::support::greeter::{Greeter, SAY_HELLO, ask};
+use crate::support::greeter::{Greeter, SAY_HELLO, ask, target_of};
 use crate::support::{close_without_leaks, no_leaks, plaintext};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -47,11 +47,44 @@ async fn what_was_not_connected_in_time_says_why() {
         "dns:///127.0.0.1:1 was not connected within 5s: 127.0.0.1:1: connection refused \
          (os error 111)"
     );
-    let status = error.source().unwrap();
-    let cause = std::iter::successors(Some(status), |&error| error.source()).last().unwrap();
-    let cause = cause.downcast_ref::<std::io::Error>().unwrap();
+    // The text has told the whole chain.
+    assert!(error.source().is_none());
+    let DialError::NotReady { cause: Some(status), .. } = &error else { panic!("{error}") };
+    let chain = std::iter::successors(status.cause(), |&error| error.source());
+    let cause = chain.last().unwrap().downcast_ref::<std::io::Error>().unwrap();
     assert_eq!(cause.kind(), std::io::ErrorKind::ConnectionRefused);
     no_leaks(&[]).await;
+}
+
+#[tokio::test]
+async fn a_channel_is_waited_for_until_it_is_ready_or_cannot_be() {
+    let greeter = [Greeter::start()];
+    let channel = plaintext(target_of(&greeter)).build().unwrap();
+    channel.ready(LONG).await.unwrap();
+    assert_eq!(channel.state(), ConnectivityState::Ready);
+    // It is, so no time is needed.
+    channel.ready(Duration::ZERO).await.unwrap();
+    channel.close().await;
+    let closed = channel.ready(LONG).await.unwrap_err();
+    assert_eq!((closed.code(), closed.message()), (Code::CANCELLED, "the channel is closed"));
+
+    let refused = plaintext("ipv4:127.0.0.1:1").build().unwrap();
+    let late = refused.ready(Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(late.code(), Code::DEADLINE_EXCEEDED);
+    for part in ["ipv4:127.0.0.1:1 was not READY within 50ms", "connection refused"] {
+        assert!(late.message().contains(part), "{late}");
+    }
+    assert!(late.cause().is_some());
+    // It goes on without anybody waiting.
+    assert_ne!(refused.state(), ConnectivityState::Idle);
+    let waiting = tokio::spawn({
+        let channel = refused.clone();
+        async move { channel.ready(LONG).await }
+    });
+    tokio::task::yield_now().await;
+    refused.close().await;
+    assert_eq!(waiting.await.unwrap().unwrap_err().code(), Code::CANCELLED);
+    no_leaks(&greeter).await;
 }
 
 #[tokio::test]

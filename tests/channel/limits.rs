@@ -13,7 +13,9 @@ use switchboard::{
 };
 use tokio::time::Instant;
 
-use crate::support::greeter::{HelloReply, HelloRequest, LOTS_OF_REPLIES, SAY_HELLO, ask, hello};
+use crate::support::greeter::{
+    BIDI_HELLO, HelloReply, HelloRequest, LOTS_OF_REPLIES, SAY_HELLO, ask, hello,
+};
 use crate::support::{ROUND_ROBIN, mini, plaintext, reports, until, until_state};
 
 /// Answers unary calls with a greeting, and all others with messages of 8 KiB without end, as fast
@@ -249,5 +251,87 @@ async fn the_time_until_its_turn_is_not_counted_against_a_dial() {
     assert_eq!(seen, [3, 6, 9]);
     assert_eq!(slow.most.load(Ordering::SeqCst), 3);
     until_state(&channel, ConnectivityState::TransientFailure).await;
+    channel.close().await;
+}
+
+/// Counts the requests that get to it, and their bytes of metadata.
+fn counting(limit: impl FnOnce(ChannelBuilder) -> ChannelBuilder) -> (Channel, Arc<AtomicUsize>) {
+    let (connector, mut listener) = switchboard::memory::pipe();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let bytes = seen.clone();
+    tokio::spawn(async move {
+        while let Some(stream) = listener.accept().await {
+            let bytes = bytes.clone();
+            tokio::spawn(mini::answer_all(stream, move |head| {
+                let len = head.headers.get("key").map_or(0, |value| value.len());
+                bytes.fetch_add(len, Ordering::SeqCst);
+            }));
+        }
+    });
+    let builder = plaintext("passthrough:server").connector(connector);
+    (limit(builder).build().unwrap(), seen)
+}
+
+/// The ends of a unary call and of a stream with so many bytes of metadata.
+async fn with_metadata(channel: &Channel, bytes: usize) -> [Result<(), switchboard::Status>; 2] {
+    let mut options = CallOptions::new().timeout(Duration::from_secs(20)).wait_for_ready(true);
+    options.metadata_mut().insert("key", "v".repeat(bytes)).unwrap();
+    let request = ask("Ada").options(options.clone());
+    let unary = channel.invoke(&SAY_HELLO, request).await.map(drop);
+    let stream = async {
+        let mut stream = channel.new_stream(&BIDI_HELLO, options).await?;
+        stream.close_send();
+        stream.recv().await.map(drop)
+    };
+    [unary, stream.await]
+}
+
+#[tokio::test]
+async fn a_request_with_more_header_fields_than_may_be_sent_is_not_sent() {
+    const KIB: usize = 1024;
+    let cases: [(Option<usize>, usize, bool); 8] = [
+        (None, 100 * KIB, true),
+        (None, 1_000 * KIB, true),
+        (None, 1_024 * KIB, false),
+        (None, 10 * KIB * KIB, false),
+        (Some(8 * KIB), 7 * KIB, true),
+        (Some(8 * KIB), 8 * KIB, false),
+        (Some(4 * KIB * KIB), 2 * KIB * KIB, true),
+        (Some(0), 0, false),
+    ];
+    for (limit, bytes, fits) in cases {
+        let (channel, seen) = counting(|builder| match limit {
+            Some(limit) => builder.max_request_header_list_bytes(limit),
+            None => builder,
+        });
+        // Before there is a connection, and with one.
+        for _ in 0..2 {
+            for ended in with_metadata(&channel, bytes).await {
+                let what = format!("{limit:?} {bytes}");
+                match ended {
+                    Ok(()) => assert!(fits, "{what}"),
+                    Err(status) => {
+                        assert_eq!(status.code(), Code::RESOURCE_EXHAUSTED, "{what}: {status}");
+                        assert!(!fits, "{what}: {status}");
+                        let named = status.message().contains("max_request_header_list_bytes");
+                        assert!(named, "{what}: {status}");
+                    }
+                }
+            }
+            assert_eq!(seen.load(Ordering::SeqCst) > 0, fits && bytes > 0);
+            if bytes > 1_000 {
+                channel.ready(Duration::from_secs(20)).await.unwrap();
+            }
+        }
+        channel.close().await;
+    }
+}
+
+#[tokio::test]
+async fn too_much_metadata_fails_at_once_where_the_call_would_wait_for_a_connection() {
+    let channel = plaintext("ipv4:127.0.0.1:1").build().unwrap();
+    for ended in with_metadata(&channel, 2 * 1024 * 1024).await {
+        assert_eq!(ended.unwrap_err().code(), Code::RESOURCE_EXHAUSTED);
+    }
     channel.close().await;
 }

@@ -47,4 +47,5 @@ mod tls;
 mod unread;
 #[cfg(target_os = "linux")]
 mod user_timeout;
+mod wordless;
 mod wrong_input;

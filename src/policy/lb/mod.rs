@@ -164,7 +164,11 @@ impl<'a> LbContext<'a> {
 
     /// Refuses the update that is being handled: the resolver backs off and tries again.
     pub fn reject_update(&mut self, reason: impl Into<String>) {
-        self.effects.push(LbEffect::RejectUpdate(reason.into()));
+        let mut reason = reason.into();
+        if reason.trim().is_empty() {
+            reason = "the load-balancing policy gave no reason".to_owned();
+        }
+        self.effects.push(LbEffect::RejectUpdate(reason));
     }
 
     /// Takes what was asked for so far; for a parent that runs a child.

@@ -307,7 +307,10 @@ impl fmt::Display for ServiceConfigError {
         if !self.path.is_empty() {
             write!(f, "{}: ", harmless(&self.path))?;
         }
-        harmless(&self.reason).fmt(f)
+        match self.reason.trim() {
+            "" => f.write_str("no reason was given"),
+            _ => harmless(&self.reason).fmt(f),
+        }
     }
 }
 

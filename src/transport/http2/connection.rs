@@ -24,7 +24,7 @@ use super::admission::{Admission, Places, Quota, Refusal};
 use super::driver::Driver;
 use super::gather::{Due, Gather};
 use super::observed::{Observed, Watch};
-use super::request::Template;
+use super::request::{FieldLimits, Template, fields_len};
 use super::signs::Sign;
 use super::stale::{PARKED_MAX, Room, Stale};
 use super::stream::Stream;
@@ -70,6 +70,9 @@ impl Connection {
         let fits = |connection: &Self| connection.has_proved(head.authority);
         if let Some(admitted) = admission.admit_now(self, fits) {
             return start(admitted, head, first, deadline, Duration::ZERO, Purpose::Call);
+        }
+        if let Some(metadata) = head.metadata {
+            self.0.field_limits().check(fields_len(metadata))?;
         }
         // Boxed so that calls which need not wait, nearly all, have a small future.
         let waiting = Box::pin(admission.admit_later(deadline));
@@ -313,6 +316,7 @@ pub(super) fn new(
         times: options.keeps_times.then(Times::new),
         round_trip: AtomicU64::new(0),
         keepalive_time: options.keepalive.map(|keepalive| keepalive.time()),
+        request_fields_max: options.request_fields_max,
         window: AtomicU32::new(options.initial_connection_window),
         #[cfg(feature = "test-util")]
         faults: options.faults.clone(),
@@ -353,6 +357,8 @@ pub(super) struct Shared {
     /// In nanoseconds; 0 while none was measured.
     round_trip: AtomicU64,
     keepalive_time: Option<Duration>,
+    /// Bytes of header fields that a request may have, whatever the server takes.
+    request_fields_max: usize,
     /// What the server may send ahead over all streams, in bytes.
     pub(super) window: AtomicU32,
     #[cfg(feature = "test-util")]
@@ -618,8 +624,8 @@ fn start(
     if let Some(authority) = head.authority {
         shared.identity.check(authority)?;
     }
-    let max_bytes = shared.watch.peer_max_fields();
-    let request = || head.to_request(&shared.identity, &shared.template, waited, max_bytes);
+    let limits = shared.field_limits();
+    let request = || head.to_request(&shared.identity, &shared.template, waited, limits);
     let prepared = request()?;
 
     let mut guard = shared.table();
@@ -1118,6 +1124,10 @@ impl Shared {
         if self.stopped.get().is_some() {
             self.driver.wake();
         }
+    }
+
+    fn field_limits(&self) -> FieldLimits {
+        FieldLimits { own: self.request_fields_max, server: self.watch.peer_max_fields() }
     }
 
     /// The error of a stream that comes too late.

@@ -97,14 +97,18 @@ impl State {
             }
             (Self::Dormant { .. }, Event::Arrived) => (Self::Dormant { last: now }, None),
             (Self::Dormant { last }, Event::Opened) => (Self::Quiet { last }, None),
-            (Self::Quiet { last }, Event::Wake { streams }) if now >= last + config.time() => {
+            (Self::Quiet { last }, Event::Wake { streams })
+                if is_over(last, config.time(), now) =>
+            {
                 if streams || config.permit_without_stream {
                     (Self::Waiting { since: now }, Some(Effect::Ask))
                 } else {
                     (Self::Dormant { last }, None)
                 }
             }
-            (Self::Waiting { since }, Event::Wake { .. }) if now >= since + config.timeout => {
+            (Self::Waiting { since }, Event::Wake { .. })
+                if is_over(since, config.timeout, now) =>
+            {
                 (self, Some(Effect::GiveUp))
             }
             (Self::Quiet { .. } | Self::Waiting { .. }, Event::Opened | Event::Wake { .. })
@@ -120,6 +124,11 @@ impl State {
             Self::Dormant { .. } => None,
         }
     }
+}
+
+/// Whether `time` has passed since then. One that the clock cannot count never has.
+fn is_over(since: Instant, time: Duration, now: Instant) -> bool {
+    since.checked_add(time).is_some_and(|end| now >= end)
 }
 
 /// As in grpc-go.

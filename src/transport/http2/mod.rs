@@ -47,7 +47,7 @@ pub(crate) use driver::{Driver, News};
 pub use keepalive::KeepaliveConfig;
 #[cfg(feature = "test-util")]
 pub(super) use observed::Frames;
-pub(crate) use request::RequestHead;
+pub(crate) use request::{RequestHead, fields_len};
 pub(crate) use stream::{RecvHalf, Stream, StreamHandle};
 pub(crate) use unread::{Reader, ReceiveBuffer};
 

@@ -35,14 +35,14 @@ pub(crate) struct RequestHead<'a> {
 }
 
 impl RequestHead<'_> {
-    /// The request, on a connection of `identity` to a server that takes `max_bytes` of fields,
-    /// `waited` after the timeout was taken.
+    /// The request, on a connection of `identity` whose requests have so many bytes of fields at
+    /// most, `waited` after the timeout was taken.
     pub(super) fn to_request(
         self,
         identity: &Identity,
         template: &Template,
         waited: Duration,
-        max_bytes: usize,
+        limits: FieldLimits,
     ) -> Result<Request<()>, StreamError> {
         let timeout = match self.timeout.map(|timeout| timeout.saturating_sub(waited)) {
             Some(Duration::ZERO) => return Err(StreamError::Overdue),
@@ -87,16 +87,49 @@ impl RequestHead<'_> {
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = fields;
-        // Without metadata of its own no request comes near to what servers take at least.
-        if self.metadata.is_some() || max_bytes < LEAST_TAKEN {
-            check_size(&request, max_bytes)?;
+        // Without metadata and long names no request comes near to what servers take at least.
+        let names = self.path.as_str().len() + authority.as_http().as_str().len();
+        if self.metadata.is_some() || names > LEAST_TAKEN / 2 || limits.least() < LEAST_TAKEN {
+            limits.check(size(&request))?;
         }
         Ok(request)
     }
 }
 
-/// Refuses what the server would, which may do so by ending the connection.
-fn check_size(request: &Request<()>, max_bytes: usize) -> Result<(), StreamError> {
+/// How many bytes of header fields a request may have, each field counted with 32 for its overhead.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FieldLimits {
+    /// What the channel sends at most.
+    pub(super) own: usize,
+    /// What the server takes, as far as it has said.
+    pub(super) server: usize,
+}
+
+impl FieldLimits {
+    fn least(self) -> usize {
+        self.own.min(self.server)
+    }
+
+    /// Refuses what the server would, which may do so by ending the connection, and what would hold
+    /// up the others there.
+    pub(super) fn check(self, bytes: usize) -> Result<(), StreamError> {
+        if bytes > self.server {
+            Err(StreamError::FieldsTooLarge { bytes, limit: self.server })
+        } else if bytes > self.own {
+            Err(StreamError::FieldsOverLimit { bytes, limit: self.own })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The size of header fields, as HTTP/2 counts them.
+pub(crate) fn fields_len(fields: &HeaderMap) -> usize {
+    let fields = fields.iter().map(|(name, value)| name.as_str().len() + value.len());
+    fields.map(|bytes| bytes + FIELD_OVERHEAD).sum()
+}
+
+fn size(request: &Request<()>) -> usize {
     let uri = request.uri();
     let parts = [
         (":method", request.method().as_str().len()),
@@ -105,12 +138,7 @@ fn check_size(request: &Request<()>, max_bytes: usize) -> Result<(), StreamError
         (":path", uri.path_and_query().map_or(0, |path| path.as_str().len())),
     ];
     let parts = parts.into_iter().map(|(name, len)| name.len() + len);
-    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
-    let bytes = parts.chain(fields).map(|bytes| bytes + FIELD_OVERHEAD).sum();
-    if bytes > max_bytes {
-        return Err(StreamError::FieldsTooLarge { bytes, limit: max_bytes });
-    }
-    Ok(())
+    parts.map(|bytes| bytes + FIELD_OVERHEAD).sum::<usize>() + fields_len(request.headers())
 }
 
 /// The fields that requests of one connection have in common, made once and then copied.

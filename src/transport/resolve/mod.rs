@@ -31,7 +31,9 @@ use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::types::{Authority, ConfigSelector, Endpoint, Refresh, Target, TargetError, harmless};
+use crate::types::{
+    Authority, ConfigSelector, Endpoint, Refresh, Target, TargetError, harmless, untold,
+};
 
 use super::connect::BoxFuture;
 
@@ -219,7 +221,7 @@ impl PartialEq for Resolution {
 
 impl Eq for Resolution {}
 
-/// A lookup failed. `source()` is what it failed of, where that is known.
+/// A lookup failed. `source()` is what it failed of, where that says more than the message.
 #[derive(Clone, Debug)]
 pub struct ResolveError {
     message: Arc<str>,
@@ -241,13 +243,16 @@ impl ResolveError {
 
 impl fmt::Display for ResolveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        harmless(&self.message).up_to(MESSAGE_BYTES_MAX).fmt(f)
+        match self.message.trim() {
+            "" => f.write_str("the resolver gave no reason"),
+            _ => harmless(&self.message).up_to(MESSAGE_BYTES_MAX).fmt(f),
+        }
     }
 }
 
 impl Error for ResolveError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
+        untold(&self.to_string(), self.source.as_deref().map(|source| source as _))
     }
 }
 

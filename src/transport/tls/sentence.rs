@@ -79,11 +79,15 @@ fn of_certificate(error: &CertificateError) -> String {
                         needs one that such an authority has issued"
                     .to_owned();
             }
-            format!("the server's certificate is not valid: {}", harmless(&text))
+            let text = if text.trim().is_empty() { NO_REASON } else { &text };
+            format!("the server's certificate is not valid: {}", harmless(text))
         }
         other => format!("the server's certificate is not valid: {}", harmless(&other.to_string())),
     }
 }
+
+/// What a verifier of the application says that says nothing.
+const NO_REASON: &str = "the certificate verifier gave no reason";
 
 /// The first of the names of a certificate, which may have thousands.
 fn listed(names: &[String]) -> String {
