@@ -213,15 +213,12 @@ impl Channel {
             NotReady::Ended(status) => status,
             NotReady::TooLate(last_error) => {
                 let text = format!("{} was not READY within {timeout:?}", self.target());
-                match last_error {
-                    Some(error) => {
-                        let text = format!("{text}; last error: {}", error.text());
-                        Status::deadline_exceeded(text).with_source(error)
-                    }
-                    None => {
-                        let text = format!("{text}: it is {}", self.state());
-                        Status::deadline_exceeded(text)
-                    }
+                if let Some(error) = last_error {
+                    let text = format!("{text}; last error: {}", error.text());
+                    Status::deadline_exceeded(text).with_source(error)
+                } else {
+                    let text = format!("{text}: it is {}", self.state());
+                    Status::deadline_exceeded(text)
                 }
             }
         })

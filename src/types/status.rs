@@ -20,8 +20,8 @@ use super::{Address, Harmless, Metadata, MethodPath, harmless};
 /// | [`CANCELLED`](Self::CANCELLED) | The application cancels or drops the call, or closes the channel; the server resets the stream with CANCEL; a message is sent after the server has ended the call with OK |
 /// | [`UNKNOWN`](Self::UNKNOWN) | The server gives a status that is not a number, or none and an HTTP status that gRPC does not map; it resets the stream with an error code that HTTP/2 does not define |
 /// | [`DEADLINE_EXCEEDED`](Self::DEADLINE_EXCEEDED) | The deadline or timeout of the call passes first |
-/// | [`PERMISSION_DENIED`](Self::PERMISSION_DENIED) | The server answers with HTTP status 403 and no status of gRPC, or resets the stream with INADEQUATE_SECURITY |
-/// | [`RESOURCE_EXHAUSTED`](Self::RESOURCE_EXHAUSTED) | A limit of this side is reached: the size of a message or of the request's header fields, calls that wait, memory for what nobody has read; the server resets the stream with ENHANCE_YOUR_CALM |
+/// | [`PERMISSION_DENIED`](Self::PERMISSION_DENIED) | The server answers with HTTP status 403 and no status of gRPC, or resets the stream with `INADEQUATE_SECURITY` |
+/// | [`RESOURCE_EXHAUSTED`](Self::RESOURCE_EXHAUSTED) | A limit of this side is reached: the size of a message or of the request's header fields, calls that wait, memory for what nobody has read; the server resets the stream with `ENHANCE_YOUR_CALM` |
 /// | [`UNIMPLEMENTED`](Self::UNIMPLEMENTED) | The number of requests or responses is not that of the method; the server answers with HTTP status 404 and no status of gRPC |
 /// | [`INTERNAL`](Self::INTERNAL) | The server breaks the protocol; a message cannot be encoded, decoded or (de)compressed; a part of the application panics, or fails with a code that is not its to give |
 /// | [`UNAVAILABLE`](Self::UNAVAILABLE) | No server can be reached, or the connection is lost; the server refuses the stream, or has not proved the name that the call is addressed to; the server answers with HTTP status 429, 502, 503 or 504 and no status of gRPC; the channel has no runtime to run on |

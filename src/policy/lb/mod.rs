@@ -166,7 +166,7 @@ impl<'a> LbContext<'a> {
     pub fn reject_update(&mut self, reason: impl Into<String>) {
         let mut reason = reason.into();
         if reason.trim().is_empty() {
-            reason = "the load-balancing policy gave no reason".to_owned();
+            "the load-balancing policy gave no reason".clone_into(&mut reason);
         }
         self.effects.push(LbEffect::RejectUpdate(reason));
     }
