@@ -472,7 +472,10 @@ impl AddrConn {
             match effect {
                 health::Effect::Watch => self.watch(me, life, &health),
                 health::Effect::StopWatch => life.watch = None,
-                health::Effect::Complain => self.complain(&health),
+                health::Effect::Complain => {
+                    // It follows from an answer of the server alone, which is the reason.
+                    health.error.iter().for_each(|cause| self.complain(cause));
+                }
                 health::Effect::Report(connectivity) => {
                     if is_news {
                         self.report_health(&health, connectivity);
@@ -499,19 +502,16 @@ impl AddrConn {
         life.watch = Some(watch);
     }
 
-    fn complain(&self, health: &Health) {
+    fn complain(&self, cause: &Status) {
         let (subchannel, address) = (self.subchannel.id, &self.subchannel.address);
-        let said = health.error.as_ref().map(Status::message).unwrap_or_default();
         let what = "the service config wants health checks, and the server has no \
                     grpc.health.v1.Health/Watch: it is taken as healthy";
-        self.core.settings.log.tell(Level::ERROR, what, address, Some(&said));
-        if let Some(cause) = &health.error {
-            self.core.settings.observers.tell(|| ChannelEvent::HealthCheckUnimplemented {
-                subchannel,
-                address,
-                cause,
-            });
-        }
+        self.core.settings.log.tell(Level::ERROR, what, address, Some(&cause.text()));
+        self.core.settings.observers.tell(|| ChannelEvent::HealthCheckUnimplemented {
+            subchannel,
+            address,
+            cause,
+        });
     }
 
     fn report_health(&self, health: &Health, connectivity: ConnectivityState) {

@@ -299,10 +299,10 @@ impl ForeignStream {
         if let Some(status) = self.failed.get() {
             return Err(status.clone());
         }
-        let made = self.stream.future(make).await;
-        made.map_or_else(
+        let ended = self.stream.future(make).await;
+        ended.map_or_else(
             |panicked| Err(self.fail(panicked)),
-            |made| made.map_err(|status| status.of_part(THE_STREAM)),
+            |ended| ended.map_err(|status| status.of_part(THE_STREAM)),
         )
     }
 

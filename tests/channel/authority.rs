@@ -18,7 +18,7 @@ use tokio_rustls::rustls::client::danger::{
 };
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::support::greeter::{BIDI_HELLO, SAY_HELLO, ask};
+use crate::support::greeter::{BIDI_HELLO, Greeter, SAY_HELLO, ask};
 use crate::support::mini::answer_all;
 use crate::support::tls::{BOTH, Certificate, Issuer, Manner, ONLY_12, TlsServer, USUAL};
 use crate::support::{ROUND_ROBIN, reports, until, until_state};
@@ -285,6 +285,82 @@ async fn of_several_connections_to_an_address_one_is_used_that_has_proved_the_na
     }
     assert_eq!(addressed(&without), [""; 0]);
     assert_eq!(addressed(&with), ["https new.example"; 40]);
+    channel.close().await;
+}
+
+// spec: A81/authority-is-proved
+#[tokio::test]
+async fn a_call_that_waits_for_room_waits_for_a_connection_that_has_proved_its_name() {
+    let issuer = Issuer::new();
+    let mut greeters = [Greeter::start_with_max_streams(1), Greeter::start_with_max_streams(1)];
+    let [without, with] = [&[NAME][..], &[NAME, "new.example"]].map(Certificate::of);
+    let without = TlsServer::before(&issuer, without, USUAL, greeters[0].address()).await;
+    let with = TlsServer::before(&issuer, with, USUAL, greeters[1].address()).await;
+    let servers = vec![without.address(), with.address()];
+    let channel = secured("10.0.0.1:1", trusting(&issuer))
+        .connector(InTurn { servers, dials: AtomicUsize::new(0) })
+        .connections_per_address(2)
+        .build()
+        .unwrap();
+    channel.connect();
+    until("there are two", async || {
+        reports(&channel).await.iter().any(|it| it.connections.len() == 2)
+    })
+    .await;
+    let call = |authority: &str| {
+        let request = ask("Ada").authority(authority).unwrap().timeout(Duration::from_secs(30));
+        let channel = channel.clone();
+        tokio::spawn(async move { channel.invoke(&SAY_HELLO, request).await.map(drop) })
+    };
+    let until_queued = async |count: u64| {
+        until("so many wait", async || {
+            let reports = reports(&channel).await;
+            reports.iter().any(|it| it.counters.get("queued streams") == Some(&count))
+        })
+        .await;
+    };
+    let until_open = async |greeter: &Greeter, count: usize| {
+        until("so many are open", async || greeter.open_calls() == count).await;
+    };
+    greeters.iter().for_each(Greeter::hold);
+    let held = [call(NAME), call(NAME)];
+    for greeter in &greeters {
+        until_open(greeter, 1).await;
+    }
+    let chooses = call("new.example");
+    until_queued(1).await;
+    let takes_any = call(NAME);
+    until_queued(2).await;
+    // A place that is of no use to the first that waits goes to the second.
+    greeters[0].release();
+    takes_any.await.unwrap().unwrap();
+    assert!(!chooses.is_finished());
+    until_queued(1).await;
+    greeters[1].release();
+    chooses.await.unwrap().unwrap();
+    for call in held {
+        call.await.unwrap().unwrap();
+    }
+
+    // Where the last that has proved it goes away, nothing is waited for.
+    greeters.iter().for_each(Greeter::hold);
+    let held = [call(NAME), call(NAME)];
+    for greeter in &greeters {
+        until_open(greeter, 1).await;
+    }
+    let stranded = call("new.example");
+    until_queued(1).await;
+    greeters[1].kill();
+    let status = stranded.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::UNAVAILABLE, "{status}");
+    assert!(status.message().contains("`new.example`"), "{status}");
+    greeters[0].release();
+    let ends = [held].into_iter().flatten().map(async |call| call.await.unwrap().is_ok());
+    let mut served = 0;
+    for end in ends {
+        served += usize::from(end.await);
+    }
+    assert_eq!(served, 1);
     channel.close().await;
 }
 

@@ -263,7 +263,7 @@ fn counting(limit: impl FnOnce(ChannelBuilder) -> ChannelBuilder) -> (Channel, A
         while let Some(stream) = listener.accept().await {
             let bytes = bytes.clone();
             tokio::spawn(mini::answer_all(stream, move |head| {
-                let len = head.headers.get("key").map_or(0, |value| value.len());
+                let len = head.headers.get("key").map_or(0, http::HeaderValue::len);
                 bytes.fetch_add(len, Ordering::SeqCst);
             }));
         }

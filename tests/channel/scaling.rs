@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use switchboard::memory::{MemoryConnector, pipe};
 use switchboard::{
-    ActorKind, Address, BoxFuture, Channel, ChannelBuilder, Code, Connect, ConnectivityState,
-    Endpoint, Fault, Io, ManualResolver, Resolution, Status,
+    ActorKind, Address, BackoffConfig, BoxFuture, Channel, ChannelBuilder, Code, Connect,
+    ConnectivityState, Endpoint, Fault, Io, ManualResolver, Resolution, Status,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -255,20 +255,25 @@ struct Growing {
 #[derive(Clone)]
 enum Further {
     Refused,
+    /// The first of them is refused, and the others are not.
+    RefusedOnce,
     Held(Arc<Semaphore>),
 }
 
 impl Connect for Growing {
     fn connect<'a>(&'a self, address: &'a Address) -> BoxFuture<'a, std::io::Result<Io>> {
         Box::pin(async move {
-            let is_first = {
+            let (is_first, is_second) = {
                 let mut dials = self.dials.lock().unwrap();
                 dials.push(self.since.elapsed());
-                dials.len() == 1
+                (dials.len() == 1, dials.len() == 2)
             };
             match &self.further {
                 _ if is_first => {}
-                Further::Refused => return Err(std::io::ErrorKind::ConnectionRefused.into()),
+                Further::RefusedOnce if !is_second => {}
+                Further::Refused | Further::RefusedOnce => {
+                    return Err(std::io::ErrorKind::ConnectionRefused.into());
+                }
                 Further::Held(released) => released.acquire().await.unwrap().forget(),
             }
             self.inner.connect(address).await
@@ -346,6 +351,48 @@ async fn a_channel_that_loses_its_last_connection_keeps_the_backoff_of_a_further
     let pause = times[2].as_secs_f64() - times[1].as_secs_f64();
     assert!((0.8..=1.21).contains(&pause), "one backoff: {times:?}");
     second.abort();
+    end(channel).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_of_backoffs_ends_that_of_a_further_connection_too() {
+    let (inner, mut listener) = pipe();
+    tokio::spawn(async move {
+        let manner = Manner {
+            max_streams: Some(1),
+            service_time: Duration::from_secs(600),
+            ..Manner::default()
+        };
+        while let Some(stream) = listener.accept().await {
+            tokio::spawn(answer_all_in(manner, stream, |_| ()));
+        }
+    });
+    let dials = Arc::<Mutex<Vec<Duration>>>::default();
+    let further = Further::RefusedOnce;
+    let dialler = Growing { inner, dials: dials.clone(), since: Instant::now(), further };
+    let hour = Duration::from_secs(3_600);
+    let backoff = BackoffConfig { base_delay: hour, max_delay: hour, ..BackoffConfig::default() };
+    let channel = plaintext("passthrough:server").connector(dialler).backoff(backoff);
+    let channel = channel.max_connections_per_subchannel(2).build().unwrap();
+    let since = Instant::now();
+    let calls: Vec<_> = (0..2)
+        .map(|_| {
+            let channel = channel.clone();
+            tokio::spawn(async move { channel.invoke(&SAY_HELLO, ask("Ada")).await.map(drop) })
+        })
+        .collect();
+    until("the dial for a further connection has failed", async || {
+        let reports = reports(&channel).await;
+        reports.iter().any(|it| it.counters.get("failed dials") == Some(&1))
+    })
+    .await;
+    channel.reset_connect_backoff();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    // Both took ten minutes, side by side.
+    assert!(since.elapsed() < Duration::from_secs(700), "{:?}", since.elapsed());
+    assert_eq!(dials.lock().unwrap().len(), 3);
     end(channel).await;
 }
 

@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -18,6 +17,7 @@ use super::super::ConnectionOptions;
 use super::super::error::StreamError;
 use super::connection::{Admitted, Connection};
 use super::members::Members;
+use crate::types::Authority;
 
 /// Admits streams to the connections of one address.
 pub(super) struct Admission {
@@ -26,7 +26,7 @@ pub(super) struct Admission {
     /// How many may.
     queued_max: usize,
     /// Those calls, the first one first. Some may have gone.
-    queue: Mutex<VecDeque<oneshot::Sender<Admitted>>>,
+    queue: Mutex<VecDeque<Waiter>>,
     /// Whether streams go to the connection that has fewest, and not to the oldest with room.
     spread: bool,
     /// The connections that take streams.
@@ -35,6 +35,23 @@ pub(super) struct Admission {
     crowded: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Where the connections were dialled: its timers serve callers that run elsewhere.
     runtime: Handle,
+}
+
+/// A call that waits for a place.
+struct Waiter {
+    granted: oneshot::Sender<Admitted>,
+    /// On which connections, where not any will do; never none.
+    only: Option<Only>,
+}
+
+/// The connections that a call can use whose server has to be of a certain name.
+pub(super) struct Only {
+    /// The name.
+    authority: Authority,
+    /// Those of which the server has proved it, of all that there were.
+    proved: Vec<Connection>,
+    /// All that there were.
+    of: Arc<[Connection]>,
 }
 
 /// The places of one connection. All but taking happens under the lock of the connection.
@@ -59,6 +76,8 @@ pub(super) struct Quota {
 pub(super) enum Refusal {
     /// No connection takes streams any more.
     Stopped,
+    /// The connections are others than those that the call was judged by.
+    Changed,
     /// It cannot wait any longer, or not at all.
     Failed(StreamError),
 }
@@ -82,6 +101,11 @@ impl Places {
     /// Whether none is to be taken for now.
     pub(super) fn are_withheld(&self) -> bool {
         self.withheld.load(Ordering::SeqCst)
+    }
+
+    /// Whether one could be taken.
+    fn has_room(&self) -> bool {
+        !self.are_withheld() && self.free.load(Ordering::SeqCst) > 0
     }
 
     fn take(&self) -> bool {
@@ -146,27 +170,55 @@ impl Admission {
         self.any_place(fits)
     }
 
-    /// Waits for a place; says how long that took. Cancel-safe, at the price of the place in the
-    /// queue.
+    /// Which of the connections have proved to be the host of `authority`; says why the first has
+    /// not, where none has. The verifier may be the application's, so no lock is held.
+    pub(super) fn only(&self, authority: &Authority) -> Result<Only, StreamError> {
+        let of = self.members();
+        let mut only = Only { authority: authority.clone(), proved: Vec::new(), of: of.clone() };
+        let mut first_error = None;
+        for connection in &*of {
+            match connection.check_own(authority) {
+                Ok(()) => only.proved.push(connection.clone()),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        match first_error {
+            Some(error) if only.proved.is_empty() => Err(error),
+            _ => Ok(only),
+        }
+    }
+
+    /// Waits for a place, where there is an `only` on one of those connections, and on any that
+    /// joins them with the same name proved. Cancel-safe, at the price of the place in the queue.
     pub(super) async fn admit_later(
         &self,
         deadline: Option<Instant>,
-    ) -> Result<(Admitted, Duration), Refusal> {
+        only: Option<Only>,
+    ) -> Result<Admitted, Refusal> {
         let before = self.queued.fetch_add(1, Ordering::SeqCst);
         let _queued = Queued(self);
         if before >= self.queued_max {
             let limit = self.queued_max;
             return Err(Refusal::Failed(StreamError::QueueFull { limit }));
         }
+        let is_choosy = only.is_some();
         let (sender, granted) = oneshot::channel();
-        self.queue().push_back(sender);
+        {
+            let mut queue = self.queue();
+            // From here on whoever leaves or joins the connections looks into the queue.
+            if let Some(only) = &only
+                && !Arc::ptr_eq(&only.of, &self.members())
+            {
+                return Err(Refusal::Changed);
+            }
+            queue.push_back(Waiter { granted: sender, only });
+        }
         // A place may have become free before this call was seen to wait, or the last connection
         // may have gone.
         self.serve();
         if let Some(crowded) = self.crowded.get() {
             crowded();
         }
-        let since = Instant::now();
         let granted = match deadline {
             None => granted.await,
             Some(deadline) => {
@@ -182,7 +234,37 @@ impl Admission {
                 }
             }
         };
-        granted.map(|place| (place, since.elapsed())).map_err(|_gone| Refusal::Stopped)
+        granted.map_err(|_gone| {
+            let is_over = !is_choosy || self.members().is_empty();
+            if is_over { Refusal::Stopped } else { Refusal::Changed }
+        })
+    }
+
+    /// Has calls that wait for a server of a certain name wait for `connection` too, which has
+    /// joined the others, where its server has proved that name.
+    pub(super) fn has_joined(&self, connection: &Connection) {
+        let mut wanted: Vec<Authority> = Vec::new();
+        for only in self.queue().iter().filter_map(|waiter| waiter.only.as_ref()) {
+            if !wanted.contains(&only.authority) {
+                wanted.push(only.authority.clone());
+            }
+        }
+        // Without the lock: the verifier may be the application's.
+        wanted.retain(|authority| connection.check_own(authority).is_ok());
+        if wanted.is_empty() {
+            return;
+        }
+        let mut queue = self.queue();
+        // If it has left again, whoever waits must not wait for it.
+        if !self.members().iter().any(|member| is_same(member, connection)) {
+            return;
+        }
+        for only in queue.iter_mut().filter_map(|waiter| waiter.only.as_mut()) {
+            let is_known = only.proved.iter().any(|it| is_same(it, connection));
+            if !is_known && wanted.contains(&only.authority) {
+                only.proved.push(connection.clone());
+            }
+        }
     }
 
     /// Takes the place of a stream that has ended back. What waits is served by
@@ -229,10 +311,30 @@ impl Admission {
         quota.is_over = true;
         places.take_all(usize::MAX);
         let is_leaving = |member: &Connection| std::ptr::eq(member.places(), places);
-        if self.members.leave(is_leaving, stop) {
-            let waiting = std::mem::take(&mut *self.queue());
-            self.dismiss(waiting);
+        let waiting = if self.members.leave(is_leaving, stop) {
+            std::mem::take(&mut *self.queue())
+        } else {
+            self.take_stranded(is_leaving)
+        };
+        self.dismiss(waiting);
+    }
+
+    /// Takes those out of the queue that no connection is left for, as one `is_leaving`.
+    fn take_stranded(&self, is_leaving: impl Fn(&Connection) -> bool) -> VecDeque<Waiter> {
+        let mut queue = self.queue();
+        let mut is_any_stranded = false;
+        for only in queue.iter_mut().filter_map(|waiter| waiter.only.as_mut()) {
+            only.proved.retain(|connection| !is_leaving(connection));
+            is_any_stranded |= only.proved.is_empty();
         }
+        if !is_any_stranded {
+            return VecDeque::new();
+        }
+        let is_stranded =
+            |waiter: &Waiter| waiter.only.as_ref().is_some_and(|only| only.proved.is_empty());
+        let (stranded, rest) = std::mem::take(&mut *queue).into_iter().partition(is_stranded);
+        *queue = rest;
+        stranded
     }
 
     /// How many calls wait.
@@ -240,36 +342,50 @@ impl Admission {
         self.queued.load(Ordering::Relaxed)
     }
 
-    /// Hands places out in the order of the queue, as long as there are both.
+    /// Hands places out in the order of the queue, as long as there are both. Calls that no free
+    /// place is good for stay where they are, and those behind them have it.
     fn serve(&self) {
-        let mut granted = Vec::new();
+        let (mut granted, mut passed) = (Vec::new(), Vec::new());
         let mut queue = self.queue();
-        if self.members().is_empty() {
+        let members = self.members();
+        if members.is_empty() {
             let waiting = std::mem::take(&mut *queue);
             drop(queue);
             return self.dismiss(waiting);
         }
         while let Some(first) = queue.pop_front() {
-            if first.is_closed() {
+            if first.granted.is_closed() {
                 continue;
             }
-            let Some(place) = self.any_place(|_| true) else {
+            let fits = |connection: &Connection| {
+                first
+                    .only
+                    .as_ref()
+                    .is_none_or(|only| only.proved.iter().any(|it| is_same(it, connection)))
+            };
+            if let Some(place) = self.any_place(fits) {
+                granted.push((first, place));
+            } else if members.iter().any(|member| member.places().has_room()) {
+                passed.push(first);
+            } else {
                 queue.push_front(first);
                 break;
-            };
-            granted.push((first, place));
+            }
+        }
+        for waiter in passed.into_iter().rev() {
+            queue.push_front(waiter);
         }
         drop(queue);
         // Without the lock: whoever is woken may come here at once.
         for (first, place) in granted {
             // One that nobody wants any more is given back by its drop, which serves again.
-            let _ = first.send(place);
+            let _ = first.granted.send(place);
         }
     }
 
-    /// Tells those who wait that no connection takes streams any more: a few at a time, so that
+    /// Tells those who wait that no connection takes their streams any more: a few at a time, so that
     /// the others on the runtime have their turns, and apart, as the caller holds locks.
-    fn dismiss(&self, mut waiting: VecDeque<oneshot::Sender<Admitted>>) {
+    fn dismiss(&self, mut waiting: VecDeque<Waiter>) {
         if waiting.is_empty() {
             return;
         }
@@ -293,9 +409,13 @@ impl Admission {
         found.map(Admitted::new)
     }
 
-    fn queue(&self) -> MutexGuard<'_, VecDeque<oneshot::Sender<Admitted>>> {
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Waiter>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_same(one: &Connection, other: &Connection) -> bool {
+    std::ptr::eq(one.places(), other.places())
 }
 
 /// A place in the queue.
@@ -307,7 +427,7 @@ impl Drop for Queued<'_> {
         let mut queue = self.0.queue();
         // Those who have gone must not pile up while nobody is served.
         if queue.len() > 2 * left + GONE_MAX {
-            queue.retain(|waiting| !waiting.is_closed());
+            queue.retain(|waiting| !waiting.granted.is_closed());
         }
     }
 }

@@ -47,8 +47,8 @@ impl Connection {
     /// The stream goes to a connection whose server has proved to be the authority of `head`
     /// ([`StreamError::NotProved`] otherwise).
     ///
-    /// Where the server takes no more streams, this waits in the fair queue of all siblings until it
-    /// does, none takes any more ([`StreamError::Unsent`]) or `deadline` passes; where too many
+    /// Where the server takes no more streams, this waits in the fair queue of all siblings until one
+    /// does that has proved the name, none has any more, none takes any more ([`StreamError::Unsent`]) or `deadline` passes; where too many
     /// wait already, it fails at once. The stream itself is reset at `deadline`, polled or not.
     /// Cancel-safe: a dropped future has sent nothing.
     pub(crate) async fn open(
@@ -75,9 +75,28 @@ impl Connection {
             self.0.field_limits().check(fields_len(metadata))?;
         }
         // Boxed so that calls which need not wait, nearly all, have a small future.
-        let waiting = Box::pin(admission.admit_later(deadline));
-        let (admitted, waited) = waiting.await.map_err(|refusal| self.refused(refusal))?;
-        start(admitted, head, first, deadline, waited, Purpose::Call)
+        let since = Instant::now();
+        let admitted = Box::pin(self.admit_later(head.authority, deadline)).await?;
+        start(admitted, head, first, deadline, since.elapsed(), Purpose::Call)
+    }
+
+    /// Waits for a place on a connection whose server has proved to be `authority`, as long as there
+    /// is such a connection.
+    async fn admit_later(
+        &self,
+        authority: Option<&Authority>,
+        deadline: Option<Instant>,
+    ) -> Result<Admitted, StreamError> {
+        let admission = &self.0.admission;
+        loop {
+            let only = authority.map(|authority| admission.only(authority)).transpose()?;
+            match admission.admit_later(deadline, only).await {
+                Ok(admitted) => return Ok(admitted),
+                Err(Refusal::Changed) => {}
+                Err(Refusal::Stopped) => return Err(self.0.unsent()),
+                Err(Refusal::Failed(error)) => return Err(error),
+            }
+        }
     }
 
     /// As [`Connection::open`], for a stream that is the channel's own affair and no call: it has
@@ -90,20 +109,12 @@ impl Connection {
         first: Message,
     ) -> Result<Stream, StreamError> {
         let admission = &self.0.admission;
-        let (admitted, waited) = if let Some(admitted) = admission.admit_now(self, |_| true) {
-            (admitted, Duration::ZERO)
-        } else {
-            let admitted = admission.admit_later(None).await;
-            admitted.map_err(|refusal| self.refused(refusal))?
+        let since = Instant::now();
+        let admitted = match admission.admit_now(self, |_| true) {
+            Some(admitted) => admitted,
+            None => self.admit_later(None, None).await?,
         };
-        start(admitted, head, Some((first, true)), None, waited, Purpose::Own)
-    }
-
-    fn refused(&self, refusal: Refusal) -> StreamError {
-        match refusal {
-            Refusal::Stopped => self.0.unsent(),
-            Refusal::Failed(error) => error,
-        }
+        start(admitted, head, Some((first, true)), None, since.elapsed(), Purpose::Own)
     }
 
     /// The connections to the same address that take streams, oldest first; without this one if it
@@ -162,6 +173,11 @@ impl Connection {
             }
             Some(_) | None => Ok(self.authority()),
         }
+    }
+
+    /// Whether the server of this connection may be addressed so.
+    pub(super) fn check_own(&self, authority: &Authority) -> Result<(), StreamError> {
+        self.0.identity.check(authority)
     }
 
     /// Whether the server, be it of this connection or of a sibling, may be addressed so.
@@ -328,6 +344,7 @@ pub(super) fn new(
     *members = members.iter().cloned().chain([connection.clone()]).collect();
     drop(members);
     Admission::set_limit(&shared.places, &mut shared.table().quota, limit);
+    shared.admission.has_joined(&connection);
     shared.admission.serve_if_queued();
     let driver = Driver::new(engine, shared, options);
     (connection, driver)
