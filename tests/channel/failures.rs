@@ -72,7 +72,7 @@ async fn a_call_that_does_not_wait_fails_with_the_address_and_the_cause() {
     assert_eq!(status.code(), Code::UNAVAILABLE);
     assert!(status.message().contains(&address), "{status}");
     assert!(status.message().contains("connection refused"), "{status}");
-    assert!(std::error::Error::source(&status).is_some());
+    assert!(status.cause().is_some());
     assert_eq!(channel.state(), ConnectivityState::TransientFailure);
     close_without_leaks(channel, &[]).await;
 }
