@@ -271,6 +271,10 @@ async fn a_hundred_that_want_a_file_that_hangs_begin_one_read() {
     for _ in 0..100 {
         assert_eq!(read(&file).await, Err(late.clone()));
     }
+    // The one thread may not have come so far yet.
+    while BEGUN.load(Ordering::Relaxed) < 2 {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(BEGUN.load(Ordering::Relaxed), 2);
     HELD.store(false, Ordering::Release);
     while read(&file).await.is_err() {
