@@ -15,8 +15,9 @@ use tokio::net::TcpStream;
 #[cfg(feature = "_tls")]
 use tokio_rustls::client::TlsStream;
 
+use super::eyeballs;
 use crate::observe::TlsReport;
-use crate::types::{Address, Caught, Foreign, Panicked, harmless};
+use crate::types::{Address, Caught, Foreign, InvalidIp, Panicked, harmless, socket_addr};
 
 /// A future behind a pointer, as the traits of this layer return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -34,8 +35,11 @@ pub trait Connect: Send + Sync + 'static {
 
 /// Dials TCP, with Nagle's algorithm off, and Unix sockets where the system has them.
 ///
-/// A name is `host:port`; it is looked up by the operating system, and its addresses are tried in
-/// the order given until one accepts.
+/// A name is `host:port`; it is looked up by the operating system. Its addresses are tried as
+/// [RFC 8305] has it, families taking turns: each when the one before has failed, or has taken
+/// 250 ms. The first that connects wins.
+///
+/// [RFC 8305]: https://www.rfc-editor.org/rfc/rfc8305
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SocketConnector;
 
@@ -79,17 +83,23 @@ async fn connect_by_name(name: &str) -> io::Result<TcpStream> {
             format!("`{}` is no address that TCP can dial: expected host:port", harmless(name)),
         ));
     }
-    let mut failure = None;
-    for addr in tokio::net::lookup_host(name).await? {
-        match TcpStream::connect(addr).await {
-            Ok(stream) => return Ok(stream),
-            // The first address is the preferred one, so its error says most.
-            Err(error) => failure = failure.or(Some(error)),
+    let addresses = match socket_addr(name) {
+        Ok(addr) => vec![addr],
+        Err(InvalidIp::Malformed) => tokio::net::lookup_host(name).await?.collect(),
+        Err(InvalidIp::UnknownZone { zone }) => {
+            let text = format!(
+                "`{}`: this machine has no interface `{}`",
+                harmless(name),
+                harmless(&zone)
+            );
+            return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, text));
         }
+    };
+    if addresses.is_empty() {
+        let text = format!("`{}` has no addresses", harmless(name));
+        return Err(io::Error::new(io::ErrorKind::NotFound, text));
     }
-    Err(failure.unwrap_or_else(|| {
-        io::Error::new(io::ErrorKind::NotFound, format!("`{}` has no addresses", harmless(name)))
-    }))
+    eyeballs::connect(addresses, TcpStream::connect).await
 }
 
 #[cfg(unix)]
@@ -466,8 +476,11 @@ const USER_TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -483,6 +496,51 @@ mod tests {
             let (mut peer, _) = listener.accept().await.unwrap();
             assert_eq!(peer.read_u8().await.unwrap(), b'x');
         }
+    }
+
+    /// A listener whose queue is full, and what fills it: what is sent to it is dropped, and nobody says so.
+    #[cfg(target_os = "linux")]
+    async fn swallowing() -> (SocketAddr, socket2::Socket, Vec<TcpStream>) {
+        let listener = socket2::Socket::new(
+            socket2::Domain::IPV4,
+            socket2::Type::STREAM,
+            Some(socket2::Protocol::TCP),
+        )
+        .unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        // The queue is of the system's making; it is full when a connection hangs.
+        while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(addr)).await {
+            queued.push(stream.unwrap());
+            assert!(queued.len() < 1_000, "the queue never fills");
+        }
+        (addr, listener, queued)
+    }
+
+    // spec: A61/dialled-name
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_address_that_swallows_packets_holds_the_next_one_up_for_a_moment_only() {
+        let (swallows, _listener, _queued) = swallowing().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let answers = listener.local_addr().unwrap();
+        let stream = eyeballs::connect([swallows, answers], TcpStream::connect).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), answers);
+    }
+
+    #[tokio::test]
+    async fn an_address_with_a_zone_by_name_is_dialled() {
+        let Ok(listener) = TcpListener::bind("[::1]:0").await else {
+            return; // This machine has no IPv6.
+        };
+        let port = listener.local_addr().unwrap().port();
+        let address = Address::Name(format!("[::1%lo]:{port}").into());
+        SocketConnector.connect(&address).await.unwrap();
+        let address = Address::Name(format!("[fe80::1%nosuch]:{port}").into());
+        let error = SocketConnector.connect(&address).await.unwrap_err();
+        assert!(error.to_string().contains("no interface `nosuch`"), "{error}");
     }
 
     #[tokio::test]

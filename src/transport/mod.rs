@@ -11,6 +11,7 @@ mod compression;
 mod connect;
 mod credentials;
 mod error;
+mod eyeballs;
 #[cfg(feature = "test-util")]
 mod faults;
 mod file;

@@ -7,7 +7,9 @@ use super::harmless;
 /// A parsed target: `scheme:[//authority/]endpoint`.
 ///
 /// The scheme picks the resolver; the authority, mostly empty, names who shall resolve; the
-/// endpoint is what is resolved. A text without a scheme, such as `greeter.example:50051`, is a
+/// endpoint is what is resolved. Escapes such as `%20` in the endpoint are decoded, with or without
+/// slashes before it; a `%` itself is written `%25`. White space stands in the names of Unix sockets
+/// alone. A text without a scheme, such as `greeter.example:50051`, is a
 /// `dns` target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -27,7 +29,7 @@ impl Target {
         if text.is_empty() {
             return fail(Fault::Empty);
         }
-        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        if text.chars().any(char::is_control) || has_blanks(text, schemes, default_scheme) {
             return fail(Fault::Blank);
         }
         if let Some((scheme, rest)) = split_scheme(text) {
@@ -101,6 +103,24 @@ impl fmt::Display for Target {
         }
         f.write_str(&self.path)
     }
+}
+
+/// Whether there is white space in `text` where that has no place: it may be in the name of a Unix
+/// socket, and nowhere else.
+fn has_blanks(text: &str, schemes: &[&str], default_scheme: &str) -> bool {
+    let known = split_scheme(text).filter(|(scheme, _)| schemes.contains(scheme));
+    let (scheme, rest) = known.unwrap_or((default_scheme, text));
+    // An authority ends where the path begins.
+    let path_at = match rest.strip_prefix("//") {
+        Some(after) => after.find('/').map_or(rest.len(), |at| at + 2),
+        None => 0,
+    };
+    let (authority, path) = rest.split_at(path_at);
+    let endpoint = path.strip_prefix('/').unwrap_or(path);
+    let names_a_socket = matches!(scheme, "unix" | "unix-abstract")
+        || (scheme == "passthrough" && endpoint.starts_with("unix:"));
+    let judged = if names_a_socket { authority } else { text };
+    judged.contains(char::is_whitespace)
 }
 
 fn split_scheme(text: &str) -> Option<(&str, &str)> {
@@ -244,6 +264,13 @@ mod tests {
             ("unix:///run/x", "/run/x", "run/x"),
             ("unix:x", "x", "x"),
             ("unix://x", "", ""),
+            ("unix:/run/a b/\u{fc}.sock", "/run/a b/\u{fc}.sock", "run/a b/\u{fc}.sock"),
+            ("unix:///run/a b", "/run/a b", "run/a b"),
+            ("unix:a b", "a b", "a b"),
+            ("unix:///run/a%20b%25", "/run/a b%", "run/a b%"),
+            ("unix:/run/100%", "/run/100%", "run/100%"),
+            ("unix:///run/\u{a0}\u{3000}x ", "/run/\u{a0}\u{3000}x ", "run/\u{a0}\u{3000}x "),
+            ("passthrough:///unix:///run/a b", "/unix:///run/a b", "unix:///run/a b"),
             ("greeter:1", "/greeter:1", "greeter:1"),
         ];
         for (text, path, endpoint) in rows {
@@ -257,6 +284,11 @@ mod tests {
         let rows = [
             ("", "the target is empty; expected"),
             ("a b", "`a b` has white space"),
+            ("dns:///a b", "has white space"),
+            ("passthrough:a b", "has white space"),
+            ("unix://a b/run/x", "has white space"),
+            ("unix:/run/a\nb", "has white space"),
+            ("un ix:/run/x", "has white space"),
             ("dns:///%ff", "`dns:///%ff` has percent escapes"),
             ("foo:///x", "`foo:///x` has the scheme `foo`"),
             ("foo:/x", "there are: dns, ipv4, ipv6, passthrough, unix"),

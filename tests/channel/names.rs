@@ -32,13 +32,69 @@ async fn every_built_in_scheme_reaches_the_server() {
     }
 }
 
+// spec: grpc/unix-names
 #[cfg(unix)]
 #[tokio::test]
 async fn a_unix_socket_is_reached_and_its_authority_is_localhost() {
-    let folder = std::env::temp_dir().join(format!("switchboard-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let path = folder.join("greeter.sock");
-    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    for name in ["plain", "with blanks ", "ünï çødé \u{3000}", "100%", "50%20off"] {
+        let id = std::process::id();
+        let folder = std::env::temp_dir().join(format!("switchboard-{id}-{name}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("greeter.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let (told, mut authorities) = tokio::sync::mpsc::unbounded_channel();
+        let server = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let told = told.clone();
+                let seen = move |head: &http::request::Parts| {
+                    told.send(head.uri.authority().unwrap().to_string()).unwrap();
+                };
+                tokio::spawn(answer_all(stream, seen));
+            }
+        });
+        // A `%` is always escaped; other characters may be.
+        let path = path.to_str().unwrap();
+        let written = path.replace('%', "%25");
+        let escaped: String = path
+            .bytes()
+            .map(|byte| match byte {
+                b'/' => "/".to_owned(),
+                _ => format!("%{byte:02x}"),
+            })
+            .collect();
+        for target in [
+            format!("unix:{written}"),
+            format!("unix://{written}"),
+            format!("unix:{escaped}"),
+            format!("unix://{escaped}"),
+            format!("passthrough:///unix:{written}"),
+        ] {
+            let channel = plaintext(&target).build().unwrap();
+            let reply = channel.invoke(&SAY_HELLO, ask("Ada")).await;
+            assert!(reply.is_ok(), "{target}: {reply:?}");
+            let authority = authorities.recv().await.unwrap();
+            assert!(authority == "localhost" || target.starts_with("passthrough"), "{authority}");
+            channel.close().await;
+        }
+        server.abort();
+        std::fs::remove_dir_all(&folder).unwrap();
+        let gone = plaintext(format!("unix:{written}")).build().unwrap();
+        let status = gone.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+        assert_eq!(status.code(), Code::UNAVAILABLE);
+        assert!(status.message().contains(": no such file or directory"), "{status}");
+        close_without_leaks(gone, &[]).await;
+    }
+}
+
+/// On this machine's own interface, which takes a zone for its address too.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_address_with_a_zone_is_reached_and_the_zone_is_told_to_nobody() {
+    let Ok(listener) = tokio::net::TcpListener::bind("[::1]:0").await else {
+        return; // This machine has no IPv6.
+    };
+    let port = listener.local_addr().unwrap().port();
     let (told, mut authorities) = tokio::sync::mpsc::unbounded_channel();
     let server = tokio::spawn(async move {
         loop {
@@ -50,21 +106,26 @@ async fn a_unix_socket_is_reached_and_its_authority_is_localhost() {
             tokio::spawn(answer_all(stream, seen));
         }
     });
-    let path = path.display();
-    for target in [format!("unix:{path}"), format!("unix://{path}")] {
-        let channel = plaintext(target).build().unwrap();
-        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
-        assert_eq!(authorities.recv().await.unwrap(), "localhost");
+    for target in [
+        format!("ipv6:[::1%25lo]:{port}"),
+        format!("ipv6:[::1%lo]:{port}"),
+        format!("passthrough:///[::1%25lo]:{port}"),
+        format!("dns:///[::1%25lo]:{port}"),
+        format!("[::1%lo]:{port}"),
+    ] {
+        let channel = plaintext(&target).build().unwrap();
+        let reply = channel.invoke(&SAY_HELLO, ask("Ada")).await;
+        assert!(reply.is_ok(), "{target}: {reply:?}");
+        let authority = authorities.recv().await.unwrap();
+        assert!(!authority.contains('%'), "{target}: {authority}");
         channel.close().await;
     }
     server.abort();
-    std::fs::remove_dir_all(&folder).unwrap();
-    let gone = plaintext(format!("unix:{path}")).build().unwrap();
-    let status = gone.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
-    assert_eq!(status.code(), Code::UNAVAILABLE);
-    let expected = format!("unix:{path}: no such file or directory");
-    assert!(status.message().contains(&expected), "{status}");
-    close_without_leaks(gone, &[]).await;
+    for target in ["ipv6:[fe80::1%25nosuch]:1", "dns:///[fe80::1%25nosuch]:1", "[fe80::1%nosuch]:1"]
+    {
+        let error = plaintext(target).build().unwrap_err().to_string();
+        assert!(error.contains("this machine has no interface `nosuch`"), "{target}: {error}");
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -73,7 +134,7 @@ async fn an_abstract_unix_socket_is_reached() {
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::net::{SocketAddr, UnixListener};
 
-    let name = format!("switchboard-{}", std::process::id());
+    let name = format!("switchboard {} ü", std::process::id());
     let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap());
     let listener = listener.unwrap();
     listener.set_nonblocking(true).unwrap();

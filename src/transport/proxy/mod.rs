@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 
-use crate::types::{Address, harmless, shown};
+use crate::types::{Address, harmless, shown, socket_addr};
 
 use super::connect::{BoxFuture, Connect, Io};
 use bypass::Bypass;
@@ -193,7 +193,7 @@ impl Tunnels {
         };
         let request = exchange::request(&target, &self.user_agent, way.authorization.as_ref());
         let request = request.map_err(at_proxy)?;
-        let proxy = match way.address.parse() {
+        let proxy = match socket_addr(&way.address) {
             Ok(addr) => Address::Socket(addr),
             Err(_) => Address::Name(way.address.clone()),
         };

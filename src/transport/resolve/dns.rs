@@ -12,7 +12,7 @@ use std::time::Duration;
 use hickory_proto::rr::{Name, RData, RecordType};
 use tokio::time::timeout;
 
-use crate::types::{Caught, Endpoint, Refresh, Target, TargetError};
+use crate::types::{Caught, Endpoint, Refresh, Target, TargetError, ip_addr, socket_addr};
 
 use super::super::connect::{BoxFuture, TOKIO, without_io};
 use super::super::file::{FileError, Unread, WatchedFile};
@@ -565,9 +565,7 @@ fn parse_server(target: &Target) -> Result<Option<SocketAddr>, TargetError> {
     if text.is_empty() {
         return Ok(None);
     }
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let ip = bare.unwrap_or(text).parse::<IpAddr>();
-    let server = ip.map(|ip| SocketAddr::new(ip, DNS_PORT)).or_else(|_| text.parse::<SocketAddr>());
+    let server = ip_addr(text, DNS_PORT).or_else(|_| socket_addr(text));
     server.map(Some).map_err(|_| {
         target.invalid(format!(
             "the name server `{text}` is not an IP address; expected dns://ip/name or \

@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::types::{Target, TargetError};
+use crate::types::{InvalidIp, Target, TargetError, ip_addr, is_ipv6, socket_addr};
 
 use super::DEFAULT_PORT;
+use super::fixed::no_interface;
 
 /// What a target names.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,16 +19,17 @@ pub(super) enum Named<'a> {
 /// What `target` names.
 pub(super) fn named(target: &Target) -> Result<Named<'_>, TargetError> {
     // With a zone too, which the parts of an endpoint do not have.
-    if let Ok(address) = target.endpoint().parse::<SocketAddr>()
+    if let Ok(address) = socket_addr(target.endpoint())
         && address.port() != 0
     {
         return Ok(Named::Address(address));
     }
     let (host, port) = host_and_port(target)?;
-    Ok(match host.parse::<IpAddr>() {
-        Ok(ip) => Named::Address(SocketAddr::new(ip, port)),
-        Err(_) => Named::Host(host, port),
-    })
+    match ip_addr(host, port) {
+        Ok(address) => Ok(Named::Address(address)),
+        Err(InvalidIp::UnknownZone { zone }) => Err(no_interface(target, host, &zone)),
+        Err(InvalidIp::Malformed) => Ok(Named::Host(host, port)),
+    }
 }
 
 /// The host and the port that a target names.
@@ -37,13 +39,13 @@ pub(crate) fn host_and_port(target: &Target) -> Result<(&str, u16), TargetError>
         return Err(target.invalid("there is no host; expected dns:host or dns:host:port"));
     }
     // An IPv6 address without brackets is no host and port.
-    if text.parse::<Ipv6Addr>().is_ok() {
+    if is_ipv6(text) {
         return Ok((text, DEFAULT_PORT));
     }
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let split = rest.split_once(']');
-            let split = split.filter(|(ip, _)| ip.parse::<Ipv6Addr>().is_ok());
+            let split = split.filter(|(ip, _)| is_ipv6(ip));
             let Some((ip, port)) = split else {
                 return Err(target.invalid(format!(
                     "`{text}` is not an IPv6 address; expected [a::b] or [a::b]:port"

@@ -1,9 +1,11 @@
 //! Targets that say all by themselves: `passthrough:`, `ipv4:`, `ipv6:`.
 
 use std::future;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
-use crate::types::{Address, Endpoint, Refresh, Target, TargetError};
+use crate::types::{
+    Address, Endpoint, InvalidIp, Refresh, Target, TargetError, ip_addr, socket_addr,
+};
 
 use super::super::connect::BoxFuture;
 use super::endpoint::host_and_port;
@@ -26,31 +28,29 @@ impl FixedResolver {
                 target.invalid("there is nothing to connect to; expected passthrough:address")
             );
         }
-        let address = match (text.parse::<SocketAddr>(), text.strip_prefix("unix:")) {
+        let address = match (socket_addr(text), text.strip_prefix("unix:")) {
             (Ok(addr), _) => Address::Socket(addr),
-            (Err(_), Some(path)) => unix::path(path.strip_prefix("//").unwrap_or(path)),
-            (Err(_), None) => Address::Name(text.into()),
+            (Err(InvalidIp::UnknownZone { zone }), _) => {
+                return Err(no_interface(target, text, &zone));
+            }
+            (Err(InvalidIp::Malformed), Some(path)) => {
+                unix::path(path.strip_prefix("//").unwrap_or(path))
+            }
+            (Err(InvalidIp::Malformed), None) => Address::Name(text.into()),
         };
         Ok(Self::boxed(vec![address.into()]))
     }
 
     /// `ipv4:a.b.c.d:port,..`: an endpoint for each address.
     pub(crate) fn ipv4(target: &Target) -> Result<Box<dyn Resolve>, TargetError> {
-        Self::list(target, "an IPv4 address, a.b.c.d or a.b.c.d:port", |text| {
-            let with_port = text.parse().map(SocketAddr::V4);
-            let bare = || text.parse::<Ipv4Addr>().map(IpAddr::V4);
-            with_port.or_else(|_| bare().map(|ip| SocketAddr::new(ip, DEFAULT_PORT)))
-        })
+        let expected = "an IPv4 address, a.b.c.d or a.b.c.d:port";
+        Self::list(target, expected, SocketAddr::is_ipv4)
     }
 
     /// `ipv6:[address]:port,..`: an endpoint for each address.
     pub(crate) fn ipv6(target: &Target) -> Result<Box<dyn Resolve>, TargetError> {
-        Self::list(target, "an IPv6 address, [a::b] or [a::b]:port", |text| {
-            let with_port = text.parse().map(SocketAddr::V6);
-            let unwrapped = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-            let bare = || unwrapped.unwrap_or(text).parse::<Ipv6Addr>().map(IpAddr::V6);
-            with_port.or_else(|_| bare().map(|ip| SocketAddr::new(ip, DEFAULT_PORT)))
-        })
+        let expected = "an IPv6 address, [a::b] or [a::b]:port";
+        Self::list(target, expected, SocketAddr::is_ipv6)
     }
 
     /// These endpoints.
@@ -58,20 +58,34 @@ impl FixedResolver {
         Box::new(Self { endpoints })
     }
 
-    fn list<E>(
+    fn list(
         target: &Target,
         expected: &str,
-        parse: impl Fn(&str) -> Result<SocketAddr, E>,
+        is_of_family: impl Fn(&SocketAddr) -> bool,
     ) -> Result<Box<dyn Resolve>, TargetError> {
         refuse_authority(target)?;
         let endpoint = |text: &str| {
-            parse(text)
-                .map(Endpoint::from)
-                .map_err(|_| target.invalid(format!("`{text}` is not {expected}")))
+            // With a port it has what an address alone cannot have.
+            let parsed = match socket_addr(text) {
+                Err(InvalidIp::Malformed) => ip_addr(text, DEFAULT_PORT),
+                parsed => parsed,
+            };
+            match parsed {
+                Ok(addr) if is_of_family(&addr) => Ok(Endpoint::from(addr)),
+                Ok(_) | Err(InvalidIp::Malformed) => {
+                    Err(target.invalid(format!("`{text}` is not {expected}")))
+                }
+                Err(InvalidIp::UnknownZone { zone }) => Err(no_interface(target, text, &zone)),
+            }
         };
         let endpoints: Result<_, _> = target.endpoint().split(',').map(endpoint).collect();
         endpoints.map(Self::boxed)
     }
+}
+
+/// The error that `text`, an address in `target`, has a zone that this machine does not have.
+pub(super) fn no_interface(target: &Target, text: &str, zone: &str) -> TargetError {
+    target.invalid(format!("`{text}`: this machine has no interface `{zone}`"))
 }
 
 impl Resolve for FixedResolver {
@@ -134,6 +148,8 @@ mod tests {
             ("passthrough:10.0.0.7:80", "10.0.0.7:80"),
             ("ipv4:10.0.0.7:80,10.0.0.8", "10.0.0.7:80 10.0.0.8:443"),
             ("ipv6:[::1]:80,[::2],::3", "[::1]:80 [::2]:443 [::3]:443"),
+            ("ipv6:[fe80::1%257]:80,fe80::2%257", "[fe80::1%7]:80 [fe80::2%7]:443"),
+            ("passthrough:///[fe80::1%257]:80", "[fe80::1%7]:80"),
         ];
         for (text, addresses) in rows {
             assert_eq!(resolve(text).await.as_deref(), Ok(addresses), "{text}");
@@ -151,6 +167,8 @@ mod tests {
             ("ipv4:greeter:80", "a.b.c.d:port"),
             ("ipv6:10.0.0.7:80", "`10.0.0.7:80` is not an IPv6 address"),
             ("ipv6:[::1", "[a::b]:port"),
+            ("ipv6:[fe80::1%25nosuch]:80", "no interface `nosuch`"),
+            ("passthrough:[fe80::1%25nosuch]:80", "no interface `nosuch`"),
         ];
         for (text, part) in rows {
             let error = resolve(text).await.unwrap_err();

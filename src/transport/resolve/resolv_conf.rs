@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use hickory_proto::rr::Name;
 
+use crate::types::{ip_addr, socket_addr};
+
 /// Whom to ask for names, and how.
 ///
 /// A line that is wrong is ignored, and so is an unknown option: what is left out has its default.
@@ -141,14 +143,11 @@ impl ResolvConf {
 
 /// An IP address, or one with a port as OpenBSD has it: `[127.0.0.1]:5353`.
 fn name_server(word: &str) -> Option<SocketAddr> {
-    if let Ok(ip) = word.parse::<IpAddr>() {
-        return Some(SocketAddr::new(ip, DNS_PORT));
+    if let Ok(server) = ip_addr(word, DNS_PORT).or_else(|_| socket_addr(word)) {
+        return Some(server);
     }
-    if let Some((ip, port)) = word.strip_prefix('[').and_then(|rest| rest.split_once("]:")) {
-        return Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?));
-    }
-    // With a zone.
-    format!("[{word}]:{DNS_PORT}").parse().ok()
+    let (ip, port) = word.strip_prefix('[')?.split_once("]:")?;
+    Some(SocketAddr::new(ip.parse::<IpAddr>().ok()?, port.parse().ok()?))
 }
 
 /// Those of `words` that are domains.

@@ -1,53 +1,16 @@
 //! In which order addresses are tried.
 
-use std::collections::{HashSet, VecDeque};
-use std::net::IpAddr;
-
-use crate::types::{Address, Endpoint};
+use crate::types::{Address, Endpoint, Family, interleaved};
 
 /// The addresses of all endpoints, each once, families taking turns (A61).
-///
-/// An address family that does not work here then costs one attempt, not half of them. The family
-/// that comes first keeps its place; within a family, order stays.
 pub(super) fn in_order_of_attempts(endpoints: &[Endpoint]) -> Vec<Address> {
-    let mut seen = HashSet::new();
-    let mut families: Vec<(Family, VecDeque<Address>)> = Vec::new();
-    for address in endpoints.iter().flat_map(Endpoint::addresses) {
-        if !seen.insert(address) {
-            continue;
-        }
-        let family = Family::of(address);
-        if let Some((_, members)) = families.iter_mut().find(|(known, _)| *known == family) {
-            members.push_back(address.clone());
-        } else {
-            families.push((family, VecDeque::from([address.clone()])));
-        }
-    }
-    let mut ordered = Vec::with_capacity(seen.len());
-    while ordered.len() < seen.len() {
-        let round = families.iter_mut().filter_map(|(_, members)| members.pop_front());
-        ordered.extend(round);
-    }
-    ordered
+    interleaved(endpoints.iter().flat_map(Endpoint::addresses).cloned(), family)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
-    V4,
-    V6,
-    Other,
-}
-
-impl Family {
-    fn of(address: &Address) -> Self {
-        match address {
-            // `::ffff:10.0.0.7` goes out over IPv4.
-            Address::Socket(socket) => match socket.ip().to_canonical() {
-                IpAddr::V4(_) => Self::V4,
-                IpAddr::V6(_) => Self::V6,
-            },
-            Address::Unix(_) | Address::UnixAbstract(_) | Address::Name(_) => Self::Other,
-        }
+fn family(address: &Address) -> Family {
+    match address {
+        Address::Socket(socket) => Family::of_ip(socket.ip()),
+        Address::Unix(_) | Address::UnixAbstract(_) | Address::Name(_) => Family::Other,
     }
 }
 
