@@ -172,7 +172,7 @@ mod tests {
         ];
         for (millis, event, expected, wake_at) in rows {
             let tried = race.step(begun + Duration::from_millis(millis), event);
-            let tried = tried.map_or("none".to_owned(), |address| address.to_string());
+            let tried = tried.map_or_else(|| "none".to_owned(), |address| address.to_string());
             let next = race.next_at.map(|at| (at - begun).as_millis());
             assert_eq!((tried.as_str(), next), (expected, wake_at), "{event:?} at {millis}");
         }

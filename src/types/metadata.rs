@@ -1,5 +1,6 @@
 //! Metadata: the headers and trailers of a call that belong to the application.
 
+#[cfg(feature = "prost")]
 use std::borrow::Cow;
 use std::fmt::{self, Display as _};
 
@@ -78,6 +79,7 @@ impl Metadata {
     }
 
     /// What can be shown or logged of it.
+    #[cfg(feature = "prost")]
     pub(crate) fn without_secrets(&self) -> Cow<'_, Self> {
         let mut fields = self.as_fields().into_iter().flatten();
         if !fields.any(|(name, value)| is_secret(name, value)) {

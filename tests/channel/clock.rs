@@ -27,7 +27,7 @@ enum Outcome {
     Ready,
     /// One to a server that answers nothing, and leaves so much later.
     Leaves(Duration),
-    /// One to a server that answers one call, with NOT_FOUND, and leaves.
+    /// One to a server that answers one call, with `NOT_FOUND`, and leaves.
     LeavesAfterAnswer,
 }
 

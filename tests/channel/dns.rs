@@ -115,7 +115,7 @@ async fn a_name_that_does_not_exist_fails_calls_until_it_does() {
     assert_eq!(status.code(), Code::UNAVAILABLE);
     let expected = format!("DNS lookup of `{NAME}` at {}: there is no such name", names.address());
     assert!(status.message().contains(&expected), "{status}");
-    assert!(std::error::Error::source(&status).is_some());
+    assert!(status.cause().is_some());
     let waiting = tokio::spawn({
         let channel = channel.clone();
         async move { channel.invoke(&SAY_HELLO, ask("Ada").wait_for_ready(true)).await }

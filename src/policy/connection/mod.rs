@@ -201,22 +201,7 @@ impl State {
             }
             (Self::Ready { attempt, since }, Event::Lost(loss)) => {
                 let until = later(since, timing.backoff.delay(attempt, timing.dice));
-                let is_proven = loss.has_answered || now >= until;
-                let failures = if is_proven { 0 } else { attempt.saturating_add(1) };
-                let state = match loss.growth {
-                    // Not TRANSIENT_FAILURE where the address was good a moment ago.
-                    Growth::None if is_proven => Self::FRESH,
-                    Growth::None if attempt == 0 => {
-                        Self::Idle { attempt: failures, not_before: Some(until) }
-                    }
-                    Growth::None => Self::Backoff { attempt, until, cause: loss.cause },
-                    Growth::Dialing { attempt, deadline } => {
-                        Self::Connecting { attempt: attempt.max(failures), deadline }
-                    }
-                    Growth::Backoff { attempt, until, cause } => {
-                        Self::Backoff { attempt: attempt.max(failures), until, cause }
-                    }
-                };
+                let state = Self::after(loss, attempt, until, now);
                 fx.push(Effect::ResolveNow);
                 fx.push(Effect::Report(state.connectivity()));
                 state
@@ -294,6 +279,30 @@ impl State {
                 | Event::ResetBackoff
                 | Event::Retire,
             ) => state,
+        }
+    }
+
+    /// What follows the loss of the last connection, before which so many attempts had failed. It
+    /// has made good for these if it has carried an answer, or has lived until the delay that would
+    /// follow was over.
+    fn after(loss: Loss, failed: u32, delayed_until: Instant, now: Instant) -> Self {
+        let is_proven = loss.has_answered || now >= delayed_until;
+        let failures = if is_proven { 0 } else { failed.saturating_add(1) };
+        match loss.growth {
+            // Not TRANSIENT_FAILURE where the address was good a moment ago.
+            Growth::None if is_proven => Self::FRESH,
+            Growth::None if failed == 0 => {
+                Self::Idle { attempt: failures, not_before: Some(delayed_until) }
+            }
+            Growth::None => {
+                Self::Backoff { attempt: failed, until: delayed_until, cause: loss.cause }
+            }
+            Growth::Dialing { attempt, deadline } => {
+                Self::Connecting { attempt: attempt.max(failures), deadline }
+            }
+            Growth::Backoff { attempt, until, cause } => {
+                Self::Backoff { attempt: attempt.max(failures), until, cause }
+            }
         }
     }
 

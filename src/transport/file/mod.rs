@@ -13,7 +13,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::observe::now;
 
-use super::aside::{Aside, NoOutcome, within};
+#[cfg(feature = "_tls")]
+use super::aside::within;
+use super::aside::{Aside, NoOutcome};
 use super::error::in_words;
 
 /// What a file holds, which may change at any time.
@@ -254,6 +256,10 @@ fn kind_of(kind: FileType) -> &'static str {
 pub(crate) struct Unread<T> {
     pub(crate) error: FileError,
     /// What it gave when it last could be used.
+    #[cfg_attr(
+        not(any(test, feature = "_tls", feature = "dns")),
+        expect(dead_code, reason = "a token that has been replaced is none")
+    )]
     pub(crate) last_good: Option<Arc<T>>,
 }
 
