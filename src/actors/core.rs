@@ -419,6 +419,8 @@ impl Core {
         if memory.keepalive_time.is_none_or(|time| time < doubled) {
             memory.keepalive_time = Some(doubled);
         }
+        // Whoever writes the log is foreign code.
+        drop(memory);
         let said = "a server says too_many_pings: its keepalive allows fewer than this channel sends; \
                     the time between them is doubled";
         self.settings.log.tell(Level::ERROR, said, &format!("{time:?}"), None);
@@ -431,6 +433,12 @@ impl Core {
 
     pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Handles of every connection whose driver runs. What ends one wakes its callers, which are
+    /// foreign code: no lock is held then.
+    pub(super) fn open_connections(&self) -> Vec<Connection> {
+        self.connections().iter().map(|(_, connection)| connection.clone()).collect()
     }
 
     /// Every connection whose driver runs.

@@ -15,6 +15,7 @@ use super::mailbox::answer_within;
 use super::supervisor::Supervisor;
 use crate::call::NoRuntime;
 use crate::policy::lb::DropPicker;
+use crate::transport::Connection;
 use crate::types::{ConnectivityState, Status, caught};
 
 /// Starts the channel unless it has started: on the runtime that the builder was given, else on
@@ -202,17 +203,13 @@ async fn finish(core: &Arc<Core>, ending: Ending) {
         subchannel.slot.empty();
     }
     core.registry.clear();
-    for (_, connection) in core.connections().iter() {
-        connection.drain();
-    }
+    core.open_connections().iter().for_each(Connection::drain);
     core.tasks.close();
     match ending {
         Ending::Dropped => core.tasks.wait().await,
         Ending::Closed { grace } => {
             if tokio::time::timeout(grace, core.tasks.wait()).await.is_err() {
-                for (_, connection) in core.connections().iter() {
-                    connection.close();
-                }
+                core.open_connections().iter().for_each(Connection::close);
                 core.tasks.wait().await;
             }
         }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use tracing::Level;
 use tracing::field::display;
 
+use crate::types::harmless;
+
 /// Writes the lines that a peer, or a part of the application, can bring about as often as it likes.
 ///
 /// Each kind of line is written at most once a second for each subject, such as an address; the
@@ -119,7 +121,10 @@ impl Log {
         left_out: u64,
     ) {
         let channel = self.channel.as_ref().map(display);
-        let cause = cause.map(display);
+        // Of whatever part or peer.
+        let cause = cause.map(ToString::to_string);
+        let cause = cause.as_ref().map(|cause| display(harmless(cause).up_to(CAUSE_BYTES_MAX)));
+        let subject = harmless(subject);
         let left_out = (left_out > 0).then_some(left_out);
         macro_rules! write_at {
             ($level:ident) => {
@@ -254,6 +259,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How many lines of events, and how many of troubles, are kept in mind, and so how many can be
 /// written within the interval.
 const LINES_MAX: usize = 256;
+
+/// So much of a cause is shown.
+const CAUSE_BYTES_MAX: usize = 4 * 1_024;
 
 #[cfg(test)]
 mod tests {

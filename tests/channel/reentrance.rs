@@ -9,9 +9,10 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use switchboard::memory::pipe;
 use switchboard::{
-    Answer, CallConfig, CallEvent, CallInfo, CallObserver, CallOptions, Channel, ChannelEvent,
-    ChannelInfo, ClientStream, EncodedMessage, Interceptor, MethodConfig, Next, Observer,
-    OutgoingCall, SelectArgs, Status,
+    Answer, BinaryLog, BinaryLogSink, BoxFuture, CallConfig, CallContext, CallCredentials,
+    CallEvent, CallInfo, CallObserver, CallOptions, Channel, ChannelEvent, ChannelInfo,
+    ClientStream, Credentials, EncodedMessage, Interceptor, Metadata, MethodConfig, Next, Observer,
+    OutgoingCall, SecurityLevel, SelectArgs, Status,
 };
 
 use crate::support::greeter::{BIDI_HELLO, SAY_HELLO, ask, hello};
@@ -130,6 +131,27 @@ impl CallObserver for Everywhere {
     }
 }
 
+impl BinaryLogSink for Everywhere {
+    fn write(&self, _: Vec<u8>) {
+        self.0.called();
+    }
+}
+
+impl CallCredentials for Everywhere {
+    fn metadata<'a>(&'a self, _: &'a CallContext<'_>) -> BoxFuture<'a, Result<Metadata, Status>> {
+        self.0.called();
+        Box::pin(async {
+            self.0.called();
+            Ok(Metadata::new())
+        })
+    }
+
+    fn min_security_level(&self) -> SecurityLevel {
+        self.0.called();
+        SecurityLevel::None
+    }
+}
+
 impl Interceptor for Everywhere {
     fn before(&self, _: &mut OutgoingCall) -> Result<(), Status> {
         self.0.called();
@@ -182,7 +204,9 @@ async fn run(inside: Arc<Inside>) -> usize {
     let channel = plaintext("manual:server")
         .resolver("manual", resolver)
         .connector(connector)
+        .credentials(Credentials::insecure().with_call_credentials(everywhere.clone()))
         .observer(everywhere.clone())
+        .observer(BinaryLog::new("*", everywhere.clone()).unwrap())
         .interceptor(everywhere)
         .build()
         .unwrap();

@@ -4,6 +4,7 @@ mod entry;
 mod filter;
 mod sink;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -94,6 +95,16 @@ struct State {
     headers: Vec<(u32, Payload)>,
     peer: Option<Address>,
     trailers: Option<(u32, Metadata)>,
+    outbox: Outbox,
+}
+
+/// Entries on their way to the sink, which is the application's: it is called without any lock, by
+/// one thread at a time, in the order of the entries.
+#[derive(Default)]
+struct Outbox {
+    entries: VecDeque<Vec<u8>>,
+    /// Whether somebody is at it, who takes what comes meanwhile.
+    is_served: bool,
 }
 
 /// How far the request is logged.
@@ -111,7 +122,41 @@ impl Default for Request {
 
 impl CallObserver for Logged {
     fn event(&self, event: &CallEvent<'_>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.note(event);
+        self.send();
+    }
+}
+
+impl Logged {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the sink what it has not had, unless somebody does: another thread, or this one from
+    /// within the sink.
+    fn send(&self) {
+        let mut state = self.state();
+        if state.outbox.is_served {
+            return;
+        }
+        state.outbox.is_served = true;
+        drop(state);
+        let serving = Serving(self);
+        loop {
+            let mut state = self.state();
+            let Some(entry) = state.outbox.entries.pop_front() else {
+                // Under the same lock, so that what comes next finds nobody at it.
+                state.outbox.is_served = false;
+                std::mem::forget(serving);
+                return;
+            };
+            drop(state);
+            self.sink.write(entry);
+        }
+    }
+
+    fn note(&self, event: &CallEvent<'_>) {
+        let mut state = self.state();
         match *event {
             CallEvent::AttemptBegan { attempt, .. } => state.live.push(attempt),
             CallEvent::RequestHeaders { peer, authority, metadata, timeout, .. } => {
@@ -155,9 +200,7 @@ impl CallObserver for Logged {
             | CallEvent::MessageSent { .. } => {}
         }
     }
-}
 
-impl Logged {
     fn payload(&self, event: &Event<'_>) -> Payload {
         Payload::new(event, self.extent, since_1970())
     }
@@ -165,7 +208,8 @@ impl Logged {
     fn write(&self, state: &mut MutexGuard<'_, State>, payload: &Payload, with_peer: bool) {
         state.sequence += 1;
         let peer = state.peer.as_ref().filter(|_| with_peer);
-        self.sink.write(payload.entry(self.call, state.sequence, peer));
+        let entry = payload.entry(self.call, state.sequence, peer);
+        state.outbox.entries.push_back(entry);
     }
 
     /// Logs a part of the request, once its headers are.
@@ -201,6 +245,15 @@ impl Logged {
         let metadata = trailers.as_ref().map(|(_, metadata)| metadata);
         let trailer = self.payload(&Event::Trailer { result, metadata });
         self.write(state, &trailer, true);
+    }
+}
+
+/// Whoever gives the sink its entries. Dropped where the sink panics, so that others go on.
+struct Serving<'a>(&'a Logged);
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        self.0.state().outbox.is_served = false;
     }
 }
 
