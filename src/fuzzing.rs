@@ -159,14 +159,12 @@ pub enum Did {
 impl Connection {
     /// What can happen: Connect, Dialed, `DialFailed`, Lost, Wake, `ResetBackoff`, Retire.
     pub fn step(&mut self, now: Instant, event: usize, machines: &mut Machines) -> Vec<Did> {
-        use connection::{Event, Growth, Loss};
-        let cause = Status::unavailable("gone");
-        let loss = Loss { has_answered: false, cause, growth: Growth::None };
+        use connection::{Event, Growth};
         let events = [
             Event::Connect,
             Event::Dialed,
             Event::DialFailed(Status::unavailable("refused")),
-            Event::Lost(loss),
+            Event::Lost(Growth::None),
             Event::Wake,
             Event::ResetBackoff,
             Event::Retire,

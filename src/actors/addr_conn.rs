@@ -28,7 +28,7 @@ use super::vitals::Vitals;
 use super::{Core, balancer, resolver};
 use crate::call::WatchEnd;
 use crate::observe::{ActorKind, ActorReport, ChannelEvent, Trouble};
-use crate::policy::connection::{Effect, Event, Growth, Loss, State, Timing};
+use crate::policy::connection::{Effect, Event, Growth, State, Timing};
 use crate::policy::lb::SubchannelState;
 use crate::policy::{health, scaling};
 use crate::transport::{
@@ -197,9 +197,9 @@ impl AddrConn {
         life.arm_health(me, &self.subchannel.health().machine);
         self.mind_health(me, life);
         match machine {
-            State::Ready { .. } => {
+            State::Ready => {
                 if !self.subchannel.slot.has_connection() {
-                    self.advance_lost(me, life, Growth::None);
+                    self.advance(me, life, Event::Lost(Growth::None));
                 }
                 // The watch has ended with the life that held it.
                 self.move_watch(me, life);
@@ -210,8 +210,7 @@ impl AddrConn {
             State::Connecting { deadline, .. } => {
                 self.dial_first(me, life, Instant::from_std(deadline));
             }
-            State::Idle { .. } | State::Pausing { .. } | State::Backoff { .. } | State::Retired => {
-            }
+            State::Idle { .. } | State::Backoff { .. } | State::Retired => {}
         }
         if self.subchannel.is_retired() {
             self.advance(me, life, Event::Retire);
@@ -361,30 +360,14 @@ impl AddrConn {
     /// Looks whether the last connection is gone. What was under way for a further one is then
     /// what the subchannel goes on with.
     fn look_for_loss(&self, me: &ActorRef<Msg>, life: &mut Life) {
-        let is_ready = matches!(self.subchannel.machine(), State::Ready { .. });
+        let is_ready = matches!(self.subchannel.machine(), State::Ready);
         if !is_ready || self.subchannel.slot.has_connection() {
             return;
         }
         let growth = life.scaling.hand_over();
         life.arm_growth(me);
         life.dial = life.growth.take();
-        self.advance_lost(me, life, growth);
-    }
-
-    /// The last connection is gone.
-    fn advance_lost(&self, me: &ActorRef<Msg>, life: &mut Life, growth: Growth) {
-        let record = self.subchannel.record();
-        let cause = match record.loss {
-            Some(loss) => Status::unavailable(format!("{loss}, before any call was answered"))
-                .with_source(loss),
-            // Whoever has taken it from the slot is about to say why.
-            None => Status::unavailable(format!(
-                "{}: the connection was lost before any call was answered",
-                self.subchannel.address
-            )),
-        };
-        let loss = Loss { has_answered: record.has_answered, cause, growth };
-        self.advance(me, life, Event::Lost(loss));
+        self.advance(me, life, Event::Lost(growth));
     }
 
     /// Goes by what the policy and the service config say of health checks now.
@@ -400,7 +383,7 @@ impl AddrConn {
             return self.advance_health(me, life, health::Event::Disabled, None);
         }
         self.advance_health(me, life, health::Event::Enabled, None);
-        let is_ready = matches!(self.subchannel.machine(), State::Ready { .. });
+        let is_ready = matches!(self.subchannel.machine(), State::Ready);
         if is_ready && self.subchannel.slot.has_connection() {
             self.advance_health(me, life, health::Event::Connected, None);
         }
@@ -706,10 +689,6 @@ fn put_in(core: &Core, subchannel: &Arc<Subchannel>, connection: &Connection) {
             subchannel.is_crowded();
         }
     });
-    if !matches!(subchannel.machine(), State::Ready { .. }) {
-        // The loss of the one before has been acted on.
-        subchannel.begin_record();
-    }
     if let Some(earlier) = subchannel.slot.fill(connection.clone()) {
         // One that a crash made its actor forget. Calls find it no more.
         earlier.siblings().iter().for_each(Connection::drain);
@@ -778,7 +757,6 @@ impl Driven {
     /// It takes no more calls, because of `cause`.
     fn lost(&mut self, cause: &Disconnect) {
         self.is_lost = true;
-        self.subchannel.note_loss(cause, self.connection.has_answered());
         // Calls stop picking it at once, before anybody is told; the actors hear of it when they
         // come to it.
         self.subchannel.slot.renew();

@@ -14,7 +14,7 @@ use crate::observe::{ChannelEvent, Observers};
 use crate::policy::floor::{ENDPOINT_CHANGES, Floor};
 use crate::policy::lb::SubchannelState;
 use crate::policy::{connection, health};
-use crate::transport::{Connection, Disconnect};
+use crate::transport::Connection;
 use crate::types::{Address, ConnectivityState, Status, SubchannelId};
 
 /// All subchannels, by id. Only the Balancer adds and removes; everybody reads.
@@ -57,19 +57,8 @@ pub(crate) struct Subchannel {
     health: Mutex<Health>,
     /// The dials that led to a connection.
     dialled: Mutex<Floor>,
-    /// What is known of the connections since there was none.
-    record: Mutex<ConnectionRecord>,
     /// Who is told of its states.
     observers: Observers,
-}
-
-/// What the connections of a subchannel leave behind, from the first that there is to the last.
-#[derive(Clone, Default)]
-pub(super) struct ConnectionRecord {
-    /// Whether the server has answered any call, if only by a reset, on one that was lost.
-    pub(super) has_answered: bool,
-    /// How the last one was lost.
-    pub(super) loss: Option<Disconnect>,
 }
 
 /// What is known of the server's health.
@@ -123,7 +112,6 @@ impl Registry {
             machine: Mutex::default(),
             health: Mutex::default(),
             dialled: Mutex::default(),
-            record: Mutex::default(),
             observers: self.observers.clone(),
         });
         table.entries[id.index()] = Some(subchannel.clone());
@@ -257,27 +245,6 @@ impl Subchannel {
         if let Some(connection) = self.slot.empty() {
             connection.siblings().iter().for_each(Connection::drain);
         }
-    }
-
-    /// A connection comes up where there was none.
-    pub(super) fn begin_record(&self) {
-        *self.record_mut() = ConnectionRecord::default();
-    }
-
-    /// A connection takes no more calls.
-    pub(super) fn note_loss(&self, loss: &Disconnect, has_answered: bool) {
-        let mut record = self.record_mut();
-        record.has_answered |= has_answered;
-        record.loss = Some(loss.clone());
-    }
-
-    /// What is known of the connections since there was none.
-    pub(super) fn record(&self) -> ConnectionRecord {
-        self.record_mut().clone()
-    }
-
-    fn record_mut(&self) -> MutexGuard<'_, ConnectionRecord> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A dial that began at `at` has led to a connection.

@@ -13,41 +13,25 @@ use crate::types::{ConnectivityState, Dice, Status};
 ///               Connect                  Dialed
 ///     ┌───────┐ ──────► ┌────────────┐ ─────────► ┌───────┐
 ///     │ Idle  │         │ Connecting │            │ Ready │
-///     └───────┘ ◄──┐    └────────────┘            └───────┘
-///      │  ▲        │        ▲  │ DialFailed          │
-///      │  │        │   Wake │  ▼                     │ Lost without proof, not for the first time
-///      │  │        └────────│─ ┌─────────┐           │
-///      │  │  Wake,          │  │ Backoff │ ◄─────────┤
-///      │  │  ResetBackoff   │  └─────────┘           │
-///      │  └─────────────────│────────────────────────┘ Lost
-///      │ Connect too early ┌─────────┐
-///      └─────────────────► │ Pausing │
-///                          └─────────┘
+///     └───────┘         └────────────┘            └───────┘
+///       ▲   ▲ Wake, ResetBackoff │ DialFailed        │ Lost
+///       │   └───── ┌─────────┐ ◄─┘                   │
+///       │          │ Backoff │                       │
+///       │          └─────────┘                       │
+///       └────────────────────────────────────────────┘
 ///
 ///     Retire, from anywhere: Retired
 ///     Lost while a further connection was being made: Connecting, or Backoff after its failure
 /// ```
 ///
-/// `attempt` counts the failures in a row; it is the index into the backoff. It starts over when it
-/// is told to, and when a connection has proved itself: it carried an answer, if only a reset, or
-/// outlived the delay that would follow its loss. A connection that is lost without proof counts as a failure. The
-/// first in a row, which may be one that the server parts from as it stops, fails no call: the next
-/// dial waits for the delay, and calls wait with it.
+/// `attempt` counts the failures in a row; it is the index into the backoff. It starts over when a
+/// connection was up, however short, and when it is told to.
 #[derive(Clone, Debug)]
 pub(crate) enum State {
     /// Nobody has asked for a connection since the last one ended.
     Idle {
         /// Failures in a row so far.
         attempt: u32,
-        /// When the next dial may begin, where a connection was lost without proof.
-        not_before: Option<Instant>,
-    },
-    /// A connection is wanted, and it is too early to dial. Seen from outside this is CONNECTING.
-    Pausing {
-        /// Failures in a row so far.
-        attempt: u32,
-        /// When the dial may begin.
-        until: Instant,
     },
     /// A dial is under way.
     Connecting {
@@ -57,19 +41,14 @@ pub(crate) enum State {
         deadline: Instant,
     },
     /// There is a connection.
-    Ready {
-        /// Failures in a row before it.
-        attempt: u32,
-        /// When it came up.
-        since: Instant,
-    },
-    /// The dial failed, or its connection was of no use; no other before `until`.
+    Ready,
+    /// The dial failed; no other before `until`.
     Backoff {
         /// Failures in a row before this one.
         attempt: u32,
         /// The end of the backoff.
         until: Instant,
-        /// What failed.
+        /// How the dial failed.
         cause: Status,
     },
     /// Given up forever.
@@ -86,24 +65,13 @@ pub(crate) enum Event {
     /// The dial has failed, or its deadline has passed.
     DialFailed(Status),
     /// The last connection is gone, or takes no new streams.
-    Lost(Loss),
+    Lost(Growth),
     /// The time of `wake_at` has come.
     Wake,
     /// Failures so far are to be forgotten.
     ResetBackoff,
     /// The policy has no more use for this address.
     Retire,
-}
-
-/// How the last connection was lost.
-#[derive(Clone, Debug)]
-pub(crate) struct Loss {
-    /// Whether the server has answered any call on it, if only by a reset.
-    pub(crate) has_answered: bool,
-    /// Why it was lost.
-    pub(crate) cause: Status,
-    /// What was being done to get a further one.
-    pub(crate) growth: Growth,
 }
 
 /// What was being done to get a further connection when the last one was lost. It goes on as the
@@ -160,14 +128,11 @@ pub(crate) struct Timing<'a> {
 
 impl Default for State {
     fn default() -> Self {
-        Self::FRESH
+        Self::Idle { attempt: 0 }
     }
 }
 
 impl State {
-    /// Without failures.
-    const FRESH: Self = Self::Idle { attempt: 0, not_before: None };
-
     /// The state after `event`; what is to be done goes onto `fx`, in order.
     pub(crate) fn step(
         self,
@@ -177,20 +142,16 @@ impl State {
         fx: &mut Vec<Effect>,
     ) -> Self {
         match (self, event) {
-            (Self::Idle { attempt, not_before }, Event::Connect) => {
+            (Self::Idle { attempt }, Event::Connect) => {
+                let patience = timing.backoff.nominal(attempt);
+                let deadline = later(now, patience.max(timing.min_connect_timeout));
                 fx.push(Effect::Report(ConnectivityState::Connecting));
-                match not_before {
-                    Some(until) if until > now => Self::Pausing { attempt, until },
-                    Some(_) | None => dial(now, attempt, timing, fx),
-                }
+                fx.push(Effect::Dial { deadline });
+                Self::Connecting { attempt, deadline }
             }
-            (Self::Pausing { attempt, until }, Event::Wake) if now >= until => {
-                dial(now, attempt, timing, fx)
-            }
-            (Self::Pausing { .. }, Event::ResetBackoff) => dial(now, 0, timing, fx),
-            (Self::Connecting { attempt, .. }, Event::Dialed) => {
+            (Self::Connecting { .. }, Event::Dialed) => {
                 fx.push(Effect::Report(ConnectivityState::Ready));
-                Self::Ready { attempt, since: now }
+                Self::Ready
             }
             (Self::Connecting { attempt, .. }, Event::DialFailed(cause)) => {
                 // In this order, so that whoever sees the failure can count on a new resolution.
@@ -199,9 +160,15 @@ impl State {
                 let until = later(now, timing.backoff.delay(attempt, timing.dice));
                 Self::Backoff { attempt, until, cause }
             }
-            (Self::Ready { attempt, since }, Event::Lost(loss)) => {
-                let until = later(since, timing.backoff.delay(attempt, timing.dice));
-                let state = Self::after(loss, attempt, until, now);
+            // Not TRANSIENT_FAILURE where no dial has failed: the address was good a moment ago.
+            (Self::Ready, Event::Lost(growth)) => {
+                let state = match growth {
+                    Growth::None => Self::Idle { attempt: 0 },
+                    Growth::Dialing { attempt, deadline } => Self::Connecting { attempt, deadline },
+                    Growth::Backoff { attempt, until, cause } => {
+                        Self::Backoff { attempt, until, cause }
+                    }
+                };
                 fx.push(Effect::ResolveNow);
                 fx.push(Effect::Report(state.connectivity()));
                 state
@@ -210,20 +177,18 @@ impl State {
                 fx.push(Effect::Report(ConnectivityState::Idle));
                 Self::Idle {
                     attempt: attempt.saturating_add(1),
-                    not_before: None,
                 }
             }
             (Self::Backoff { .. }, Event::ResetBackoff) => {
                 fx.push(Effect::Report(ConnectivityState::Idle));
-                Self::FRESH
+                Self::Idle { attempt: 0 }
             }
-            (Self::Idle { .. }, Event::ResetBackoff) => Self::FRESH,
-            (Self::Ready { since, .. }, Event::ResetBackoff) => Self::Ready { attempt: 0, since },
+            (Self::Idle { .. }, Event::ResetBackoff) => Self::Idle { attempt: 0 },
             (Self::Connecting { deadline, .. }, Event::ResetBackoff) => Self::Connecting {
                 attempt: 0,
                 deadline,
             },
-            (Self::Idle { .. } | Self::Pausing { .. } | Self::Backoff { .. }, Event::Retire) => {
+            (Self::Idle { .. } | Self::Backoff { .. }, Event::Retire) => {
                 fx.push(Effect::Report(ConnectivityState::Shutdown));
                 Self::Retired
             }
@@ -232,43 +197,31 @@ impl State {
                 fx.push(Effect::Report(ConnectivityState::Shutdown));
                 Self::Retired
             }
-            (Self::Ready { .. }, Event::Retire) => {
+            (Self::Ready, Event::Retire) => {
                 fx.push(Effect::Drain);
                 fx.push(Effect::Report(ConnectivityState::Shutdown));
                 Self::Retired
             }
             // A policy may ask at any time; only an idle address has to act on it.
-            (
-                state @ (Self::Pausing { .. }
-                | Self::Connecting { .. }
-                | Self::Ready { .. }
-                | Self::Backoff { .. }),
-                Event::Connect,
-            )
+            (state @ (Self::Connecting { .. } | Self::Ready | Self::Backoff { .. }), Event::Connect)
             // Late news of a dial or a connection that is no longer ours.
             | (
-                state @ (Self::Idle { .. }
-                | Self::Pausing { .. }
-                | Self::Ready { .. }
-                | Self::Backoff { .. }),
+                state @ (Self::Idle { .. } | Self::Ready | Self::Backoff { .. }),
                 Event::Dialed | Event::DialFailed(_),
             )
             | (
-                state @ (Self::Idle { .. }
-                | Self::Pausing { .. }
-                | Self::Connecting { .. }
-                | Self::Backoff { .. }),
+                state @ (Self::Idle { .. } | Self::Connecting { .. } | Self::Backoff { .. }),
                 Event::Lost(_),
             )
             // Timers that are early, or late.
             | (
                 state @ (Self::Idle { .. }
-                | Self::Pausing { .. }
                 | Self::Connecting { .. }
-                | Self::Ready { .. }
+                | Self::Ready
                 | Self::Backoff { .. }),
                 Event::Wake,
             )
+            | (state @ Self::Ready, Event::ResetBackoff)
             | (
                 state @ Self::Retired,
                 Event::Connect
@@ -282,37 +235,11 @@ impl State {
         }
     }
 
-    /// What follows the loss of the last connection, before which so many attempts had failed. It
-    /// has made good for these if it has carried an answer, or has lived until the delay that would
-    /// follow was over.
-    fn after(loss: Loss, failed: u32, delayed_until: Instant, now: Instant) -> Self {
-        let is_proven = loss.has_answered || now >= delayed_until;
-        let failures = if is_proven { 0 } else { failed.saturating_add(1) };
-        match loss.growth {
-            // Not TRANSIENT_FAILURE where the address was good a moment ago.
-            Growth::None if is_proven => Self::FRESH,
-            Growth::None if failed == 0 => {
-                Self::Idle { attempt: failures, not_before: Some(delayed_until) }
-            }
-            Growth::None => {
-                Self::Backoff { attempt: failed, until: delayed_until, cause: loss.cause }
-            }
-            Growth::Dialing { attempt, deadline } => {
-                Self::Connecting { attempt: attempt.max(failures), deadline }
-            }
-            Growth::Backoff { attempt, until, cause } => {
-                Self::Backoff { attempt: attempt.max(failures), until, cause }
-            }
-        }
-    }
-
     /// When it next wants [`Event::Wake`].
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         match self {
-            Self::Pausing { until, .. } | Self::Backoff { until, .. } => Some(*until),
-            Self::Idle { .. } | Self::Connecting { .. } | Self::Ready { .. } | Self::Retired => {
-                None
-            }
+            Self::Backoff { until, .. } => Some(*until),
+            Self::Idle { .. } | Self::Connecting { .. } | Self::Ready | Self::Retired => None,
         }
     }
 
@@ -320,8 +247,8 @@ impl State {
     pub(crate) fn connectivity(&self) -> ConnectivityState {
         match self {
             Self::Idle { .. } => ConnectivityState::Idle,
-            Self::Pausing { .. } | Self::Connecting { .. } => ConnectivityState::Connecting,
-            Self::Ready { .. } => ConnectivityState::Ready,
+            Self::Connecting { .. } => ConnectivityState::Connecting,
+            Self::Ready => ConnectivityState::Ready,
             Self::Backoff { .. } => ConnectivityState::TransientFailure,
             Self::Retired => ConnectivityState::Shutdown,
         }
@@ -331,21 +258,10 @@ impl State {
     pub(crate) fn reported(&self) -> SubchannelState {
         let error = match self {
             Self::Backoff { cause, .. } => Some(cause.clone()),
-            Self::Idle { .. }
-            | Self::Pausing { .. }
-            | Self::Connecting { .. }
-            | Self::Ready { .. }
-            | Self::Retired => None,
+            Self::Idle { .. } | Self::Connecting { .. } | Self::Ready | Self::Retired => None,
         };
         SubchannelState { connectivity: self.connectivity(), error }
     }
-}
-
-fn dial(now: Instant, attempt: u32, timing: &Timing<'_>, fx: &mut Vec<Effect>) -> State {
-    let patience = timing.backoff.nominal(attempt);
-    let deadline = later(now, patience.max(timing.min_connect_timeout));
-    fx.push(Effect::Dial { deadline });
-    State::Connecting { attempt, deadline }
 }
 
 #[cfg(test)]

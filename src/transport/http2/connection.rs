@@ -151,11 +151,6 @@ impl Connection {
         self.0.driver.wake();
     }
 
-    /// Whether the server has begun to answer any request on it, or has reset one.
-    pub(crate) fn has_answered(&self) -> bool {
-        self.0.watch.has_answered()
-    }
-
     /// Where it was dialled.
     pub(crate) fn address(&self) -> &Address {
         &self.0.identity.address

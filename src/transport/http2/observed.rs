@@ -65,8 +65,6 @@ pub(super) struct Watch {
     /// Bytes of header fields that the server takes in one request.
     peer_max_fields: AtomicU32,
     open_streams: AtomicUsize,
-    /// Whether the server has begun to answer any request, or has reset one.
-    has_answered: AtomicBool,
 }
 
 /// What a server said first.
@@ -104,19 +102,6 @@ impl Watch {
             blocks: Blocks::new(fields_max),
             peer_max_fields: AtomicU32::new(u32::MAX),
             open_streams: AtomicUsize::new(0),
-            has_answered: AtomicBool::new(false),
-        }
-    }
-
-    /// Whether the server has begun to answer any request, or has reset one.
-    pub(super) fn has_answered(&self) -> bool {
-        self.has_answered.load(Ordering::Relaxed)
-    }
-
-    fn note_answer(&self) {
-        // A store that changes nothing would still take the line from other cores.
-        if !self.has_answered() {
-            self.has_answered.store(true, Ordering::Relaxed);
         }
     }
 
@@ -658,7 +643,6 @@ impl Listener for Hearing<'_> {
 
     fn block(&mut self, stream: u32, len: usize, is_first: bool) {
         if is_first {
-            self.watch.note_answer();
             self.watch.blocks.begin(stream, len);
         } else {
             self.watch.blocks.go_on(stream, len);
@@ -690,7 +674,6 @@ impl Listener for Hearing<'_> {
     }
 
     fn reset(&mut self, stream: u32) {
-        self.watch.note_answer();
         self.watch.resets.note(stream, By::Server);
     }
 
