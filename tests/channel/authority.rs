@@ -258,14 +258,9 @@ impl Connect for InTurn {
     }
 }
 
-// spec: A81/authority-is-proved
-#[tokio::test]
-async fn of_several_connections_to_an_address_one_is_used_that_has_proved_the_name() {
-    let issuer = Issuer::new();
-    let without = TlsServer::start(&issuer, Certificate::of(&[NAME]), USUAL).await;
-    let with = TlsServer::start(&issuer, Certificate::of(&[NAME, "new.example"]), USUAL).await;
-    let servers = vec![without.address(), with.address()];
-    let channel = secured("10.0.0.1:1", trusting(&issuer))
+/// A channel with two connections to one address, which `servers` answer in turn.
+async fn with_two_connections(issuer: &Issuer, servers: Vec<SocketAddr>) -> Channel {
+    let channel = secured("10.0.0.1:1", trusting(issuer))
         .connector(InTurn { servers, dials: AtomicUsize::new(0) })
         .connections_per_address(2)
         .build()
@@ -275,6 +270,17 @@ async fn of_several_connections_to_an_address_one_is_used_that_has_proved_the_na
         reports(&channel).await.iter().any(|it| it.connections.len() == 2)
     })
     .await;
+    channel
+}
+
+// spec: A81/authority-is-proved
+#[tokio::test]
+async fn of_several_connections_to_an_address_one_is_used_that_has_proved_the_name() {
+    let issuer = Issuer::new();
+    let without = TlsServer::start(&issuer, Certificate::of(&[NAME]), USUAL).await;
+    let with = TlsServer::start(&issuer, Certificate::of(&[NAME, "new.example"]), USUAL).await;
+    let servers = vec![without.address(), with.address()];
+    let channel = with_two_connections(&issuer, servers).await;
     for _ in 0..20 {
         for ended in called(&channel, "new.example").await {
             ended.unwrap();
@@ -297,16 +303,7 @@ async fn a_call_that_waits_for_room_waits_for_a_connection_that_has_proved_its_n
     let without = TlsServer::before(&issuer, without, USUAL, greeters[0].address()).await;
     let with = TlsServer::before(&issuer, with, USUAL, greeters[1].address()).await;
     let servers = vec![without.address(), with.address()];
-    let channel = secured("10.0.0.1:1", trusting(&issuer))
-        .connector(InTurn { servers, dials: AtomicUsize::new(0) })
-        .connections_per_address(2)
-        .build()
-        .unwrap();
-    channel.connect();
-    until("there are two", async || {
-        reports(&channel).await.iter().any(|it| it.connections.len() == 2)
-    })
-    .await;
+    let channel = with_two_connections(&issuer, servers).await;
     let call = |authority: &str| {
         let request = ask("Ada").authority(authority).unwrap().timeout(Duration::from_secs(30));
         let channel = channel.clone();

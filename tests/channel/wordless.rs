@@ -93,7 +93,9 @@ impl Gives {
             credentials = credentials.with_call_credentials(self.clone());
         }
         if self.0 == TokenSource {
-            credentials = credentials.with_call_credentials(Anywhere(OAuth2::new(self.clone())));
+            credentials = credentials.with_call_credentials(
+                OAuth2::new(self.clone()).min_security_level(SecurityLevel::None),
+            );
         }
         let closure = self.clone();
         plaintext("manual:server")
@@ -214,22 +216,6 @@ impl CallCredentials for Gives {
 impl TokenSource for Gives {
     fn fetch(&self) -> BoxFuture<'_, Result<AccessToken, Status>> {
         Box::pin(future::ready(Err(self.1.clone())))
-    }
-}
-
-/// Allows tokens without protection.
-struct Anywhere(OAuth2);
-
-impl CallCredentials for Anywhere {
-    fn metadata<'a>(
-        &'a self,
-        call: &'a CallContext<'_>,
-    ) -> BoxFuture<'a, Result<Metadata, Status>> {
-        self.0.metadata(call)
-    }
-
-    fn min_security_level(&self) -> SecurityLevel {
-        SecurityLevel::None
     }
 }
 

@@ -48,8 +48,8 @@ impl Connection {
     /// ([`StreamError::NotProved`] otherwise).
     ///
     /// Where the server takes no more streams, this waits in the fair queue of all siblings until one
-    /// does that has proved the name, none has any more, none takes any more ([`StreamError::Unsent`]) or `deadline` passes; where too many
-    /// wait already, it fails at once. The stream itself is reset at `deadline`, polled or not.
+    /// does that has proved the name, none has any more, none takes any more
+    /// ([`StreamError::Unsent`]) or `deadline` passes; where too many wait already, it fails at once. The stream itself is reset at `deadline`, polled or not.
     /// Cancel-safe: a dropped future has sent nothing.
     pub(crate) async fn open(
         &self,
