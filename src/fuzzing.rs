@@ -157,17 +157,25 @@ pub enum Did {
 }
 
 impl Connection {
-    /// What can happen: Connect, Dialed, `DialFailed`, Lost, Wake, `ResetBackoff`, Retire.
+    /// What can happen: Connect, Dialed, `DialFailed`, Lost, Wake, `ResetBackoff`, Retire, two more
+    /// kinds of Lost, Answered.
     pub fn step(&mut self, now: Instant, event: usize, machines: &mut Machines) -> Vec<Did> {
-        use connection::{Event, Growth};
+        use connection::{Event, Growth, Loss, Proof};
+        let lost = |proof| {
+            let cause = Status::unavailable("gone");
+            Event::Lost(Loss { proof, cause, growth: Growth::None })
+        };
         let events = [
             Event::Connect,
             Event::Dialed,
             Event::DialFailed(Status::unavailable("refused")),
-            Event::Lost(Growth::None),
+            lost(Proof::None),
             Event::Wake,
             Event::ResetBackoff,
             Event::Retire,
+            lost(Proof::Expected),
+            lost(Proof::Answered),
+            Event::Answered,
         ];
         let mut fx = Vec::new();
         let mut timing = Timing {

@@ -140,7 +140,10 @@ impl World {
         for did in did {
             match did {
                 Did::Dial(deadline) => {
-                    assert_eq!(before, ConnectivityState::Idle);
+                    // A pause before the dial is a part of connecting.
+                    let is_after_pause = before == ConnectivityState::Connecting
+                        && matches!(event, WAKE | RESET_BACKOFF);
+                    assert!(before == ConnectivityState::Idle || is_after_pause, "{before:?}");
                     assert!(deadline > self.now);
                 }
                 Did::AbandonDial => assert_eq!(before, ConnectivityState::Connecting),

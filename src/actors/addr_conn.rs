@@ -28,7 +28,7 @@ use super::vitals::Vitals;
 use super::{Core, balancer, resolver};
 use crate::call::WatchEnd;
 use crate::observe::{ActorKind, ActorReport, ChannelEvent, Trouble};
-use crate::policy::connection::{Effect, Event, Growth, State, Timing};
+use crate::policy::connection::{Effect, Event, Growth, Loss, Proof, State, Timing};
 use crate::policy::lb::SubchannelState;
 use crate::policy::{health, scaling};
 use crate::transport::{
@@ -48,6 +48,8 @@ pub(crate) enum Msg {
     ResetBackoff,
     /// A connection takes no more calls.
     Lost(Disconnect),
+    /// The server has answered a call on a connection that was lost before it had answered any.
+    Answered,
     /// Calls wait for room.
     Crowded,
     /// See what the policy and the service config want now: whether the server is to be asked
@@ -171,6 +173,7 @@ impl Actor for AddrConn {
                 self.advance_health(&me, life, health::Event::ResetBackoff, None);
             }
             Msg::Lost(cause) => self.lost(&me, life, &cause),
+            Msg::Answered => self.advance(&me, life, Event::Answered),
             Msg::Crowded => {
                 self.subchannel.look();
                 self.scale(&me, life, scaling::Event::Looked);
@@ -197,9 +200,9 @@ impl AddrConn {
         life.arm_health(me, &self.subchannel.health().machine);
         self.mind_health(me, life);
         match machine {
-            State::Ready => {
+            State::Ready { .. } => {
                 if !self.subchannel.slot.has_connection() {
-                    self.advance(me, life, Event::Lost(Growth::None));
+                    self.advance_lost(me, life, Growth::None);
                 }
                 // The watch has ended with the life that held it.
                 self.move_watch(me, life);
@@ -210,7 +213,8 @@ impl AddrConn {
             State::Connecting { deadline, .. } => {
                 self.dial_first(me, life, Instant::from_std(deadline));
             }
-            State::Idle { .. } | State::Backoff { .. } | State::Retired => {}
+            State::Idle { .. } | State::Pausing { .. } | State::Backoff { .. } | State::Retired => {
+            }
         }
         if self.subchannel.is_retired() {
             self.advance(me, life, Event::Retire);
@@ -360,14 +364,30 @@ impl AddrConn {
     /// Looks whether the last connection is gone. What was under way for a further one is then
     /// what the subchannel goes on with.
     fn look_for_loss(&self, me: &ActorRef<Msg>, life: &mut Life) {
-        let is_ready = matches!(self.subchannel.machine(), State::Ready);
+        let is_ready = matches!(self.subchannel.machine(), State::Ready { .. });
         if !is_ready || self.subchannel.slot.has_connection() {
             return;
         }
         let growth = life.scaling.hand_over();
         life.arm_growth(me);
         life.dial = life.growth.take();
-        self.advance(me, life, Event::Lost(growth));
+        self.advance_lost(me, life, growth);
+    }
+
+    /// The last connection is gone.
+    fn advance_lost(&self, me: &ActorRef<Msg>, life: &mut Life, growth: Growth) {
+        let record = self.subchannel.record();
+        let cause = match record.loss {
+            Some(loss) => Status::unavailable(format!("{loss}, before any call was answered"))
+                .with_source(loss),
+            // Whoever has taken it from the slot is about to say why.
+            None => Status::unavailable(format!(
+                "{}: the connection was lost before any call was answered",
+                self.subchannel.address
+            )),
+        };
+        let loss = Loss { proof: record.proof, cause, growth };
+        self.advance(me, life, Event::Lost(loss));
     }
 
     /// Goes by what the policy and the service config say of health checks now.
@@ -383,7 +403,7 @@ impl AddrConn {
             return self.advance_health(me, life, health::Event::Disabled, None);
         }
         self.advance_health(me, life, health::Event::Enabled, None);
-        let is_ready = matches!(self.subchannel.machine(), State::Ready);
+        let is_ready = matches!(self.subchannel.machine(), State::Ready { .. });
         if is_ready && self.subchannel.slot.has_connection() {
             self.advance_health(me, life, health::Event::Connected, None);
         }
@@ -689,6 +709,10 @@ fn put_in(core: &Core, subchannel: &Arc<Subchannel>, connection: &Connection) {
             subchannel.is_crowded();
         }
     });
+    if !matches!(subchannel.machine(), State::Ready { .. }) {
+        // The loss of the one before has been acted on.
+        subchannel.begin_record();
+    }
     if let Some(earlier) = subchannel.slot.fill(connection.clone()) {
         // One that a crash made its actor forget. Calls find it no more.
         earlier.siblings().iter().for_each(Connection::drain);
@@ -751,12 +775,23 @@ impl Driven {
                 }
             }
             News::Draining(cause) => self.lost(cause),
+            News::Answered => {
+                self.subchannel.mailbox.tell(Msg::Answered);
+            }
         }
     }
 
     /// It takes no more calls, because of `cause`.
     fn lost(&mut self, cause: &Disconnect) {
         self.is_lost = true;
+        let proof = if self.connection.has_answered() {
+            Proof::Answered
+        } else if self.connection.may_yet_answer() {
+            Proof::Expected
+        } else {
+            Proof::None
+        };
+        self.subchannel.note_loss(cause, proof);
         // Calls stop picking it at once, before anybody is told; the actors hear of it when they
         // come to it.
         self.subchannel.slot.renew();

@@ -11,10 +11,11 @@ use super::core::Record;
 use super::mailbox::Mailbox;
 use crate::call::{SlotTable, SubchannelSlot};
 use crate::observe::{ChannelEvent, Observers};
+use crate::policy::connection::Proof;
 use crate::policy::floor::{ENDPOINT_CHANGES, Floor};
 use crate::policy::lb::SubchannelState;
 use crate::policy::{connection, health};
-use crate::transport::Connection;
+use crate::transport::{Connection, Disconnect};
 use crate::types::{Address, ConnectivityState, Status, SubchannelId};
 
 /// All subchannels, by id. Only the Balancer adds and removes; everybody reads.
@@ -57,8 +58,19 @@ pub(crate) struct Subchannel {
     health: Mutex<Health>,
     /// The dials that led to a connection.
     dialled: Mutex<Floor>,
+    /// What is known of the connections since there was none.
+    record: Mutex<ConnectionRecord>,
     /// Who is told of its states.
     observers: Observers,
+}
+
+/// What the connections of a subchannel leave behind, from the first that there is to the last.
+#[derive(Clone, Default)]
+pub(super) struct ConnectionRecord {
+    /// What the server has done for the calls of those that were lost.
+    pub(super) proof: Proof,
+    /// How the last one was lost.
+    pub(super) loss: Option<Disconnect>,
 }
 
 /// What is known of the server's health.
@@ -112,6 +124,7 @@ impl Registry {
             machine: Mutex::default(),
             health: Mutex::default(),
             dialled: Mutex::default(),
+            record: Mutex::default(),
             observers: self.observers.clone(),
         });
         table.entries[id.index()] = Some(subchannel.clone());
@@ -245,6 +258,27 @@ impl Subchannel {
         if let Some(connection) = self.slot.empty() {
             connection.siblings().iter().for_each(Connection::drain);
         }
+    }
+
+    /// A connection comes up where there was none.
+    pub(super) fn begin_record(&self) {
+        *self.record_mut() = ConnectionRecord::default();
+    }
+
+    /// A connection takes no more calls.
+    pub(super) fn note_loss(&self, loss: &Disconnect, proof: Proof) {
+        let mut record = self.record_mut();
+        record.proof = record.proof.max(proof);
+        record.loss = Some(loss.clone());
+    }
+
+    /// What is known of the connections since there was none.
+    pub(super) fn record(&self) -> ConnectionRecord {
+        self.record_mut().clone()
+    }
+
+    fn record_mut(&self) -> MutexGuard<'_, ConnectionRecord> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A dial that began at `at` has led to a connection.

@@ -617,7 +617,9 @@ enum Place {
 
 /// How the wait between attempts to connect to one address grows: the first is `base_delay`, each
 /// further one `multiplier` times the one before, up to `max_delay`; all but the first with a
-/// random part of `jitter` added or taken away. A connection that comes up starts it over.
+/// random part of `jitter` added or taken away. It starts over once a connection has carried an
+/// answer of the server, or has lasted longer than the wait that would follow; one that is lost
+/// before counts as a failure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BackoffConfig {
     /// The first wait. Default: 1 s.

@@ -262,6 +262,8 @@ pub(crate) struct Loss {
 /// A GOAWAY of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Goaway {
+    /// The last stream that the server may still answer.
+    pub(crate) last_stream: u32,
     /// Its error code.
     pub(crate) code: ErrorCode,
     /// What the server added, escaped where it is not printable ASCII and cut where it is long.
@@ -270,8 +272,9 @@ pub(crate) struct Goaway {
 
 impl Goaway {
     /// One with this code and debug data, which the caller has bounded.
-    pub(crate) fn new(code: u32, debug_data: &[u8]) -> Self {
-        Self { code: ErrorCode(code), debug_data: debug_data.escape_ascii().to_string() }
+    pub(crate) fn new(last_stream: u32, code: u32, debug_data: &[u8]) -> Self {
+        let debug_data = debug_data.escape_ascii().to_string();
+        Self { last_stream, code: ErrorCode(code), debug_data }
     }
 
     /// Whether the server says that it is sent too many PINGs (A8).
@@ -632,8 +635,7 @@ mod tests {
 
     #[test]
     fn a_disconnect_tells_of_the_goaway_before() {
-        let goaway =
-            Goaway { code: ErrorCode::ENHANCE_YOUR_CALM, debug_data: "too_many_pings".into() };
+        let goaway = Goaway::new(0, ErrorCode::ENHANCE_YOUR_CALM.0, b"too_many_pings");
         let cause = DisconnectCause::Goaway(goaway.clone());
         let told = Disconnect::new(address(), cause).after(Some(goaway.clone()));
         assert_eq!(
@@ -655,9 +657,7 @@ mod tests {
     // spec: A94/disconnect-reason
     #[test]
     fn what_ended_a_connection_is_told_in_short() {
-        let goaway = |code| {
-            DisconnectCause::Goaway(Goaway { code: ErrorCode(code), debug_data: String::new() })
-        };
+        let goaway = |code| DisconnectCause::Goaway(Goaway::new(0, code, b""));
         let lost = |kind| DisconnectCause::Lost(Loss { how: "it broke".into(), kind });
         let timeout = Duration::from_secs(1);
         for (cause, reason) in [

@@ -25,6 +25,12 @@ enum Outcome {
     Silent,
     /// A connection to a server that takes everything and answers nothing.
     Ready,
+    /// One to a server that answers nothing, and leaves so much later.
+    Leaves(Duration),
+    /// One to a server that answers one call, with `NOT_FOUND`, and leaves.
+    LeavesAfterAnswer,
+    /// One to a server that says goodbye as soon as it has a call, and answers so much later.
+    AnswersAfterGoodbye(Duration),
 }
 
 /// Dials nothing, and writes down when it was asked to.
@@ -83,6 +89,45 @@ impl Connect for Dialler {
                     });
                     Ok(Io::new(near))
                 }
+                Outcome::Leaves(after) => {
+                    let (near, far) = tokio::io::duplex(1 << 16);
+                    tokio::spawn(async move {
+                        let mut server = h2::server::handshake(far).await.unwrap();
+                        let mut open = Vec::new();
+                        let serving = async {
+                            while let Some(Ok(request)) = server.accept().await {
+                                open.push(request);
+                            }
+                        };
+                        let _ = tokio::time::timeout(after, serving).await;
+                    });
+                    Ok(Io::new(near))
+                }
+                Outcome::LeavesAfterAnswer => {
+                    let (near, far) = tokio::io::duplex(1 << 16);
+                    tokio::spawn(async move {
+                        let mut server = h2::server::handshake(far).await.unwrap();
+                        let (_, mut respond) = server.accept().await.unwrap().unwrap();
+                        respond.send_response(not_found(), true).unwrap();
+                        let flushing = server.accept();
+                        let _ = tokio::time::timeout(Duration::from_millis(5), flushing).await;
+                    });
+                    Ok(Io::new(near))
+                }
+                Outcome::AnswersAfterGoodbye(after) => {
+                    let (near, far) = tokio::io::duplex(1 << 16);
+                    tokio::spawn(async move {
+                        let mut server = h2::server::handshake(far).await.unwrap();
+                        while let Some(Ok((_, mut respond))) = server.accept().await {
+                            server.graceful_shutdown();
+                            tokio::spawn(async move {
+                                tokio::time::sleep(after).await;
+                                respond.send_response(not_found(), true).unwrap();
+                            });
+                        }
+                    });
+                    Ok(Io::new(near))
+                }
             }
         })
     }
@@ -119,6 +164,108 @@ async fn a_refused_address_is_dialled_on_the_backoff_schedule_whatever_calls_do(
     }
     // 242 s until the waits are at their longest, then one about every two minutes.
     assert!((35..48).contains(&waits.len()), "{}", waits.len());
+    end(channel).await;
+}
+
+/// A response that is nothing but `NOT_FOUND`.
+fn not_found() -> http::Response<()> {
+    let head = http::Response::builder();
+    let head = head.header("content-type", "application/grpc").header("grpc-status", "5");
+    head.body(()).unwrap()
+}
+
+// spec: grpc/backoff-reset
+#[tokio::test(start_paused = true)]
+async fn a_server_that_closes_behind_its_settings_is_dialled_on_the_backoff_schedule() {
+    let leaves = Outcome::Leaves(Duration::from_millis(5));
+    let dialler = Dialler::new(&[("10.0.0.7:1", leaves)]);
+    let channel = dialler.channel();
+    let mut told = false;
+    let calling = async {
+        loop {
+            let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+            assert_eq!(status.code(), Code::UNAVAILABLE);
+            told |= status.message().contains("before any call was answered");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let hour = Duration::from_secs(3_600);
+    assert!(tokio::time::timeout(hour, calling).await.is_err());
+    assert!(told, "no call is told why");
+    let times = dialler.times();
+    let mut nominal = 1.0_f64;
+    for (nth, pair) in times.windows(2).enumerate() {
+        let wait = pair[1] - pair[0];
+        let jitter = if nth == 0 { 0.0 } else { 0.2 };
+        let (least, most) = (nominal * (1.0 - jitter), nominal * (1.0 + jitter));
+        assert!((least - 0.02..most + 0.02).contains(&wait), "wait {nth}, {wait}, of {times:?}");
+        nominal = (nominal * 1.6).min(120.0);
+    }
+    assert!((36..49).contains(&times.len()), "{}", times.len());
+    end(channel).await;
+}
+
+// spec: grpc/backoff-reset
+#[tokio::test(start_paused = true)]
+async fn the_first_connection_that_is_lost_without_an_answer_fails_no_later_call() {
+    let leaves = Outcome::Leaves(Duration::from_millis(5));
+    let dialler = Dialler::new(&[("10.0.0.7:1", leaves)]);
+    let channel = dialler.channel();
+    channel.connect();
+    until_state(&channel, ConnectivityState::Ready).await;
+    until_state(&channel, ConnectivityState::Idle).await;
+    // It waits for the next dial, and is lost with that connection.
+    let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert!(!status.message().contains("before any call was answered"), "{status}");
+    let times = dialler.times();
+    assert!(times.len() == 2 && (0.99..1.02).contains(&times[1]), "{times:?}");
+    end(channel).await;
+}
+
+// spec: grpc/backoff-reset
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_answers_or_lasts_is_made_anew_at_once() {
+    let dialler = Dialler::new(&[("10.0.0.7:1", Outcome::LeavesAfterAnswer)]);
+    let channel = dialler.channel();
+    for nth in 0..20 {
+        let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+        assert_eq!(status.code(), Code::NOT_FOUND, "{nth}: {status}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let times = dialler.times();
+    assert!(times.len() == 20 && times[19] < 4.0, "{times:?}");
+    end(channel).await;
+
+    let lasting = Duration::from_secs(2);
+    let dialler = Dialler::new(&[("10.0.0.7:1", Outcome::Leaves(lasting))]);
+    let channel = dialler.channel();
+    for _ in 0..20 {
+        let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+        assert_eq!(status.code(), Code::UNAVAILABLE, "{status}");
+    }
+    let times = dialler.times();
+    assert!(times.len() == 20 && times[19] < 39.0, "{times:?}");
+    end(channel).await;
+}
+
+// spec: grpc/backoff-reset
+#[tokio::test(start_paused = true)]
+async fn a_server_that_parts_before_it_answers_is_dialled_with_its_answer_and_fails_no_call() {
+    let late = Duration::from_millis(300);
+    let dialler = Dialler::new(&[("10.0.0.7:1", Outcome::AnswersAfterGoodbye(late))]);
+    let channel = dialler.channel();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..10 {
+        let channel = channel.clone();
+        calls.spawn(async move { channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err() });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    while let Some(status) = calls.join_next().await {
+        let status = status.unwrap();
+        assert_eq!(status.code(), Code::NOT_FOUND, "{status}");
+    }
+    let waits: Vec<_> = dialler.times().windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(waits.len() > 1 && waits.iter().all(|wait| (0.29..0.4).contains(wait)), "{waits:?}");
     end(channel).await;
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use switchboard::{Channel, Code};
+use switchboard::{BackoffConfig, Channel, Code};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -21,7 +21,11 @@ async fn calls_that_time_out_at_a_server_that_never_reads_leave_nothing_behind()
     let _alone = ALONE.lock().await;
     for bytes in [10, 10_000] {
         let (server, _reading) = server(Manner::Answers, false).await;
-        let channel = plaintext(server.to_string()).build().unwrap();
+        // Without an answer, a connection that is given up has a backoff, in which no call would be
+        // sent. This is about those that are.
+        let delay = Duration::from_millis(1);
+        let backoff = BackoffConfig { base_delay: delay, max_delay: delay, ..Default::default() };
+        let channel = plaintext(server.to_string()).backoff(backoff).build().unwrap();
         call(&channel, 2_000, bytes, Code::DEADLINE_EXCEEDED).await;
         let before = memory::live();
         call(&channel, CALLS, bytes, Code::DEADLINE_EXCEEDED).await;

@@ -18,7 +18,7 @@ use crate::observe::{ConnectionReport, Probe};
 use crate::types::{Address, Authority, SecurityLevel};
 
 use super::super::ConnectionOptions;
-use super::super::error::{Disconnect, DisconnectCause, StreamError};
+use super::super::error::{Disconnect, DisconnectCause, ErrorCode, StreamError};
 use super::super::message::{Message, SEND_LEN_MAX};
 use super::admission::{Admission, Places, Quota, Refusal};
 use super::driver::Driver;
@@ -149,6 +149,24 @@ impl Connection {
         }
         drop(table);
         self.0.driver.wake();
+    }
+
+    /// Whether the server has begun to answer any request on it, or has reset one.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.0.watch.has_answered()
+    }
+
+    /// Whether the server has parted from it gracefully and keeps calls that it may still answer.
+    pub(crate) fn may_yet_answer(&self) -> bool {
+        let Some(goaway) = self.0.watch.goaway() else { return false };
+        let is_kept = |entry: &Entry| {
+            entry.purpose == Purpose::Call
+                && entry.ended.is_none()
+                && entry.id <= goaway.last_stream
+        };
+        goaway.code == ErrorCode::NO_ERROR
+            && !self.0.watch.has_ended()
+            && self.0.table().streams.iter().any(|(_, entry)| is_kept(entry))
     }
 
     /// Where it was dialled.

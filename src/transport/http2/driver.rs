@@ -26,6 +26,9 @@ pub(crate) enum News<'a> {
     /// The server says that it is sent too many PINGs, in whichever of its GOAWAYs (A8). Told
     /// before the end of the connection that it is the cause of.
     TooManyPings,
+    /// The server has answered a call, if only by a reset, and had answered none when
+    /// [`News::Draining`] was told.
+    Answered,
 }
 
 /// Drives one connection. Spawn [`Driver::run`]: without it nothing moves.
@@ -68,6 +71,7 @@ impl Driver {
     pub(crate) async fn run(mut self, mut tell: impl FnMut(News<'_>) + Send) -> Arc<Disconnect> {
         let mut told_of_pings = false;
         let mut told_of_draining = false;
+        let mut wants_answer = false;
         poll_fn(|cx| {
             let polled = self.poll(cx);
             if !told_of_pings && self.shared.watch.is_sent_too_many_pings() {
@@ -78,7 +82,12 @@ impl Driver {
                 && !told_of_draining
             {
                 told_of_draining = true;
+                wants_answer = !self.shared.watch.has_answered();
                 tell(News::Draining(why));
+            }
+            if wants_answer && self.shared.watch.has_answered() {
+                wants_answer = false;
+                tell(News::Answered);
             }
             polled
         })

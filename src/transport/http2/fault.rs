@@ -44,7 +44,7 @@ pub(super) fn of_connection(shared: &Shared, error: &h2::Error) -> DisconnectCau
     } else if error.is_go_away() && error.is_remote() {
         let code = error.reason().map_or(0, u32::from);
         // Each has gone by; without its own words its code would do.
-        let goaway = shared.watch.goaway().unwrap_or_else(|| Goaway::new(code, b""));
+        let goaway = shared.watch.goaway().unwrap_or_else(|| Goaway::new(0, code, b""));
         DisconnectCause::Goaway(goaway)
     } else if error.is_go_away() {
         let is_too_much = error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);

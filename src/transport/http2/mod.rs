@@ -126,7 +126,7 @@ pub(super) async fn establish(
             }
             // The engine is content with a server that leaves while there is nothing to do.
             (_, Poll::Ready(Ok(()))) => {
-                let goaway = watch.goaway().unwrap_or_else(|| Goaway::new(0, b""));
+                let goaway = watch.goaway().unwrap_or_else(|| Goaway::new(0, 0, b""));
                 Poll::Ready(Err(ConnectFault::Goaway(goaway)))
             }
             // Nothing can be sent on it; what the server still says tells why.

@@ -65,6 +65,8 @@ pub(super) struct Watch {
     /// Bytes of header fields that the server takes in one request.
     peer_max_fields: AtomicU32,
     open_streams: AtomicUsize,
+    /// Whether the server has begun to answer any request, or has reset one.
+    has_answered: AtomicBool,
 }
 
 /// What a server said first.
@@ -102,6 +104,19 @@ impl Watch {
             blocks: Blocks::new(fields_max),
             peer_max_fields: AtomicU32::new(u32::MAX),
             open_streams: AtomicUsize::new(0),
+            has_answered: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the server has begun to answer any request, or has reset one.
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
+    }
+
+    fn note_answer(&self) {
+        // A store that changes nothing would still take the line from other cores.
+        if !self.has_answered() {
+            self.has_answered.store(true, Ordering::Relaxed);
         }
     }
 
@@ -643,6 +658,7 @@ impl Listener for Hearing<'_> {
 
     fn block(&mut self, stream: u32, len: usize, is_first: bool) {
         if is_first {
+            self.watch.note_answer();
             self.watch.blocks.begin(stream, len);
         } else {
             self.watch.blocks.go_on(stream, len);
@@ -674,6 +690,7 @@ impl Listener for Hearing<'_> {
     }
 
     fn reset(&mut self, stream: u32) {
+        self.watch.note_answer();
         self.watch.resets.note(stream, By::Server);
     }
 
@@ -758,8 +775,9 @@ impl Goodbye {
         }
         // One that is too short is a breach of the protocol, which the engine tells.
         if let Some((head, debug_data)) = self.start.split_first_chunk::<8>() {
-            let [_, _, _, _, code @ ..] = *head;
-            watch.heard_goaway(Goaway::new(u32::from_be_bytes(code), debug_data));
+            let [s3, s2, s1, s0, code @ ..] = *head;
+            let last_stream = u32::from_be_bytes([s3 & 0x7f, s2, s1, s0]);
+            watch.heard_goaway(Goaway::new(last_stream, u32::from_be_bytes(code), debug_data));
         }
         None
     }

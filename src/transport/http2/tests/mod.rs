@@ -48,6 +48,7 @@ impl Client {
             told.lock().unwrap().push(match news {
                 News::Draining(why) => why.to_string(),
                 News::TooManyPings => "too many pings".to_owned(),
+                News::Answered => return,
             });
         }));
         Self { connection, draining, driver }
