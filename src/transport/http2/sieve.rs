@@ -41,7 +41,8 @@ pub(super) trait Listener {
     fn block(&mut self, stream: u32, len: usize, is_first: bool);
 
     /// A block of header fields for `stream` is here as a whole, which takes `cost` bytes in memory.
-    /// `is_interim` if these may be informational headers (1xx), which others may follow.
+    /// `is_interim` if these may be informational headers (1xx), which others may follow. Of others it
+    /// is told only where they cost more than [`FIELDS_FREE`].
     fn fields(&mut self, stream: u32, cost: usize, is_interim: bool);
 
     /// The last frame of `stream` is here as a whole, with all CONTINUATION frames of its headers.
@@ -193,14 +194,7 @@ impl Sieve {
                 self.empty_frames.earn(EMPTY_FRAMES_PER_FRAME);
                 listener.block(stream, head.frame_len(), true);
                 self.ending = (flags & END_STREAM != 0).then_some(stream);
-                let (mut block, here) = (Block::of(head), head.payload(behind));
-                if block.is_last_frame && here.len() == head.payload_len {
-                    // Here as a whole, as nearly all are: nothing has to be kept of it.
-                    block.fields.read(here);
-                    block.tell(listener);
-                } else {
-                    self.block = Some(block);
-                }
+                self.begin_block(head, head.payload(behind), listener);
             }
             CONTINUATION => {
                 listener.block(stream, head.frame_len(), false);
@@ -223,6 +217,25 @@ impl Sieve {
             _ => {}
         }
         Ok(Verdict::Pass)
+    }
+
+    /// A block begins with the frame of `head`, of whose payload so much is `here`.
+    fn begin_block(&mut self, head: &Head, here: &[u8], listener: &mut impl Listener) {
+        let is_whole = here.len() == head.payload_len && head.flags & END_HEADERS != 0;
+        let is_final = head.flags & END_STREAM != 0 || here.first() == Some(&STATUS_200);
+        let is_plain = head.flags & (PADDED | PRIORITY) == 0;
+        if is_whole && is_final && is_plain && here.len() <= FREE_LEN {
+            // As nearly all are that a server sends more than once.
+            return;
+        }
+        let mut block = Block::of(head);
+        if is_whole {
+            // Nothing has to be kept of it.
+            block.fields.read(here);
+            block.tell(listener);
+        } else {
+            self.block = Some(block);
+        }
     }
 
     /// The engine goes through all streams for a window that changes, and for a GOAWAY.
@@ -317,7 +330,10 @@ impl Block {
 
     fn tell(&self, listener: &mut impl Listener) {
         let is_interim = self.goes_on && self.fields.first != Some(STATUS_200);
-        listener.fields(self.stream, self.fields.cost(), is_interim);
+        let cost = self.fields.cost();
+        if is_interim || cost > FIELDS_FREE {
+            listener.fields(self.stream, cost, is_interim);
+        }
     }
 }
 
@@ -584,6 +600,13 @@ const DYNAMIC_TABLE_LEN: usize = 4_096;
 /// A field in the engine's map of fields, at its sparsest: the map doubles when it is full.
 const FIELD_COST: usize = 256;
 
+/// What the header fields of one stream may take without being counted: far more than usual ones,
+/// so that small calls pay nothing, and about what a call takes anyway.
+pub(super) const FIELDS_FREE: usize = 8 * 1024;
+
+/// A block of so many bytes does not cost more, be every byte of it a field.
+const FREE_LEN: usize = (FIELDS_FREE - DYNAMIC_TABLE_LEN) / (FIELD_COST + TEXT_FACTOR);
+
 /// Huffman's code has no symbol shorter than five bits, so a byte on the wire is 1.6 bytes at most.
 const TEXT_FACTOR: usize = 2;
 
@@ -832,9 +855,10 @@ mod tests {
     #[tokio::test]
     async fn fields_are_counted_however_they_are_spelled_and_cut() {
         let long = "v".repeat(300);
-        let rows: [(&str, Vec<u8>, usize, usize, bool); 8] = [
+        let rows: [(&str, Vec<u8>, usize, usize, bool); 9] = [
             ("nothing", vec![], 0, 0, false),
-            ("static", vec![STATUS_200, 0x88], 2, 0, false),
+            ("static", vec![0x89, 0x88], 2, 0, false),
+            ("so many that no other headers follow for free", vec![STATUS_200; 33], 33, 0, false),
             ("dynamic", vec![0xbe], 1, 0, true),
             ("far in the dynamic table", vec![0xff, 0x80, 0x01], 1, 0, true),
             ("literals", [literal("k", &long), literal("", "")].concat(), 2, 301, false),
@@ -863,9 +887,24 @@ mod tests {
             }
         }
         // What ends a stream is the last of it.
-        let end = frame(HEADERS, END_HEADERS | END_STREAM, 7, &[0x40, 0, 0]);
-        let expected = Told::Fields { stream: 7, cost: FIELD_COST, is_interim: false };
+        let end = frame(HEADERS, END_HEADERS | END_STREAM, 7, &[0x89; 40]);
+        let expected = Told::Fields { stream: 7, cost: 40 * FIELD_COST, is_interim: false };
         assert_eq!(kept(&end, 99), [expected]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_told_of_few_fields_that_are_no_informational_headers() {
+        // As many as are free, however they are cut.
+        for (flags, block) in [
+            (END_HEADERS, vec![STATUS_200; FIELDS_FREE / FIELD_COST]),
+            (END_HEADERS | END_STREAM, vec![0xbe; FREE_LEN]),
+            (END_HEADERS | END_STREAM, vec![0x89; FREE_LEN + 1]),
+        ] {
+            let bytes = frame(HEADERS, flags, 7, &block);
+            for size in [1, 2, 9, 10, 11, 1_000] {
+                assert_eq!(kept(&bytes, size), [], "{block:?} by {size}");
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -413,7 +413,7 @@ impl RecvHalf {
             release(body, &mut self.unreleased);
             // Without its beginning, what follows of a message cannot be told apart.
             self.deframer = Deframer::default();
-            for block in mem::take(&mut self.gathered) {
+            while let Some(block) = self.gathered.pop_front() {
                 self.taken.block(block.len());
                 self.unreleased += block.len();
             }
