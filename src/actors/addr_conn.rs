@@ -659,7 +659,7 @@ impl AddrConn {
             let options =
                 ConnectionOptions { keepalive: core.keepalive(), ..settings.connection.clone() };
             let outcome = transport::dial(
-                settings.connector.as_ref(),
+                &settings.connector,
                 &settings.security,
                 &subchannel.address,
                 &settings.authority,

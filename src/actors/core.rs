@@ -27,7 +27,7 @@ use crate::transport::{
     Security,
 };
 use crate::types::{
-    Authority, ConfigSelector, ConnectivityState, Endpoint, Generation, Status, Target,
+    Authority, ConfigSelector, ConnectivityState, Endpoint, Foreign, Generation, Status, Target,
 };
 
 /// What the builder decided.
@@ -37,7 +37,7 @@ pub(crate) struct Settings {
     pub(crate) log: Arc<Log>,
     /// Who is told what happens.
     pub(crate) observers: Observers,
-    pub(crate) resolver: Arc<dyn BuildResolver>,
+    pub(crate) resolver: Foreign<Arc<dyn BuildResolver>>,
     pub(crate) resolver_options: ResolverOptions,
     pub(crate) lb_registry: lb::LbRegistry,
     pub(crate) default_config: Arc<ServiceConfig>,
@@ -58,7 +58,7 @@ pub(crate) struct Settings {
     pub(crate) health_checks: HealthChecks,
     /// Whether a lost connection is made again without a call that wants it.
     pub(crate) keep_connected: bool,
-    pub(crate) connector: Arc<dyn Connect>,
+    pub(crate) connector: Foreign<Arc<dyn Connect>>,
     pub(crate) security: Security,
     pub(crate) call_credentials: AllCallCredentials,
     pub(crate) authority: Authority,

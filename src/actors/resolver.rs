@@ -28,7 +28,7 @@ use crate::policy::service_config::{Client, ServiceConfig};
 use crate::transport::resolve::{Resolution, Resolve, ResolveError, ServiceConfigChoices};
 use crate::types::{
     ConfigSelector, Dice, Endpoint, Foreign, ForeignSelector, Panicked, Refresh, Status,
-    TargetError, caught, shown,
+    TargetError, shown,
 };
 
 /// What a Resolver is told.
@@ -402,7 +402,7 @@ impl Resolver {
 
     fn build(&self) -> Result<(Box<dyn Resolve>, Refresh), ResolveError> {
         let Settings { resolver, target, resolver_options, .. } = &self.core.settings;
-        let built = caught("the resolver", || {
+        let built = resolver.call(|resolver| {
             let resolve = resolver.build_with(target, resolver_options)?;
             let refresh = resolve.refresh();
             Ok((resolve, refresh))

@@ -23,7 +23,9 @@ use crate::transport::{
     Connect, ConnectionOptions, Credentials, CredentialsError, KeepaliveConfig, Proxy,
     RECEIVE_BUFFER_BYTES_MAX, ReceiveBuffer, SocketConnector,
 };
-use crate::types::{Authority, Compression, InvalidAuthority, Target, TargetError, untold};
+use crate::types::{
+    Authority, Compression, Foreign, InvalidAuthority, Target, TargetError, untold,
+};
 
 /// Builds a [`Channel`]. A builder is a template: it can be cloned and built from many times.
 ///
@@ -519,7 +521,7 @@ impl ChannelBuilder {
             target,
             log,
             observers,
-            resolver,
+            resolver: Foreign::new("the resolver", resolver),
             resolver_options: self.resolver_options,
             lb_registry: self.lb_registry.clone(),
             default_config: Arc::new(default_config),
@@ -535,7 +537,7 @@ impl ChannelBuilder {
             connections_cap: self.connections_cap,
             keep_connected: self.keep_connected,
             health_checks: self.health_checks,
-            connector,
+            connector: Foreign::new("the dialler", connector),
             security,
             call_credentials: credentials.call_credentials().clone(),
             authority,

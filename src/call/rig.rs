@@ -17,7 +17,8 @@ use crate::policy::service_config::ServiceConfig;
 use crate::transport::{AllCallCredentials, Connection, ConnectionOptions, Security, dial, memory};
 use crate::types::Dice;
 use crate::types::{
-    Address, Authority, ConnectivityState, Endpoint, Generation, Metadata, MethodPath, SubchannelId,
+    Address, Authority, ConnectivityState, Endpoint, Foreign, Generation, Metadata, MethodPath,
+    SubchannelId,
 };
 
 /// A snapshot of a `round_robin` over so many READY endpoints, each with a slot of its own, and
@@ -146,7 +147,7 @@ async fn connection() -> io::Result<Connection> {
         Some(socket)
     });
     let (connection, driver) = dial(
-        &connector,
+        &Foreign::new("the dialler", Arc::new(connector)),
         &Security::Insecure,
         &Address::Name("rig".into()),
         &authority,

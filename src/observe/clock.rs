@@ -1,5 +1,7 @@
-//! The time of day.
+//! The clocks of the machine.
 
+#[cfg(feature = "otel")]
+use std::time::Instant;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// How long ago 1970 began.
@@ -12,4 +14,11 @@ pub(crate) fn since_1970() -> Duration {
 #[expect(clippy::disallowed_methods, reason = "this is the one place where it is read")]
 pub(crate) fn now() -> SystemTime {
     SystemTime::now()
+}
+
+/// The time by a clock that only goes forward, for what belongs to no runtime and waits for nothing.
+#[cfg(feature = "otel")]
+#[expect(clippy::disallowed_methods, reason = "this is the one place where it is read")]
+pub(crate) fn instant() -> Instant {
+    Instant::now()
 }

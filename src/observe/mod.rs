@@ -33,6 +33,8 @@ pub use open_telemetry::{
 };
 
 pub(crate) use channelz::{ChannelEntry, OwnCall, SocketEntry};
+#[cfg(feature = "otel")]
+pub(crate) use clock::instant;
 pub(crate) use clock::{now, since_1970};
 pub(crate) use inspection::Probe;
 pub(crate) use log::{Log, Trouble};

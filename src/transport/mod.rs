@@ -31,7 +31,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 use tokio::time::{Instant, timeout_at};
 
-use crate::types::{Address, Authority, Caught, Compression};
+use crate::types::{Address, Authority, Caught, Compression, Foreign};
 
 pub use call_credentials::{BearerToken, CallContext, CallCredentials};
 pub use connect::{BoxFuture, Connect, Io, SocketConnector};
@@ -74,7 +74,7 @@ pub(crate) use response::{Encoding, Headers, Trailers};
 /// Returns once the server's SETTINGS have arrived as its first frame: the connection is READY
 /// then. All of it lies under `deadline`. Dropping the future gives the attempt up.
 pub(crate) async fn dial(
-    connector: &dyn Connect,
+    connector: &Foreign<Arc<dyn Connect>>,
     security: &Security,
     address: &Address,
     authority: &Authority,
@@ -92,7 +92,7 @@ pub(crate) async fn dial(
             .map_err(timed_out(ConnectPhase::Connecting))?
             .map_err(|error| fail(ConnectFault::Dial(error.into())))?;
     }
-    let dialling = Caught::made("the dialler", || connector.connect(address));
+    let dialling = connector.future(|connector| connector.connect(address));
     let io = timeout_at(deadline, dialling)
         .await
         .map_err(timed_out(ConnectPhase::Connecting))?
@@ -104,7 +104,7 @@ pub(crate) async fn dial(
     }
     // Verifiers of certificates can be the application's.
     let handshake = || Box::pin(security.handshake(io, address)) as BoxFuture<'_, _>;
-    let io = timeout_at(deadline, Caught::made("the verifier of certificates", handshake))
+    let io = timeout_at(deadline, Caught::made("the certificate verifier", handshake))
         .await
         .map_err(timed_out(ConnectPhase::Handshaking))?
         .unwrap_or_else(|panicked| {

@@ -70,6 +70,11 @@ impl<T> Foreign<T> {
         Self { part, value: Some(value) }
     }
 
+    /// The value, to look at without calling it. It is there until the drop.
+    pub(crate) const fn get(&self) -> Option<&T> {
+        self.value.as_ref()
+    }
+
     /// Calls it.
     pub(crate) fn call<'a, R>(&'a self, work: impl FnOnce(&'a T) -> R) -> Result<R, Panicked> {
         let value = self.value.as_ref();

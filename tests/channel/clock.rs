@@ -2,14 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use switchboard::{
     ActorKind, Address, BoxFuture, Channel, Code, Connect, ConnectivityState, Endpoint, Fault, Io,
     ManualResolver, Resolution, Resolve, ResolveError, Target, TargetError,
 };
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::support::greeter::{SAY_HELLO, ask};
@@ -29,6 +32,8 @@ enum Outcome {
     Leaves(Duration),
     /// One to a server that answers one call, with `NOT_FOUND`, and leaves.
     LeavesAfterAnswer,
+    /// One that takes everything up to the first request, and breaks with that.
+    BreaksAtRequest,
     /// One to a server that says goodbye as soon as it has a call, and answers so much later.
     AnswersAfterGoodbye(Duration),
 }
@@ -114,6 +119,14 @@ impl Connect for Dialler {
                     });
                     Ok(Io::new(near))
                 }
+                Outcome::BreaksAtRequest => {
+                    let (near, far) = tokio::io::duplex(1 << 16);
+                    tokio::spawn(async move {
+                        let mut server = h2::server::handshake(far).await.unwrap();
+                        while server.accept().await.is_some() {}
+                    });
+                    Ok(Io::new(BreaksAtRequest { io: near, written: Vec::new() }))
+                }
                 Outcome::AnswersAfterGoodbye(after) => {
                     let (near, far) = tokio::io::duplex(1 << 16);
                     tokio::spawn(async move {
@@ -165,6 +178,62 @@ async fn a_refused_address_is_dialled_on_the_backoff_schedule_whatever_calls_do(
     // 242 s until the waits are at their longest, then one about every two minutes.
     assert!((35..48).contains(&waits.len()), "{}", waits.len());
     end(channel).await;
+}
+
+/// Fails instead of writing HEADERS.
+struct BreaksAtRequest {
+    io: tokio::io::DuplexStream,
+    written: Vec<u8>,
+}
+
+impl BreaksAtRequest {
+    /// Whether a HEADERS frame begins in what is written, with these bytes behind it.
+    fn has_request(&self, next: &[u8]) -> bool {
+        const PREFACE_LEN: usize = 24;
+        let bytes = [&self.written, next].concat();
+        let mut rest = bytes.get(PREFACE_LEN..).unwrap_or_default();
+        while let [l2, l1, l0, kind, ..] = *rest {
+            if kind == 1 {
+                return true;
+            }
+            let len = u32::from_be_bytes([0, l2, l1, l0]) as usize;
+            rest = rest.get(9 + len..).unwrap_or_default();
+        }
+        false
+    }
+}
+
+impl AsyncRead for BreaksAtRequest {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for BreaksAtRequest {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.has_request(buf) {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let written = ready!(Pin::new(&mut self.io).poll_write(cx, buf))?;
+        self.written.extend(&buf[..written]);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }
 
 /// A response that is nothing but `NOT_FOUND`.
@@ -245,6 +314,28 @@ async fn a_connection_that_answers_or_lasts_is_made_anew_at_once() {
     }
     let times = dialler.times();
     assert!(times.len() == 20 && times[19] < 39.0, "{times:?}");
+    end(channel).await;
+}
+
+// A call that never left may be tried again without end (A6), but not without a pause.
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_connections_break_before_it_leaves_is_tried_again_on_the_backoff_schedule() {
+    let dialler = Dialler::new(&[("10.0.0.7:1", Outcome::BreaksAtRequest)]);
+    let channel = dialler.channel();
+    let status = channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    assert_eq!(status.code(), Code::UNAVAILABLE);
+    assert!(status.message().contains("broken pipe"), "{status}");
+    let times = dialler.times();
+    assert!(times.len() == 2 && (0.99..1.02).contains(&times[1]), "{times:?}");
+    end(channel).await;
+
+    let dialler = Dialler::new(&[("10.0.0.7:1", Outcome::BreaksAtRequest)]);
+    let channel = dialler.channel();
+    let hour = Duration::from_secs(3_600);
+    let waits = ask("Ada").wait_for_ready(true).timeout(hour);
+    let status = channel.invoke(&SAY_HELLO, waits).await.unwrap_err();
+    assert_eq!(status.code(), Code::DEADLINE_EXCEEDED, "{status}");
+    assert!((36..49).contains(&dialler.times().len()), "{:?}", dialler.times());
     end(channel).await;
 }
 

@@ -10,15 +10,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use switchboard::memory::{MemoryConnector, pipe};
 use switchboard::{
-    AccessToken, ActorKind, Address, Answer, BackoffConfig, BoxFuture, CallConfig, CallContext,
-    CallCredentials, CallEvent, CallInfo, CallObserver, CallOptions, Cardinality, Channel,
-    ChannelEvent, ChannelInfo, ClientStream, Code, Codec, CodecError, Connect, ConnectivityState,
-    Credentials, EncodedMessage, Endpoint, EndpointShards, Interceptor, Io, LbContext, LbEvent,
-    LbPolicy, LbPolicyBuilder, LbPolicyConfig, Metadata, Method, MethodConfig, Next, OAuth2,
-    Observer, OutgoingCall, Pick, PickArgs, PickResult, Picker, PolicyReport, ReadyEndpoint,
-    Request, Resolution, Resolve, ResolveError, Response, SecurityLevel, SelectArgs,
-    ServiceConfigError, Spread, Status, StreamWrapper, SubchannelId, Target, TargetError,
-    TokenSource,
+    AccessToken, ActorKind, Address, Answer, BackoffConfig, BinaryLog, BinaryLogSink, BoxFuture,
+    CallConfig, CallContext, CallCredentials, CallEvent, CallInfo, CallObserver, CallOptions,
+    Cardinality, Channel, ChannelEvent, ChannelInfo, ClientStream, Code, Codec, CodecError,
+    Connect, ConnectivityState, Credentials, EncodedMessage, Endpoint, EndpointShards, Interceptor,
+    Io, LbContext, LbEvent, LbPolicy, LbPolicyBuilder, LbPolicyConfig, Metadata, Method,
+    MethodConfig, Next, OAuth2, Observer, OutgoingCall, Pick, PickArgs, PickResult, Picker,
+    PolicyReport, ReadyEndpoint, Request, Resolution, Resolve, ResolveError, Response,
+    SecurityLevel, SelectArgs, ServiceConfigError, Spread, Status, StreamWrapper, SubchannelId,
+    Target, TargetError, TokenSource,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -51,9 +51,13 @@ enum Part {
     Selector,
     OnCommit,
     OnFinish,
+    LogSink,
+    Propagate,
+    /// Whatever the channel was given.
+    Value,
 }
 
-const PARTS: [Part; 22] = [
+const PARTS: [Part; 25] = [
     Part::ResolverBuild,
     Part::Resolve,
     Part::Changed,
@@ -76,6 +80,9 @@ const PARTS: [Part; 22] = [
     Part::Selector,
     Part::OnCommit,
     Part::OnFinish,
+    Part::LogSink,
+    Part::Propagate,
+    Part::Value,
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,19 +94,68 @@ enum When {
 
 const WHENS: [When; 3] = [When::AtOnce, When::Later, When::InDrop];
 
+/// Whether there is code of the application to panic there.
+fn can_panic(part: Part, when: When, is_stream: bool) -> bool {
+    match (part, when) {
+        (Part::WrappedStream, _) => is_stream,
+        (Part::Value, when) => when == When::InDrop,
+        // A function that is called, and nothing that it gives.
+        (
+            Part::ResolverBuild
+            | Part::PolicyInspect
+            | Part::PickerInspect
+            | Part::Before
+            | Part::ChannelObserver
+            | Part::LogSink
+            | Part::Propagate,
+            when,
+        ) => when == When::AtOnce,
+        // One that is dropped as well.
+        (Part::Pick | Part::Selector | Part::OnCommit | Part::OnFinish, when) => {
+            when != When::Later
+        }
+        (
+            Part::Resolve
+            | Part::Changed
+            | Part::Dial
+            | Part::Read
+            | Part::Write
+            | Part::Flush
+            | Part::Shutdown
+            | Part::Policy
+            | Part::Intercept
+            | Part::Credential
+            | Part::Token
+            | Part::CallObserver,
+            When::AtOnce | When::Later | When::InDrop,
+        ) => true,
+    }
+}
+
 /// Panics where it is told to.
 #[derive(Clone)]
 struct Trouble {
     part: Part,
     when: When,
     is_armed: Arc<AtomicBool>,
-    has_struck: Arc<AtomicBool>,
+    /// How often it has panicked.
+    strikes: Arc<AtomicUsize>,
 }
 
 impl Trouble {
+    fn new(part: Part, when: When) -> Self {
+        Self { part, when, is_armed: Arc::default(), strikes: Arc::default() }
+    }
+
     fn strike(&self, part: Part, when: When) {
-        let is_it = (part, when) == (self.part, self.when);
-        assert!(!is_it || !self.is_armed.load(Ordering::SeqCst), "{part:?} {when:?}");
+        if (part, when) == (self.part, self.when) && self.is_armed.load(Ordering::SeqCst) {
+            self.strikes.fetch_add(1, Ordering::SeqCst);
+            panic!("{part:?} {when:?}");
+        }
+    }
+
+    fn has_struck(&self) -> bool {
+        self.strikes.load(Ordering::SeqCst) > 0
     }
 
     /// What a method of `part` returns that is done at once otherwise.
@@ -127,6 +183,12 @@ impl Drop for Bomb {
 #[derive(Clone)]
 struct Bad(Trouble);
 
+impl Drop for Bad {
+    fn drop(&mut self) {
+        self.0.strike(Part::Value, When::InDrop);
+    }
+}
+
 struct BadResolver(Bad, bool);
 
 impl Resolve for BadResolver {
@@ -140,7 +202,7 @@ impl Resolve for BadResolver {
     }
 
     fn changed(&mut self) -> BoxFuture<'_, ()> {
-        let Bad(trouble) = self.0.clone();
+        let trouble = self.0.0.clone();
         if !self.1 || trouble.part != Part::Changed {
             return Box::pin(std::future::pending());
         }
@@ -192,10 +254,8 @@ impl BadBytes {
     /// At once is with the first bytes, later with those of a call.
     fn strike(&self, part: Part, count: usize) {
         self.trouble.strike(part, When::AtOnce);
-        if count > 3 && !self.trouble.has_struck.load(Ordering::SeqCst) {
+        if count > 3 && !self.trouble.has_struck() {
             // Once: the next connection serves.
-            let is_it = (part, When::Later) == (self.trouble.part, self.trouble.when);
-            self.trouble.has_struck.store(is_it, Ordering::SeqCst);
             self.trouble.strike(part, When::Later);
         }
     }
@@ -289,7 +349,7 @@ impl Spread for BadSpread {
     }
 
     fn picker(&mut self, ready: &[ReadyEndpoint<'_>], _: &mut LbContext<'_>) -> Arc<dyn Picker> {
-        let Bad(trouble) = self.0.clone();
+        let trouble = self.0.0.clone();
         Arc::new(BadPicker(ready[0].subchannel(), trouble.clone(), Bomb(trouble, Part::Pick)))
     }
 }
@@ -408,6 +468,16 @@ impl CallObserver for BadEvents {
     fn event(&self, _: &CallEvent<'_>) {
         self.0.0.strike(Part::CallObserver, When::Later);
     }
+
+    fn propagate(&self, _: u32, _: &mut Metadata) {
+        self.0.0.strike(Part::Propagate, When::AtOnce);
+    }
+}
+
+impl BinaryLogSink for Bad {
+    fn write(&self, _: Vec<u8>) {
+        self.0.strike(Part::LogSink, When::AtOnce);
+    }
 }
 
 fn channel(trouble: &Trouble) -> Channel {
@@ -437,6 +507,7 @@ fn channel(trouble: &Trouble) -> Channel {
         .lb_policy(bad.clone())
         .default_service_config(r#"{"loadBalancingConfig":[{"bad":{}}]}"#)
         .interceptor(bad.clone())
+        .observer(BinaryLog::new("*", bad.clone()).unwrap())
         .observer(bad)
         .build()
         .unwrap();
@@ -478,8 +549,7 @@ async fn a_part_that_panics_ends_calls_with_its_name_or_not_at_all() {
         for when in WHENS {
             for is_stream in [false, true] {
                 let row = (part, when, is_stream);
-                let trouble =
-                    Trouble { part, when, is_armed: Arc::default(), has_struck: Arc::default() };
+                let trouble = Trouble::new(part, when);
                 let channel = channel(&trouble);
                 for _ in 0..3 {
                     if let Err(status) = call(&channel, &trouble, is_stream).await {
@@ -512,6 +582,8 @@ async fn a_part_that_panics_ends_calls_with_its_name_or_not_at_all() {
                     })
                     .await;
                 }
+                // For what comes by itself.
+                tokio::time::sleep(Duration::from_secs(2)).await;
                 trouble.is_armed.store(false, Ordering::SeqCst);
                 let healed = async {
                     while call(&channel, &trouble, is_stream).await.is_err() {
@@ -526,6 +598,7 @@ async fn a_part_that_panics_ends_calls_with_its_name_or_not_at_all() {
                 channel.close().await;
                 drop(channel);
                 trouble.is_armed.store(false, Ordering::SeqCst);
+                assert_eq!(trouble.has_struck(), can_panic(part, when, is_stream), "{row:?}");
             }
         }
     }
@@ -555,12 +628,7 @@ async fn a_codec_that_panics_ends_its_call_with_internal() {
         Method::with_codec::<Odd<false>>(PATH, Cardinality::BidiStreaming);
     const DECODES: Method<Bytes, Bytes> =
         Method::with_codec::<Odd<true>>(PATH, Cardinality::BidiStreaming);
-    let trouble = Trouble {
-        part: Part::Dial,
-        when: When::Later,
-        is_armed: Arc::default(),
-        has_struck: Arc::default(),
-    };
+    let trouble = Trouble::new(Part::Dial, When::Later);
     let channel = channel(&trouble);
     trouble.is_armed.store(false, Ordering::SeqCst);
     let mut stream = channel.new_stream(&ENCODES, CallOptions::new()).await.unwrap();
@@ -602,14 +670,10 @@ async fn a_policy_that_publishes_and_then_panics_is_started_again_after_a_growin
             tokio::spawn(answer_all(stream, |_| ()));
         }
     });
-    let is_armed = Arc::new(AtomicBool::new(true));
     let lives = Arc::<AtomicUsize>::default();
-    let trouble = Trouble {
-        part: Part::Policy,
-        when: When::Later,
-        is_armed: is_armed.clone(),
-        has_struck: Arc::default(),
-    };
+    let trouble = Trouble::new(Part::Policy, When::Later);
+    let is_armed = trouble.is_armed.clone();
+    is_armed.store(true, Ordering::SeqCst);
     let channel = plaintext("passthrough:server")
         .connector(connector)
         .lb_policy(PublishesAndPanics(Bad(trouble), lives.clone()))

@@ -15,6 +15,7 @@ use super::metrics::{
 use super::propagation::TraceContext;
 use super::spans::{StartSpan, Tracing};
 use super::{Inner, OpenTelemetry};
+use crate::observe::{Log, instant};
 
 /// Builds an [`OpenTelemetry`].
 ///
@@ -125,7 +126,8 @@ impl OpenTelemetryBuilder {
         let has_label = |name: &str| self.labels.contains(name);
         let metrics = self.meter.as_ref().map(|it| Instruments::new(it, is_on, has_label));
         let propagator = self.propagator;
-        let tracing = self.tracer.map(|tracer| Tracing { tracer, propagator });
+        let log = Log::new(None, instant);
+        let tracing = self.tracer.map(|tracer| Tracing { tracer, propagator, log });
         let method_filter = self.method_filter;
         Ok(OpenTelemetry { inner: Arc::new(Inner { metrics, tracing, method_filter }) })
     }

@@ -1,6 +1,6 @@
 //! How a server is told which span its own is below (A72).
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
@@ -9,11 +9,23 @@ use opentelemetry::propagation::text_map_propagator::FieldIter;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
 
+use tracing::Level;
+
+use crate::observe::Log;
 use crate::types::Metadata;
 
 /// The metadata of an attempt, as propagators see it. What they set is text; by a key that ends in
-/// `-bin` it is base64, and bytes on their way.
-pub(super) struct Carrier<'a>(pub(super) &'a mut Metadata);
+/// `-bin` it is base64, and bytes on their way. What cannot travel is left out and told to `log`.
+pub(super) struct Carrier<'a> {
+    pub(super) metadata: &'a mut Metadata,
+    pub(super) log: &'a Log,
+}
+
+impl Carrier<'_> {
+    fn leaves_out(&self, key: &str, cause: &dyn fmt::Display) {
+        self.log.tell(Level::WARN, "what a propagator gave is left out", &key, Some(cause));
+    }
+}
 
 impl Injector for Carrier<'_> {
     fn set(&mut self, key: &str, value: String) {
@@ -23,15 +35,14 @@ impl Injector for Carrier<'_> {
         }
         let set = if key.to_ascii_lowercase().ends_with("-bin") {
             let Ok(bytes) = STANDARD_NO_PAD.decode(value.trim_end_matches('=')) else {
-                tracing::warn!(target: "switchboard", key, "a propagator gave no base64 for binary metadata: it is left out");
-                return;
+                return self.leaves_out(key, &"binary metadata must be in base64");
             };
-            self.0.insert_bin(key, &bytes)
+            self.metadata.insert_bin(key, &bytes)
         } else {
-            self.0.insert(key, value)
+            self.metadata.insert(key, value)
         };
         if let Err(error) = set {
-            tracing::warn!(target: "switchboard", %error, "what a propagator gave is left out");
+            self.leaves_out(key, &error);
         }
     }
 }
@@ -155,6 +166,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::observe::instant;
 
     fn context() -> Context {
         let trace = TraceId::from_bytes([7; 16]);
@@ -164,17 +176,26 @@ mod tests {
         Context::new().with_remote_span_context(span)
     }
 
+    fn log() -> Log {
+        Log::new(None, instant)
+    }
+
+    fn carrier<'a>(metadata: &'a mut Metadata, log: &'a Log) -> Carrier<'a> {
+        Carrier { metadata, log }
+    }
+
     // spec: A72/propagation
     #[test]
     fn a_span_travels_as_traceparent_and_tracestate() {
         let mut metadata = Metadata::new();
-        TraceContext::default().inject_context(&context(), &mut Carrier(&mut metadata));
+        TraceContext::default().inject_context(&context(), &mut carrier(&mut metadata, &log()));
         let parent = format!("00-{}-{}-01", "07".repeat(16), "09".repeat(8));
         assert_eq!(parent.len(), TRACEPARENT_LEN);
         assert_eq!(metadata.get("traceparent"), Some(parent.as_str()));
         assert_eq!(metadata.get("tracestate"), Some("vendor=x"));
         let mut metadata = Metadata::new();
-        TraceContext::default().inject_context(&Context::new(), &mut Carrier(&mut metadata));
+        TraceContext::default()
+            .inject_context(&Context::new(), &mut carrier(&mut metadata, &log()));
         assert!(metadata.is_empty());
     }
 
@@ -183,7 +204,7 @@ mod tests {
     fn a_span_travels_as_grpc_trace_bin_and_comes_back() {
         let mut metadata = Metadata::new();
         let propagator = GrpcTraceBinPropagator::new();
-        propagator.inject_context(&context(), &mut Carrier(&mut metadata));
+        propagator.inject_context(&context(), &mut carrier(&mut metadata, &log()));
         let bytes = metadata.get_bin("grpc-trace-bin").unwrap();
         let expected = [&[0, 0][..], &[7; 16], &[1], &[9; 8], &[2, 1]].concat();
         assert_eq!(bytes, expected);
@@ -204,7 +225,8 @@ mod tests {
     #[test]
     fn what_a_propagator_gives_that_cannot_travel_is_left_out() {
         let mut metadata = Metadata::new();
-        let mut carrier = Carrier(&mut metadata);
+        let log = log();
+        let mut carrier = carrier(&mut metadata, &log);
         carrier.set("content-type", "no".to_owned());
         carrier.set("x-bin", "no base64!".to_owned());
         carrier.set("text", "ü".to_owned());

@@ -11,6 +11,7 @@ use opentelemetry::{Context, KeyValue};
 
 use super::metrics::code_name;
 use super::propagation::Carrier;
+use crate::observe::Log;
 use crate::types::{Metadata, MethodPath, Status};
 
 /// A tracer, whatever its spans are.
@@ -32,6 +33,7 @@ where
 pub(super) struct Tracing {
     pub(super) tracer: Arc<dyn StartSpan>,
     pub(super) propagator: Arc<dyn TextMapPropagator + Send + Sync>,
+    pub(super) log: Log,
 }
 
 impl Tracing {
@@ -64,7 +66,8 @@ impl Tracing {
 
     /// Tells the server of an attempt which span its own is below.
     pub(super) fn propagate(&self, attempt: &AttemptSpan, metadata: &mut Metadata) {
-        self.propagator.inject_context(&attempt.context, &mut Carrier(metadata));
+        let mut carrier = Carrier { metadata, log: &self.log };
+        self.propagator.inject_context(&attempt.context, &mut carrier);
     }
 }
 

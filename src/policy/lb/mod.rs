@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use crate::observe::PolicyReport;
 use crate::types::Dice;
-use crate::types::{Address, ConnectivityState, Endpoint, Status, SubchannelId};
+use crate::types::{Address, ConnectivityState, Endpoint, Foreign, Status, SubchannelId};
 
 pub use endpoint_shards::{EndpointShards, ReadyEndpoint, Spread};
 pub(crate) use picker::{DropPicker, FailPicker, queue};
@@ -229,17 +229,17 @@ pub(crate) enum LbEffect {
 
 /// A policy's parsed config; each policy knows its own type.
 #[derive(Clone)]
-pub struct LbPolicyConfig(Arc<dyn Any + Send + Sync>);
+pub struct LbPolicyConfig(Foreign<Arc<dyn Any + Send + Sync>>);
 
 impl LbPolicyConfig {
     /// A config of the policy's own type.
     pub fn new<C: Any + Send + Sync>(config: C) -> Self {
-        Self(Arc::new(config))
+        Self(Foreign::new("the configuration of a load-balancing policy", Arc::new(config)))
     }
 
     /// The config, if it is a `C`.
     pub fn get<C: Any>(&self) -> Option<&C> {
-        self.0.downcast_ref()
+        self.0.get()?.downcast_ref()
     }
 }
 

@@ -1,5 +1,6 @@
 //! TLS, over rustls.
 
+mod foreign;
 mod material;
 mod proven;
 mod sentence;
@@ -25,6 +26,7 @@ use super::credentials::{CredentialsError, SecurityError};
 use super::error::in_words;
 use super::file::FileError;
 
+use foreign::ForeignVerifier;
 use material::{Identity, Material, Pem, Roots};
 use proven::Judge;
 pub(super) use proven::Proven;
@@ -114,7 +116,7 @@ impl TlsConfig {
     /// response. It is asked on the caller's task and must not block; its answer is remembered for
     /// the connection.
     pub fn dangerous_verifier(mut self, verifier: Arc<dyn ServerCertVerifier>) -> Self {
-        self.trust = Trust::Verifier(verifier);
+        self.trust = Trust::Verifier(ForeignVerifier::around(verifier));
         self
     }
 

@@ -32,6 +32,7 @@ pub(super) fn of_error(error: &Error) -> String {
         Error::NoCertificatesPresented => "the server showed no certificate".to_owned(),
         Error::PeerIncompatible(reason) => of_incompatibility(reason),
         Error::NoApplicationProtocol => NO_HTTP_2.to_owned(),
+        Error::General(text) => harmless(text).to_string(),
         other => harmless(&other.to_string()).to_string(),
     }
 }

@@ -47,7 +47,7 @@ async fn a_connector_that_hangs_is_given_up_at_the_deadline() {
     }
     let begin = Instant::now();
     let dialled = dial(
-        &Hangs,
+        &Foreign::new("the dialler", Arc::new(Hangs)),
         &Security::Insecure,
         &address(),
         &Authority::parse("x").unwrap(),

@@ -21,6 +21,7 @@ use http::uri::PathAndQuery;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::transport::connect::Connect;
 use crate::transport::error::{ConnectError, Disconnect, StreamError};
 use crate::transport::memory::{self, MemoryListener};
 use crate::transport::message::Message;
@@ -28,7 +29,7 @@ use crate::transport::{
     Connection, ConnectionOptions, Driver, KeepaliveConfig, News, RequestHead, Security, Stream,
     dial,
 };
-use crate::types::{Address, Authority};
+use crate::types::{Address, Authority, Foreign};
 
 use peer::Peer;
 
@@ -126,7 +127,8 @@ async fn dial_with(
 ) -> Result<(Connection, Driver), ConnectError> {
     let authority = Authority::parse("greeter.example").unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
-    dial(connector, &Security::Insecure, &address(), &authority, options, None, deadline).await
+    let connector = Foreign::new("the dialler", Arc::new(connector.clone()) as Arc<dyn Connect>);
+    dial(&connector, &Security::Insecure, &address(), &authority, options, None, deadline).await
 }
 
 async fn dial_default(

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
 use crate::transport::connect::{BoxFuture, Connect, Io};
 use crate::transport::error::DisconnectCause;
-use crate::types::Seen;
+use crate::types::{Foreign, Seen};
 
 use super::peer::*;
 use super::*;
@@ -111,7 +111,8 @@ impl Breakable {
     async fn connected(options: &ConnectionOptions) -> Self {
         let (connector, mut listener) = memory::pipe();
         let how = Arc::new(AtomicU8::new(0));
-        let connector = Breaking { inner: connector, how: how.clone() };
+        let connector: Arc<dyn Connect> = Arc::new(Breaking { inner: connector, how: how.clone() });
+        let connector = Foreign::new("the dialler", connector);
         let authority = Authority::parse("greeter.example").unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         let address = address();
