@@ -42,9 +42,6 @@ pub(crate) enum Msg {
     /// Suffer this.
     #[cfg(feature = "test-util")]
     Inject(Blow),
-    /// What befalls the channel is something else now.
-    #[cfg(feature = "test-util")]
-    FaultsChanged,
     /// Something of its own came to its end.
     Own(Own),
 }
@@ -123,8 +120,6 @@ impl Actor for ClientConn {
             Msg::Inspect(reply) => self.inspect(life, reply),
             #[cfg(feature = "test-util")]
             Msg::Inject(blow) => blow.suffer().await,
-            #[cfg(feature = "test-util")]
-            Msg::FaultsChanged => self.core.publish_again(),
         }
         Ok(())
     }

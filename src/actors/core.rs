@@ -85,6 +85,8 @@ impl Settings {
             seed: self.seed,
             accepted: self.connection.accepted.clone(),
             request_fields_max: self.connection.request_fields_max,
+            #[cfg(feature = "test-util")]
+            faults: self.connection.faults.clone(),
         }
     }
 }
@@ -201,9 +203,6 @@ pub(super) struct Memory {
     keepalive_time: Option<Duration>,
     /// When the last connection ended, and why.
     pub(super) disconnect: Option<(Instant, Disconnect)>,
-    /// What was published last.
-    #[cfg(feature = "test-util")]
-    last_published: Option<LastPublished>,
 }
 
 impl Memory {
@@ -229,10 +228,6 @@ impl Memory {
         std::mem::replace(self, idle)
     }
 }
-
-/// What was published last: the config that the picker was made of, and the two of them.
-#[cfg(feature = "test-util")]
-type LastPublished = (Option<Arc<ServiceConfig>>, ConnectivityState, Arc<dyn Picker>);
 
 /// The outcome of a resolution.
 #[derive(Clone)]
@@ -314,8 +309,6 @@ impl Core {
         connectivity: ConnectivityState,
         picker: Arc<dyn Picker>,
     ) {
-        #[cfg(feature = "test-util")]
-        let picker = self.befallen(config.as_ref(), connectivity, picker);
         // Before the Balancer has made a picker, or without one, names are not known yet: also when
         // an idle channel is woken, whose last config stays in force.
         let is_over = matches!(
@@ -337,35 +330,6 @@ impl Core {
             self.settings.observers.tell(|| ChannelEvent::StateChanged { state: connectivity });
             let (log, is) = (&self.settings.log, "channel has another state");
             log.tell(Level::INFO, is, &connectivity, None);
-        }
-    }
-
-    /// What is published in the place of `picker` where calls are to fail. What was published last
-    /// is remembered, for when they are not any more. The end of the channel befalls all calls.
-    #[cfg(feature = "test-util")]
-    fn befallen(
-        &self,
-        config: Option<&Arc<ServiceConfig>>,
-        connectivity: ConnectivityState,
-        picker: Arc<dyn Picker>,
-    ) -> Arc<dyn Picker> {
-        let Some(faults) = self.faults() else { return picker };
-        self.memory().last_published = Some((config.cloned(), connectivity, picker.clone()));
-        if connectivity == ConnectivityState::Shutdown {
-            return picker;
-        }
-        match faults.calls() {
-            Some(status) => Arc::new(lb::FailPicker(status)),
-            None => picker,
-        }
-    }
-
-    /// Publishes what was published last, under what befalls the channel now.
-    #[cfg(feature = "test-util")]
-    pub(super) fn publish_again(&self) {
-        let last = self.memory().last_published.clone();
-        if let Some((config, connectivity, picker)) = last {
-            self.publish_made_of(config, connectivity, picker);
         }
     }
 

@@ -97,7 +97,7 @@ impl Core {
 
     fn look_at_faults(&self) {
         self.news.tell();
-        self.client_conn.tell(client_conn::Msg::FaultsChanged);
+        self.shared.publish_again();
         self.resolver.tell(resolver::Msg::FaultsChanged);
     }
 }

@@ -9,7 +9,7 @@ use super::inspect::ActorHandle;
 use crate::actors::{Blow, Core};
 use crate::observe::ActorKind;
 use crate::transport::{Faults, Scope, Trouble};
-use crate::types::{Endpoint, Status};
+use crate::types::{Endpoint, InvalidMethodPath, MethodPath, Status};
 
 /// Something that befalls a part of a channel; sent by [`Channel::inject`].
 ///
@@ -79,8 +79,10 @@ impl Fault {
         Self::lasting(Trouble::HangResolution)
     }
 
-    /// Calls fail with this status, but for those that wait for ready: in the place of what the
-    /// policy has published. [Times](Self::times) counts pickers here, not calls.
+    /// Calls end with this status, whether they wait for ready or not, and are not tried again:
+    /// before they have a connection or, if the fault is for one address, as one to it is picked.
+    /// [`times`](Self::times) counts calls. Those that wait are among them; each rolls the dice of
+    /// [`with_probability`](Self::with_probability) whenever it looks for a connection.
     pub fn calls_fail(status: Status) -> Self {
         Self::lasting(Trouble::FailCalls(status))
     }
@@ -139,13 +141,15 @@ impl Fault {
         Self::lasting(Trouble::Loss(rate))
     }
 
-    /// Only at this address, as inspections show it. For dials, handshakes, connections and streams.
+    /// Only at this address, as inspections show it. For dials, handshakes, connections, streams and
+    /// calls.
     pub fn at(mut self, address: impl fmt::Display) -> Self {
         self.scope.address = Some(address.to_string());
         self
     }
 
-    /// Only for this method. For [refused streams](Self::stream_refused) alone.
+    /// Only for this method, by its path: `/package.Service/Method`. For [refused
+    /// streams](Self::stream_refused) and [calls that fail](Self::calls_fail).
     pub fn of_method(mut self, path: impl Into<String>) -> Self {
         self.scope.method = Some(path.into());
         self
@@ -180,7 +184,10 @@ impl Fault {
                 return Err(InjectError::Meaningless(setter));
             }
         }
-        Ok(())
+        match method {
+            Some(path) => MethodPath::parse(path).map(drop).map_err(InjectError::Method),
+            None => Ok(()),
+        }
     }
 
     fn lasting(trouble: Trouble) -> Self {
@@ -197,17 +204,18 @@ impl What {
     fn scopes(&self) -> &'static [&'static str] {
         let Self::Trouble(trouble) = self else { return &[] };
         match trouble {
-            Trouble::Resolve(_)
-            | Trouble::FailResolution(_)
-            | Trouble::HangResolution
-            | Trouble::FailCalls(_) => &["times", "with_probability"],
+            Trouble::Resolve(_) | Trouble::FailResolution(_) | Trouble::HangResolution => {
+                &["times", "with_probability"]
+            }
             Trouble::RefuseDials
             | Trouble::DelayDials(_)
             | Trouble::HangDials
             | Trouble::FailHandshakes
             | Trouble::Cut
             | Trouble::Goaway(_) => &["at", "times", "with_probability"],
-            Trouble::RefuseStreams => &["at", "of_method", "times", "with_probability"],
+            Trouble::RefuseStreams | Trouble::FailCalls(_) => {
+                &["at", "of_method", "times", "with_probability"]
+            }
             Trouble::StallReads | Trouble::Latency(_) => &["at"],
             Trouble::Loss(_) => &["at", "with_probability"],
         }
@@ -217,7 +225,10 @@ impl What {
 impl Channel {
     /// Does harm to a part of the channel, for a test.
     ///
-    /// Returns once the fault is on its way. Fails where the builder did not say
+    /// The fault is in force when this returns: for every look-up, dial, handshake, stream and call
+    /// that begins then, and every byte that is read or written then. An actor suffers a crash or a
+    /// stall before it hears of anything that happens later. It does not wait for what follows from
+    /// the fault, such as calls that fail since their connection is cut. Fails where the builder did not say
     /// [`allow_injection`](crate::ChannelBuilder::allow_injection), where there is no such actor, or
     /// where the fault is not of a kind to be scoped as it is.
     #[expect(clippy::unused_async, reason = "faults may come to be waited for")]
@@ -276,7 +287,8 @@ pub struct Injected {
 }
 
 impl Injected {
-    /// Ends the fault: what it held back goes on. Says whether it was not over yet.
+    /// Ends the fault: what it held back goes on, and nothing that begins when this returns suffers
+    /// it. Says whether it was not over yet.
     pub fn remove(self) -> bool {
         self.id.is_some_and(|id| self.core.remove_fault(&self.faults, id))
     }
@@ -294,7 +306,7 @@ impl fmt::Debug for Injected {
 }
 
 /// A fault was not injected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InjectError {
     /// The builder did not say `allow_injection()`.
@@ -305,6 +317,8 @@ pub enum InjectError {
     NotOfThisActor(ActorKind),
     /// This method of [`Fault`] means nothing to faults of this kind.
     Meaningless(&'static str),
+    /// What [`Fault::of_method`] was given names no method.
+    Method(InvalidMethodPath),
 }
 
 impl fmt::Display for InjectError {
@@ -324,6 +338,7 @@ impl fmt::Display for InjectError {
             Self::Meaningless(setter) => {
                 write!(f, "`Fault::{setter}` means nothing to a fault of this kind: leave it out")
             }
+            Self::Method(error) => write!(f, "`Fault::of_method`: {error}"),
         }
     }
 }

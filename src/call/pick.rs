@@ -27,15 +27,13 @@ pub(super) async fn pick(
     attempt: u32,
 ) -> Result<Connection, PickError> {
     let is_settled = terms.is_some();
-    let step = look(&shared.cell.load(), call, terms);
+    let step = look_or_suffer(shared, &shared.cell.load(), call, terms);
     match step {
-        Step::Go(chosen) => Ok(chosen.tell(call, attempt)),
-        Step::End(error) => {
-            // No stream tells of this call.
-            shared.activity.over_at(Instant::now());
-            let_others_run().await;
-            Err(error)
-        }
+        Step::Go(chosen) => match chosen.tell(shared, call, attempt) {
+            Ok(connection) => Ok(connection),
+            Err(injected) => ended(shared, injected).await,
+        },
+        Step::End(error) => ended(shared, error).await,
         // In a box: most calls never wait, and their futures need no room for it.
         Step::Wait(wait) => {
             let began = Instant::now();
@@ -43,9 +41,32 @@ pub(super) async fn pick(
             let chosen = Box::pin(later).await?;
             let waited = || began.elapsed();
             call.events.tell(|| CallEvent::PickCompleted { attempt, waited: waited() });
-            Ok(chosen.tell(call, attempt))
+            chosen.tell(shared, call, attempt)
         }
     }
+}
+
+/// A call ends without having waited, of which no stream tells.
+async fn ended(shared: &Shared, error: PickError) -> Result<Connection, PickError> {
+    shared.activity.over_at(Instant::now());
+    let_others_run().await;
+    Err(error)
+}
+
+/// Looks once at `snapshot`, unless an injected fault ends the call.
+fn look_or_suffer(
+    shared: &Shared,
+    snapshot: &Snapshot,
+    call: &CallHead,
+    terms: &mut Option<Terms>,
+) -> Step {
+    // The end of the channel befalls all calls.
+    if snapshot.connectivity != ConnectivityState::Shutdown
+        && let Err(injected) = shared.injected(None, call.path.as_str())
+    {
+        return Step::End(PickError::Ended(injected));
+    }
+    look(snapshot, call, terms)
 }
 
 /// Whoever calls in a loop and never has to wait must let the actors run all the same: they may
@@ -89,7 +110,7 @@ async fn pick_later(
             let waited = began.elapsed();
             call.events.tell(|| CallEvent::NamesResolved { attempt, waited });
         }
-        let step = look(&snapshot, call, terms);
+        let step = look_or_suffer(shared, &snapshot, call, terms);
         drop(snapshot);
         match step {
             Step::Go(chosen) => return Ok(chosen),
@@ -127,10 +148,11 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
-    fn tell(self, call: &CallHead, attempt: u32) -> Connection {
+    fn tell(self, shared: &Shared, call: &CallHead, attempt: u32) -> Result<Connection, PickError> {
         let Self { subchannel, connection } = self;
         call.events.tell(|| CallEvent::SubchannelPicked { attempt, subchannel });
-        connection
+        shared.injected(Some(connection.address()), call.path.as_str())?;
+        Ok(connection)
     }
 }
 

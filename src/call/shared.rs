@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use super::waiters::Turn;
 use super::{Activity, RetryLimits, Retrying, Snapshot, SnapshotCell, StateBoard};
 use crate::transport::AllCallCredentials;
-use crate::types::Compression;
+#[cfg(feature = "test-util")]
+use crate::transport::Faults;
+use crate::types::{Address, Compression, Status};
 
 /// The read side of a channel.
 pub(crate) struct Shared {
@@ -31,6 +33,9 @@ pub(crate) struct Shared {
     /// Bytes of header fields that a request may have.
     pub(super) request_fields_max: usize,
     demand: Box<dyn Fn() -> Result<(), NoRuntime> + Send + Sync>,
+    /// What befalls the channel, where anything may.
+    #[cfg(feature = "test-util")]
+    faults: Option<Arc<Faults>>,
 }
 
 /// What the builder decided of all calls.
@@ -46,6 +51,9 @@ pub(crate) struct Conduct {
     pub(crate) accepted: Arc<[Compression]>,
     /// Bytes of header fields that a request may have.
     pub(crate) request_fields_max: usize,
+    /// What befalls them, where anything may.
+    #[cfg(feature = "test-util")]
+    pub(crate) faults: Option<Arc<Faults>>,
 }
 
 /// There is no runtime to start the channel on.
@@ -81,8 +89,16 @@ impl Shared {
         conduct: Conduct,
         demand: impl Fn() -> Result<(), NoRuntime> + Send + Sync + 'static,
     ) -> Self {
-        let Conduct { credentials, waiting_max, retry_limits, seed, accepted, request_fields_max } =
-            conduct;
+        let Conduct {
+            credentials,
+            waiting_max,
+            retry_limits,
+            seed,
+            accepted,
+            request_fields_max,
+            #[cfg(feature = "test-util")]
+            faults,
+        } = conduct;
         Self {
             cell: SnapshotCell::new(first),
             states: StateBoard::new(),
@@ -93,7 +109,28 @@ impl Shared {
             request_fields_max,
             runtime: OnceLock::new(),
             demand: Box::new(demand),
+            #[cfg(feature = "test-util")]
+            faults,
         }
+    }
+
+    /// How a call of `method` ends that is about to go to `address`, or that has none yet.
+    #[cfg(feature = "test-util")]
+    pub(super) fn injected(&self, address: Option<&Address>, method: &str) -> Result<(), Status> {
+        let injected = self.faults.as_ref().and_then(|faults| faults.call(address, method));
+        injected.map_or(Ok(()), Err)
+    }
+
+    #[cfg(not(feature = "test-util"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "nothing can be injected")]
+    pub(super) fn injected(&self, _: Option<&Address>, _: &str) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// Has calls that wait look again.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn publish_again(&self) {
+        self.see_to(self.cell.publish_again());
     }
 
     /// Somebody wants this channel: it starts and connects, if it has not yet.

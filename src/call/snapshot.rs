@@ -11,6 +11,7 @@ use crate::types::{ConnectivityState, Generation};
 
 /// All that a call needs to know of its channel, published as one: nobody sees the picker of one
 /// moment with the config of another.
+#[cfg_attr(feature = "test-util", derive(Clone))]
 pub(crate) struct Snapshot {
     /// Its number.
     pub(crate) generation: Generation,
@@ -55,16 +56,26 @@ impl SnapshotCell {
 
     /// Replaces the snapshot; its generation is set here. The `ClientConn` alone calls this while
     /// it runs. Nothing follows SHUTDOWN.
-    pub(super) fn publish(&self, mut snapshot: Snapshot) -> Option<Turn> {
+    pub(super) fn publish(&self, snapshot: Snapshot) -> Option<Turn> {
+        self.replace(|_| snapshot)
+    }
+
+    fn replace(&self, by: impl FnOnce(&Snapshot) -> Snapshot) -> Option<Turn> {
         let publishing = lock(&self.publishing);
         let current = self.current.load();
         if current.connectivity == ConnectivityState::Shutdown {
             return None;
         }
-        snapshot.generation = current.generation.next();
+        let snapshot = Snapshot { generation: current.generation.next(), ..by(&current) };
         self.current.store(Arc::new(snapshot));
         drop(publishing);
         self.waiters.announce(News::Snapshot)
+    }
+
+    /// Has calls that wait look again at what was published last.
+    #[cfg(feature = "test-util")]
+    pub(super) fn publish_again(&self) -> Option<Turn> {
+        self.replace(Snapshot::clone)
     }
 
     /// A slot gives a connection that may have given none: calls that found it empty look again,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::pending;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -68,6 +68,8 @@ pub(crate) struct Faults {
 #[derive(Debug, Default)]
 struct Active {
     faults: Vec<Fault>,
+    /// The numbers of those that have happened often enough and may still hold something back.
+    spent: Vec<u64>,
     injected: u64,
 }
 
@@ -101,6 +103,7 @@ impl Faults {
         let mut active = self.lock();
         let before = active.faults.len();
         active.faults.retain(|fault| fault.id != id);
+        active.spent.retain(|spent| *spent != id);
         let was_there = active.faults.len() < before;
         drop(active);
         self.tell();
@@ -152,35 +155,62 @@ impl Faults {
         self.lock().faults.iter().any(concerns)
     }
 
-    /// How calls end, whatever the policy says.
-    pub(crate) fn calls(&self) -> Option<Status> {
-        self.take(None, None, |trouble| match trouble {
-            Trouble::FailCalls(status) => Some(status.clone()),
+    /// How a call of `method` ends before it is sent anywhere, or to `address`. A fault that is for
+    /// one address says nothing of a call that has none yet, and one that is for all is asked then.
+    pub(crate) fn call(&self, address: Option<&Address>, method: &str) -> Option<Status> {
+        let mut active = self.lock();
+        if active.faults.is_empty() {
+            return None;
+        }
+        let address = address.map(ToString::to_string);
+        active.take(|fault| match &fault.trouble {
+            Trouble::FailCalls(status)
+                if fault.scope.address.is_some() == address.is_some()
+                    && fault.scope.covers(address.as_deref(), Some(method)) =>
+            {
+                Some(status.clone())
+            }
             _ => None,
         })
     }
 
     /// Lets a dial to `address` suffer what it has to, before the network is asked.
     pub(super) async fn before_dial(&self, address: &Address) -> io::Result<()> {
-        let wait = self.take(Some(address), None, |trouble| {
-            Some(match trouble {
+        let address = address.to_string();
+        let held = self.lock().take(|fault| {
+            let held = match fault.trouble {
                 Trouble::RefuseDials => Dial::Refused,
-                Trouble::DelayDials(time) => Dial::Delayed(*time),
+                Trouble::DelayDials(time) => Dial::Delayed(time),
                 Trouble::HangDials => Dial::Hangs,
                 _ => return None,
-            })
+            };
+            fault.scope.covers(Some(&address), None).then_some((fault.id, held))
         });
-        match wait {
-            None => Ok(()),
-            Some(Dial::Refused) => {
+        match held {
+            None => {}
+            Some((_, Dial::Refused)) => {
                 let text = "connection refused by an injected fault";
-                Err(io::Error::new(io::ErrorKind::ConnectionRefused, text))
+                return Err(io::Error::new(io::ErrorKind::ConnectionRefused, text));
             }
-            Some(Dial::Delayed(time)) => {
-                sleep(time).await;
-                Ok(())
+            Some((id, Dial::Delayed(time))) => tokio::select! {
+                () = sleep(time) => {}
+                () = self.removed(id) => {}
+            },
+            Some((id, Dial::Hangs)) => self.removed(id).await,
+        }
+        Ok(())
+    }
+
+    /// Returns once the fault of this number has been removed.
+    async fn removed(&self, id: u64) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // What is told from here on is not missed.
+            changed.as_mut().enable();
+            if !self.lock().holds(id) {
+                return;
             }
-            Some(Dial::Hangs) => pending().await,
+            changed.await;
         }
     }
 
@@ -236,23 +266,10 @@ impl Faults {
         of: impl Fn(&Trouble) -> Option<T>,
     ) -> Option<T> {
         let address = address.map(ToString::to_string);
-        let mut active = self.lock();
-        let (mut taken, mut used_up) = (None, None);
-        for fault in &mut active.faults {
-            if !fault.scope.covers(address.as_deref(), method) {
-                continue;
-            }
-            let Some(trouble) = of(&fault.trouble) else { continue };
-            if fault.befalls() {
-                if fault.scope.times == Some(0) {
-                    used_up = Some(fault.id);
-                }
-                taken = Some(trouble);
-                break;
-            }
-        }
-        active.faults.retain(|fault| Some(fault.id) != used_up);
-        taken
+        self.lock().take(|fault| {
+            let is_covered = fault.scope.covers(address.as_deref(), method);
+            is_covered.then(|| of(&fault.trouble)).flatten()
+        })
     }
 
     /// Returns at the first change after it was first polled.
@@ -267,6 +284,36 @@ impl Faults {
 
     fn lock(&self) -> MutexGuard<'_, Active> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Active {
+    /// The first that `of` takes, if its turn has come.
+    fn take<T>(&mut self, of: impl Fn(&Fault) -> Option<T>) -> Option<T> {
+        let (mut taken, mut used_up) = (None, None);
+        for fault in &mut self.faults {
+            let Some(trouble) = of(fault) else { continue };
+            if fault.befalls() {
+                if fault.scope.times == Some(0) {
+                    used_up = Some(fault.id);
+                }
+                taken = Some(trouble);
+                break;
+            }
+        }
+        self.spend(used_up.as_slice());
+        taken
+    }
+
+    /// These have happened often enough.
+    fn spend(&mut self, used_up: &[u64]) {
+        self.faults.retain(|fault| !used_up.contains(&fault.id));
+        self.spent.extend(used_up);
+    }
+
+    /// Whether what the fault of this number holds back is to wait on.
+    fn holds(&self, id: u64) -> bool {
+        self.faults.iter().any(|fault| fault.id == id) || self.spent.contains(&id)
     }
 }
 
@@ -376,7 +423,7 @@ impl Faulty {
                 used_up.push(fault.id);
             }
         }
-        active.faults.retain(|fault| !used_up.contains(&fault.id));
+        active.spend(&used_up);
         self.seen = injected;
         weather
     }
@@ -445,7 +492,8 @@ impl AsyncRead for Faulty {
         if weather.is_stalled {
             return Poll::Pending;
         }
-        if this.held.is_empty() && weather.latency.is_zero() && !weather.loss {
+        let is_calm = weather.latency.is_zero() && !weather.loss;
+        if this.held.is_empty() && is_calm {
             let before = buf.filled().len();
             let polled = Pin::new(&mut this.io).poll_read(cx, buf);
             this.follow(&buf.filled()[before..]);
@@ -453,7 +501,8 @@ impl AsyncRead for Faulty {
         }
         this.take_in(cx, weather)?;
         let Some((at, bytes)) = this.held.front_mut() else { return Poll::Pending };
-        if *at > Instant::now() {
+        // What was held back by faults that are removed goes on at once.
+        if !is_calm && *at > Instant::now() {
             let at = *at;
             let timer = this.timer.insert(Box::pin(sleep_until(at)));
             if timer.as_mut().poll(cx).is_pending() {
@@ -482,6 +531,8 @@ impl AsyncWrite for Faulty {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        // Nothing leaves after a cut, whether its reader has heard of that or not.
+        this.look(cx);
         if this.is_over {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }

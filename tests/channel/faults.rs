@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use crate::support::greeter::{BIDI_HELLO, Greeter, SAY_HELLO, ask, hello, target_of};
 use crate::support::mini::answer_all;
 use crate::support::{
-    ROUND_ROBIN, close_without_leaks, plaintext, reports, until, until_connected, until_state,
+    ROUND_ROBIN, close_without_leaks, no_leaks, plaintext, reports, until, until_connected,
+    until_state,
 };
 
 async fn greeted() -> (Channel, [Greeter; 1]) {
@@ -102,7 +103,6 @@ async fn calls_fail_in_place_of_what_the_policy_says() {
     let status = Status::new(Code::UNAVAILABLE, "not today");
     let expected = "calls fail: UNAVAILABLE: not today at all addresses";
     let injected = inject(&channel, Fault::calls_fail(status), expected).await;
-    until("calls fail", async || call(&channel).await.is_err()).await;
     let status = call(&channel).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::UNAVAILABLE, "not today"));
     heal(&channel, injected).await;
@@ -114,12 +114,11 @@ async fn a_close_ends_calls_as_ever_where_calls_are_to_fail() {
     let (channel, greeter) = greeted().await;
     let status = Status::new(Code::UNAVAILABLE, "not today");
     channel.inject(Fault::calls_fail(status)).await.unwrap();
-    until("calls fail", async || call(&channel).await.is_err()).await;
     let patient = channel.invoke(&SAY_HELLO, ask("Ada").wait_for_ready(true));
-    let (waited, ()) = tokio::join!(patient, channel.close());
-    for status in [waited.unwrap_err(), call(&channel).await.unwrap_err()] {
-        assert_eq!((status.code(), status.message()), (Code::CANCELLED, "the channel is closed"));
-    }
+    assert_eq!(patient.await.unwrap_err().message(), "not today");
+    channel.close().await;
+    let status = call(&channel).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::CANCELLED, "the channel is closed"));
     close_without_leaks(channel, &greeter).await;
 }
 
@@ -375,13 +374,19 @@ async fn a_fault_that_is_scoped_by_what_means_nothing_to_it_is_refused() {
         (Fault::loss(0.1).times(1), "times"),
         (Fault::dial_refused().of_method("/a.B/C"), "of_method"),
         (Fault::resolution_hangs().at("server"), "at"),
-        (Fault::calls_fail(Status::unavailable("no")).of_method("/a.B/C"), "of_method"),
+        (Fault::dial_delayed(second).of_method("/a.B/C"), "of_method"),
         (Fault::crash(ActorKind::Balancer).times(2), "times"),
         (Fault::backoff_skipped().at("server"), "at"),
     ] {
         let refused = channel.inject(fault.clone()).await.unwrap_err();
         assert_eq!(refused, InjectError::Meaningless(setter), "{fault:?}");
         assert!(refused.to_string().contains(&format!("`Fault::{setter}`")), "{refused}");
+    }
+    for path in ["", "a.B/C", "/a.B", "/a.B/", "/a.B/C D"] {
+        let fault = Fault::stream_refused().of_method(path);
+        let refused = channel.inject(fault).await.unwrap_err();
+        assert!(matches!(refused, InjectError::Method(_)), "{path}: {refused:?}");
+        assert!(refused.to_string().contains(&format!("`{path}`")), "{refused}");
     }
     let actor = &channel.actors()[0];
     let refused = actor.inject(Fault::crash(actor.kind()).times(2)).await.unwrap_err();
@@ -428,4 +433,131 @@ async fn a_server_that_goes_away_by_itself_is_not_made_to_take_that_back() {
     assert!(injected.remove());
     channel.close().await;
     server.await.unwrap();
+}
+
+/// Each kind of fault that lasts, whether it shows on a connection that is there, and what one call
+/// comes to.
+fn kinds(there: &Greeter) -> Vec<(Fault, Dialled, Seen)> {
+    let minute = Duration::from_secs(60);
+    let not_today = || Fault::calls_fail(Status::unavailable("not today"));
+    vec![
+        (Fault::resolution([Endpoint::from(there.address())]), Dialled::Not, Seen::Succeeds),
+        (Fault::resolution_error("nobody knows"), Dialled::Not, Seen::Fails),
+        (Fault::resolution_hangs(), Dialled::Not, Seen::Hangs),
+        (not_today(), Dialled::Not, Seen::Fails),
+        (not_today(), Dialled::Before, Seen::Fails),
+        (Fault::dial_refused(), Dialled::Not, Seen::Fails),
+        (Fault::dial_delayed(minute), Dialled::Not, Seen::Hangs),
+        (Fault::dial_hangs(), Dialled::Not, Seen::Hangs),
+        (Fault::handshake_fails(), Dialled::Not, Seen::Fails),
+        (Fault::connection_cut(), Dialled::Before, Seen::NewConnection),
+        (Fault::goaway(0), Dialled::Before, Seen::Succeeds),
+        (Fault::stream_refused(), Dialled::Before, Seen::Fails),
+        (Fault::reads_stalled(), Dialled::Before, Seen::Hangs),
+        (Fault::latency(minute), Dialled::Before, Seen::Hangs),
+        (Fault::loss(1.0), Dialled::Before, Seen::Succeeds),
+    ]
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Succeeds,
+    Fails,
+    Hangs,
+    /// It fails, or succeeds on another connection.
+    NewConnection,
+}
+
+/// Whether a channel has a connection when the fault is injected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialled {
+    Before,
+    Not,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_fault_is_in_force_when_it_was_injected_and_over_when_it_was_removed() {
+    let greeters = [Greeter::start(), Greeter::start()];
+    for _ in 0..3 {
+        for (fault, dialled, seen) in kinds(&greeters[1]) {
+            let builder = plaintext(target_of(&greeters[..1])).allow_injection();
+            let channel = builder.build().unwrap();
+            if dialled == Dialled::Before {
+                call(&channel).await.unwrap();
+            }
+            let accepted = greeters[0].accepted();
+            let row = format!("{fault:?} {dialled:?}");
+            let injected = channel.inject(fault).await.unwrap();
+            let patience = Duration::from_millis(if seen == Seen::Hangs { 100 } else { 20_000 });
+            let request = ask("Ada").timeout(patience);
+            let outcome = channel.invoke(&SAY_HELLO, request).await.map(drop);
+            let code = outcome.as_ref().map_err(Status::code).err();
+            let is_seen = match seen {
+                Seen::Succeeds => code.is_none(),
+                Seen::Fails => code == Some(Code::UNAVAILABLE),
+                Seen::Hangs => code == Some(Code::DEADLINE_EXCEEDED),
+                Seen::NewConnection => code.is_some() || greeters[0].accepted() > accepted,
+            };
+            assert!(is_seen, "{row}: {outcome:?}");
+            assert!(injected.remove(), "{row}");
+            if row.contains("FailCalls") || row.contains("RefuseStreams") {
+                call(&channel).await.unwrap();
+            }
+            channel.reset_connect_backoff();
+            let well = format!("calls are well after {row}");
+            until(&well, async || call(&channel).await.is_ok()).await;
+            channel.close().await;
+        }
+    }
+    no_leaks(&greeters).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn calls_that_fail_are_counted_and_chosen_by_method_and_address() {
+    let greeters = [Greeter::start(), Greeter::start()];
+    let builder = plaintext(target_of(&greeters)).default_service_config(ROUND_ROBIN);
+    let channel = builder.allow_injection().build().unwrap();
+    channel.connect();
+    until_connected(&channel, &greeters).await;
+    let count = async |calls: usize| {
+        let mut under_way = tokio::task::JoinSet::new();
+        for _ in 0..calls {
+            let channel = channel.clone();
+            under_way.spawn(async move { call(&channel).await });
+        }
+        let outcomes = under_way.join_all().await;
+        outcomes.into_iter().filter(Result::is_err).count()
+    };
+    let fails = || Fault::calls_fail(Status::unavailable("not today"));
+    let injected = channel.inject(fails().times(7)).await.unwrap();
+    assert_eq!(count(32).await, 7);
+    assert!(!injected.is_active());
+    assert_eq!(count(32).await, 0);
+
+    channel.inject(fails().of_method("/helloworld.Greeter/Other")).await.unwrap();
+    assert_eq!(count(8).await, 0);
+    let this = fails().of_method("/helloworld.Greeter/SayHello").times(3);
+    channel.inject(this).await.unwrap();
+    assert_eq!(count(8).await, 3);
+
+    let before = greeters[1].received();
+    let injected = channel.inject(fails().at(greeters[0].address())).await.unwrap();
+    let failed = count(32).await;
+    assert_eq!((failed, greeters[1].received() - before), (16, 16));
+    assert!(injected.remove());
+    assert_eq!(count(32).await, 0);
+    close_without_leaks(channel, &greeters).await;
+}
+
+#[tokio::test]
+async fn calls_that_wait_fail_when_that_is_injected() {
+    let channel = plaintext("passthrough:server").allow_injection().build().unwrap();
+    let hangs = channel.inject(Fault::dial_hangs()).await.unwrap();
+    let caller = channel.clone();
+    let waiting = tokio::spawn(async move { call(&caller).await });
+    until_state(&channel, ConnectivityState::Connecting).await;
+    channel.inject(Fault::calls_fail(Status::unavailable("not today"))).await.unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap_err().message(), "not today");
+    assert!(hangs.remove());
+    channel.close().await;
 }
