@@ -41,6 +41,17 @@ impl Credentials {
         Self::of(Kind::Tls(config))
     }
 
+    /// TLS as this configuration of rustls 0.23 has it: roots or verifier, client certificate, key
+    /// log, resumption and versions are yours. Where it names no protocols (ALPN), `h2` is put in;
+    /// one that names others without `h2` is an error.
+    ///
+    /// A call whose authority has another host than the channel's goes only to servers whose own
+    /// certificate is for that host, whatever the configuration accepts.
+    #[cfg(feature = "_tls")]
+    pub fn rustls(config: impl Into<Arc<rustls::ClientConfig>>) -> Result<Self, CredentialsError> {
+        TlsConfig::own(config.into()).map(Self::tls_with)
+    }
+
     /// No security, on connections that do not leave the machine: to loopback addresses and Unix
     /// sockets. A connection to anywhere else fails.
     pub fn local() -> Self {
@@ -263,6 +274,13 @@ pub enum CredentialsError {
         /// Why.
         reason: String,
     },
+    /// Roots are to be added to what a verifier of the application's own accepts.
+    RootsBesideVerifier,
+    /// A configuration of rustls names protocols, and HTTP/2 is none of them.
+    NoHttp2 {
+        /// Those that it names.
+        offered: Vec<String>,
+    },
     /// The host of the authority is no name that a certificate could be for.
     InvalidServerName {
         /// The host.
@@ -293,6 +311,16 @@ impl fmt::Display for CredentialsError {
             Self::InvalidKey { origin, reason } => {
                 write!(f, "the private key in {origin} cannot be used: {reason}")
             }
+            Self::RootsBesideVerifier => f.write_str(
+                "roots cannot be added where a verifier of the application judges servers: let it \
+                 know them, or leave it out",
+            ),
+            Self::NoHttp2 { offered } => write!(
+                f,
+                "the configuration of rustls offers {} and not h2: leave `alpn_protocols` empty, or \
+                 put `h2` in",
+                offered.join(", ")
+            ),
             Self::InvalidServerName { name } => write!(
                 f,
                 "`{name}` is no name that a certificate could be for: expected a DNS name or an \

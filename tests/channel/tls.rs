@@ -562,3 +562,133 @@ async fn local_credentials_do_not_leave_the_machine() {
     let expected = "10.0.0.7:80: local credentials are for loopback addresses and Unix sockets";
     assert!(status.message().contains(expected), "{status}");
 }
+
+#[tokio::test]
+async fn roots_are_trusted_in_addition_to_others() {
+    let (ours, theirs, nobodys) = (Issuer::new(), Issuer::named("Theirs"), Issuer::named("No"));
+    let here = || Certificate::of(&["127.0.0.1"]);
+    let servers = [
+        TlsServer::start(&ours, here(), USUAL).await,
+        TlsServer::start(&theirs, here(), USUAL).await,
+    ];
+    let stranger = TlsServer::start(&nobodys, here(), USUAL).await;
+    let folder = Folder::new("extra");
+    let file = folder.write("extra.pem", &theirs.root_pem());
+    let given = trusting(&ours).extra_roots_pem(theirs.root_pem()).unwrap();
+    let from_file = trusting(&ours).extra_roots_file(&file).unwrap();
+    let beside_platform =
+        TlsConfig::new().extra_roots_pem([ours.root_pem(), theirs.root_pem()].concat()).unwrap();
+    let trusted = [
+        (given, "the roots in the PEM text and those in the PEM text".to_owned()),
+        (from_file, format!("the roots in the PEM text and those in {}", file.display())),
+        (beside_platform, "the platform's roots and those in the PEM text".to_owned()),
+    ];
+    for (config, trusted) in trusted {
+        for server in &servers {
+            let channel = secured(server.address(), config.clone()).build().unwrap();
+            channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+            channel.close().await;
+        }
+        let status = failure(&secured(stranger.address(), config)).await;
+        let expected = format!(
+            "comes from an issuer that is not among the trusted roots; wanted is `127.0.0.1`, and \
+             trusted is {trusted}"
+        );
+        assert!(status.message().contains(&expected), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_additional_roots_is_read_again_for_new_connections() {
+    let (ours, theirs) = (Issuer::new(), Issuer::named("Theirs"));
+    let server = TlsServer::start(&theirs, Certificate::of(&["127.0.0.1"]), USUAL).await;
+    let folder = Folder::new("extra-again");
+    let file = folder.write("extra.pem", &ours.root_pem());
+    let config = trusting(&ours).extra_roots_file(&file).unwrap();
+    let channel = secured(server.address(), config).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap_err();
+    folder.write("extra.pem", &theirs.root_pem());
+    channel.reset_connect_backoff();
+    let request = ask("Ada").wait_for_ready(true).timeout(Duration::from_secs(20));
+    channel.invoke(&SAY_HELLO, request).await.unwrap();
+    channel.close().await;
+}
+
+#[test]
+fn roots_that_cannot_be_added_are_refused() {
+    use tokio_rustls::rustls::RootCertStore;
+    use tokio_rustls::rustls::client::WebPkiServerVerifier;
+    use tokio_rustls::rustls::crypto::aws_lc_rs;
+    use tokio_rustls::rustls::pki_types::CertificateDer;
+    use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+
+    let issuer = Issuer::new();
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(issuer.root_pem().as_bytes()).unwrap()).unwrap();
+    let provider = std::sync::Arc::new(aws_lc_rs::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider);
+    let verifier = verifier.build().unwrap();
+    let verifier = TlsConfig::new().dangerous_verifier(verifier);
+    let error = verifier.extra_roots_pem(issuer.root_pem()).unwrap_err();
+    assert_eq!(error, CredentialsError::RootsBesideVerifier);
+    assert!(error.to_string().contains("where a verifier of the application judges"), "{error}");
+    let error = TlsConfig::new().extra_roots_pem("no PEM").unwrap_err().to_string();
+    assert!(error.contains("there is no certificate in the PEM text"), "{error}");
+    let error = TlsConfig::new().extra_roots_file("no/such/file.pem").unwrap_err().to_string();
+    assert!(error.contains("cannot read no/such/file.pem"), "{error}");
+}
+
+#[cfg(feature = "webpki-roots")]
+#[tokio::test]
+async fn mozillas_roots_are_compiled_in_and_may_have_others_beside_them() {
+    let issuer = Issuer::new();
+    let server = TlsServer::start(&issuer, Certificate::of(&["127.0.0.1"]), USUAL).await;
+    let status = failure(&secured(server.address(), TlsConfig::new().webpki_roots())).await;
+    assert!(status.message().contains("trusted is Mozilla's roots"), "{status}");
+    let config = TlsConfig::new().webpki_roots().extra_roots_pem(issuer.root_pem()).unwrap();
+    let channel = secured(server.address(), config).build().unwrap();
+    channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+    channel.close().await;
+}
+
+#[tokio::test]
+async fn a_configuration_of_rustls_is_taken_as_it_is() {
+    use tokio_rustls::rustls::crypto::aws_lc_rs;
+    use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
+
+    let issuer = Issuer::new();
+    let server = TlsServer::start(&issuer, Certificate::of(&["127.0.0.1"]), USUAL).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(issuer.root_pem().as_bytes()).unwrap()).unwrap();
+    let config = |protocols: &[&str]| {
+        let provider = std::sync::Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let builder = builder.with_root_certificates(roots.clone());
+        let mut config = builder.with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|it| it.as_bytes().to_vec()).collect();
+        config
+    };
+    for protocols in [&[][..], &["h2"], &["h2", "http/1.1"]] {
+        let credentials = Credentials::rustls(config(protocols)).unwrap();
+        let builder = Channel::builder(server.address().to_string()).credentials(credentials);
+        let channel = builder.build().unwrap();
+        channel.invoke(&SAY_HELLO, ask("Ada")).await.unwrap();
+        // A certificate that is for another host proves nothing of this one.
+        let elsewhere = ask("Ada").authority("elsewhere.example").unwrap();
+        let status = channel.invoke(&SAY_HELLO, elsewhere).await.unwrap_err();
+        assert_eq!(status.code(), Code::UNAVAILABLE, "{status}");
+        channel.close().await;
+    }
+    let error = Credentials::rustls(config(&["http/1.1", "x\n"])).unwrap_err();
+    let text = "the configuration of rustls offers http/1.1, x\\n and not h2";
+    assert!(error.to_string().starts_with(text), "{error}");
+    let stranger = Issuer::named("Other");
+    let other = TlsServer::start(&stranger, Certificate::of(&["127.0.0.1"]), USUAL).await;
+    let credentials = Credentials::rustls(config(&[])).unwrap();
+    let target = other.address().to_string();
+    let status = failure(&Channel::builder(target).credentials(credentials)).await;
+    let text = "trusted is what a configuration of the application accepts";
+    assert!(status.message().contains(text), "{status}");
+}

@@ -90,27 +90,87 @@ impl Roots {
         }
         Ok(roots)
     }
+}
 
+/// Whose signatures count.
+#[derive(Clone)]
+pub(super) struct Anchors {
+    pub(super) base: Base,
+    /// These as well.
+    pub(super) extra: Option<Roots>,
+}
+
+/// The roots that others may be added to.
+#[derive(Clone)]
+pub(super) enum Base {
+    Platform,
+    #[cfg(feature = "webpki-roots")]
+    Mozilla,
+    Given(Roots),
+}
+
+impl Base {
+    pub(super) fn given(&self) -> Option<&Roots> {
+        match self {
+            Self::Given(roots) => Some(roots),
+            Self::Platform => None,
+            #[cfg(feature = "webpki-roots")]
+            Self::Mozilla => None,
+        }
+    }
+}
+
+impl Anchors {
+    /// Judges by these roots, of which `base` and `extra` are the PEM texts as they are now. Reads
+    /// the platform's, which are files on most systems.
     pub(super) fn verifier(
         &self,
-        pem: &[u8],
+        base: Option<&Pem>,
+        extra: Option<&Pem>,
         provider: Arc<CryptoProvider>,
     ) -> Result<Arc<dyn ServerCertVerifier>, SecurityError> {
-        let roots = self.parse(pem).map_err(cannot_be_set_up)?;
+        let mut roots = RootCertStore::empty();
+        if let (Base::Given(given), Some(pem)) = (&self.base, base) {
+            roots.extend(given.parse(pem).map_err(cannot_be_set_up)?.roots);
+        }
+        #[cfg(feature = "webpki-roots")]
+        if let Base::Mozilla = self.base {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+        if let Base::Platform = self.base {
+            let extra = match (&self.extra, extra) {
+                (Some(extra), Some(pem)) => {
+                    certificates(pem, &extra.0).map_err(cannot_be_set_up)?
+                }
+                _ => Vec::new(),
+            };
+            let verifier = Verifier::new_with_extra_roots(extra, provider).map_err(|error| {
+                let text = format!("the platform's root certificates cannot be used: {error}");
+                SecurityError::new(text).with_source(error)
+            })?;
+            return Ok(Arc::new(verifier));
+        }
+        if let (Some(extra), Some(pem)) = (&self.extra, extra) {
+            roots.extend(extra.parse(pem).map_err(cannot_be_set_up)?.roots);
+        }
         let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider);
         Ok(verifier.build().map_err(cannot_be_set_up)?)
     }
 }
 
-/// The platform's judgement. Reads files on most systems.
-pub(super) fn platform(
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, SecurityError> {
-    let verifier = Verifier::new(provider).map_err(|error| {
-        let text = format!("the platform's root certificates cannot be used: {error}");
-        SecurityError::new(text).with_source(error)
-    })?;
-    Ok(Arc::new(verifier))
+impl fmt::Display for Anchors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.base {
+            Base::Platform => f.write_str("the platform's roots")?,
+            #[cfg(feature = "webpki-roots")]
+            Base::Mozilla => f.write_str("Mozilla's roots")?,
+            Base::Given(roots) => write!(f, "the roots in {}", roots.0)?,
+        }
+        match &self.extra {
+            Some(extra) => write!(f, " and those in {}", extra.0),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What a client shows of itself.

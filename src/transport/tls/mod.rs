@@ -27,7 +27,7 @@ use super::error::in_words;
 use super::file::FileError;
 
 use foreign::ForeignVerifier;
-use material::{Identity, Material, Pem, Roots};
+use material::{Anchors, Base, Identity, Material, Pem, Roots};
 use proven::Judge;
 pub(super) use proven::Proven;
 pub(super) use sentence::of_io_error;
@@ -53,12 +53,18 @@ pub struct TlsConfig {
 }
 
 /// Who judges the certificates of servers.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 enum Trust {
-    #[default]
-    Platform,
-    Roots(Roots),
+    Roots(Anchors),
     Verifier(Arc<dyn ServerCertVerifier>),
+    /// All is as the application has it.
+    Own(Arc<ClientConfig>),
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self::Roots(Anchors { base: Base::Platform, extra: None })
+    }
 }
 
 impl TlsConfig {
@@ -78,6 +84,30 @@ impl TlsConfig {
     /// As [`roots_pem`](Self::roots_pem), from a file.
     pub fn roots_file(self, path: impl AsRef<Path>) -> Result<Self, CredentialsError> {
         self.roots(Roots(Material::file(path)))
+    }
+
+    /// Trusts the roots of Mozilla that are compiled in, and no others: where the platform has none,
+    /// as in a container without any files. They are as old as the program.
+    #[cfg(feature = "webpki-roots")]
+    pub fn webpki_roots(mut self) -> Self {
+        self.trust = Trust::Roots(Anchors { base: Base::Mozilla, extra: None });
+        self.first.roots = None;
+        self.first.extra = None;
+        self
+    }
+
+    /// Trusts the certificates in this PEM text in addition to the roots that are trusted so far: the
+    /// platform's, unless others were given. Given twice, the last counts.
+    ///
+    /// Fails if there is none in it, one that cannot be a root, or where a verifier of your own
+    /// judges servers, who knows of no roots.
+    pub fn extra_roots_pem(self, pem: impl Into<Vec<u8>>) -> Result<Self, CredentialsError> {
+        self.extra_roots(Roots(Material::given(pem)))
+    }
+
+    /// As [`extra_roots_pem`](Self::extra_roots_pem), from a file.
+    pub fn extra_roots_file(self, path: impl AsRef<Path>) -> Result<Self, CredentialsError> {
+        self.extra_roots(Roots(Material::file(path)))
     }
 
     /// Shows servers that ask for one this certificate: PEM texts of the certificate with those
@@ -124,11 +154,40 @@ impl TlsConfig {
         self.server_name.as_deref()
     }
 
+    /// All is as this configuration of rustls has it, with HTTP/2 as the protocol where it names
+    /// none.
+    pub(super) fn own(config: Arc<ClientConfig>) -> Result<Self, CredentialsError> {
+        let offered = &config.alpn_protocols;
+        let config = if offered.is_empty() {
+            let mut config = ClientConfig::clone(&config);
+            config.alpn_protocols = vec![HTTP_2.to_vec()];
+            Arc::new(config)
+        } else if offered.iter().any(|protocol| protocol == HTTP_2) {
+            config
+        } else {
+            let shown = offered.iter().map(|it| it.escape_ascii().to_string());
+            return Err(CredentialsError::NoHttp2 { offered: shown.collect() });
+        };
+        Ok(Self { trust: Trust::Own(config), ..Self::default() })
+    }
+
     fn roots(mut self, roots: Roots) -> Result<Self, CredentialsError> {
         let pem = roots.0.read_blocking()?;
         roots.parse(&pem)?;
         self.first.roots = Some(pem);
-        self.trust = Trust::Roots(roots);
+        self.first.extra = None;
+        self.trust = Trust::Roots(Anchors { base: Base::Given(roots), extra: None });
+        Ok(self)
+    }
+
+    fn extra_roots(mut self, roots: Roots) -> Result<Self, CredentialsError> {
+        let Trust::Roots(anchors) = &mut self.trust else {
+            return Err(CredentialsError::RootsBesideVerifier);
+        };
+        let pem = roots.0.read_blocking()?;
+        roots.parse(&pem)?;
+        anchors.extra = Some(roots);
+        self.first.extra = Some(pem);
         Ok(self)
     }
 
@@ -143,17 +202,23 @@ impl TlsConfig {
 
 impl fmt::Debug for TlsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let trust = match &self.trust {
-            Trust::Platform => "the platform's roots".to_owned(),
-            Trust::Roots(roots) => format!("the roots in {}", roots.0),
-            Trust::Verifier(_) => "a verifier of its own".to_owned(),
-        };
+        let trust = self.trust.to_string();
         let identity = self.identity.as_ref().map(|identity| identity.chain.to_string());
         f.debug_struct("TlsConfig")
             .field("trust", &trust)
             .field("client_certificate", &identity)
             .field("server_name", &self.server_name)
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Roots(anchors) => anchors.fmt(f),
+            Self::Verifier(_) => f.write_str("what a verifier of the application accepts"),
+            Self::Own(_) => f.write_str("what a configuration of the application accepts"),
+        }
     }
 }
 
@@ -180,6 +245,7 @@ struct Current {
 #[derive(Clone, Default, PartialEq, Eq)]
 struct Contents {
     roots: Option<Pem>,
+    extra: Option<Pem>,
     identity: Option<(Pem, Pem)>,
 }
 
@@ -204,7 +270,7 @@ impl Tls {
     pub(super) async fn handshake(&self, io: Io) -> Result<Io, SecurityError> {
         let connector = TlsConnector::from(self.config().await?);
         let connecting = connector.connect(self.server_name.clone(), io);
-        let stream = connecting.await.map_err(handshake_failed)?;
+        let stream = connecting.await.map_err(|error| self.handshake_failed(error))?;
         match stream.get_ref().1.alpn_protocol() {
             Some(HTTP_2) => Ok(Io::from(stream)),
             other => Err(no_http_2(other)),
@@ -214,10 +280,27 @@ impl Tls {
     /// What the server of `io` has proved, whose handshake is done.
     pub(super) fn proven(&self, io: &Io) -> Proven {
         let judge = match &self.sources.trust {
-            Trust::Platform | Trust::Roots(_) => Judge::Certificate,
+            Trust::Roots(_) | Trust::Own(_) => Judge::Certificate,
             Trust::Verifier(verifier) => Judge::Verifier(verifier.clone()),
         };
         Proven::new(self.server_name.clone(), io.certificates().to_vec(), judge)
+    }
+
+    /// Where the certificate is not accepted, also says what would be.
+    fn handshake_failed(&self, error: io::Error) -> SecurityError {
+        let text = match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                "the server closed the connection in the middle".to_owned()
+            }
+            _ => of_io_error(&error).unwrap_or_else(|| in_words(&error)),
+        };
+        let (name, trust) = (self.server_name.to_str(), &self.sources.trust);
+        let wanted = if sentence::is_of_certificate(&error) {
+            format!("; wanted is `{name}`, and trusted is {trust}")
+        } else {
+            String::new()
+        };
+        SecurityError::new(format!("TLS handshake: {text}{wanted}")).with_source(error)
     }
 
     /// The configuration for a new connection: a new one if a file has changed.
@@ -295,7 +378,7 @@ impl Tls {
     async fn make(&self, contents: Contents) -> Result<Current, SecurityError> {
         let sources = self.sources.clone();
         let make = move || {
-            let config = Arc::new(sources.make(&contents)?);
+            let config = sources.make(&contents)?;
             Ok(Current { contents, config })
         };
         self.making.run(make).await.unwrap_or_else(|fault| {
@@ -325,19 +408,33 @@ pub(super) fn report(session: &rustls::ClientConnection) -> Option<TlsReport> {
 
 impl TlsConfig {
     fn has_files(&self) -> bool {
-        let roots = matches!(&self.trust, Trust::Roots(roots) if roots.0.is_file());
-        let is_file = |identity: &Identity| identity.chain.is_file() || identity.key.is_file();
-        roots || self.identity.as_ref().is_some_and(is_file)
+        self.materials().any(Material::is_file)
+    }
+
+    /// All PEM texts that it is made of.
+    fn materials(&self) -> impl Iterator<Item = &Material> {
+        let roots = match &self.trust {
+            Trust::Roots(anchors) => [anchors.base.given(), anchors.extra.as_ref()],
+            Trust::Verifier(_) | Trust::Own(_) => [None, None],
+        };
+        let roots = roots.into_iter().flatten().map(|roots| &roots.0);
+        roots.chain(self.identity.iter().flat_map(|it| [&it.chain, &it.key]))
     }
 
     /// Reads what there is to read; also why a file could not be read, which is taken as it last
     /// was.
     async fn read(&self) -> Result<(Contents, Option<FileError>), CredentialsError> {
         let (mut contents, mut unread) = (Contents::default(), None);
-        if let Trust::Roots(roots) = &self.trust {
-            let (pem, fault) = roots.0.read().await?;
-            contents.roots = Some(pem);
-            unread = fault;
+        if let Trust::Roots(Anchors { base, extra }) = &self.trust {
+            for (roots, read) in
+                [(base.given(), &mut contents.roots), (extra.as_ref(), &mut contents.extra)]
+            {
+                if let Some(roots) = roots {
+                    let (pem, fault) = roots.0.read().await?;
+                    *read = Some(pem);
+                    unread = unread.or(fault);
+                }
+            }
         }
         if let Some(Identity { chain, key }) = &self.identity {
             let ((chain, no_chain), (key, no_key)) = tokio::try_join!(chain.read(), key.read())?;
@@ -349,24 +446,22 @@ impl TlsConfig {
 
     /// The names of the files, for people.
     fn origins(&self) -> String {
-        let roots = match &self.trust {
-            Trust::Roots(roots) => Some(&roots.0),
-            Trust::Platform | Trust::Verifier(_) => None,
-        };
-        let identity = self.identity.iter().flat_map(|it| [&it.chain, &it.key]);
-        let files = roots.into_iter().chain(identity).filter(|it| it.is_file());
+        let files = self.materials().filter(|it| it.is_file());
         files.map(ToString::to_string).collect::<Vec<_>>().join(" ")
     }
 
-    fn make(&self, contents: &Contents) -> Result<ClientConfig, SecurityError> {
+    fn make(&self, contents: &Contents) -> Result<Arc<ClientConfig>, SecurityError> {
         let provider = Arc::new(provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(cannot_be_set_up)?;
-        let verifier = match (&self.trust, &contents.roots) {
-            (Trust::Verifier(verifier), _) => verifier.clone(),
-            (Trust::Roots(roots), Some(pem)) => roots.verifier(pem, provider.clone())?,
-            (Trust::Platform | Trust::Roots(_), _) => material::platform(provider.clone())?,
+        let verifier = match &self.trust {
+            Trust::Own(config) => return Ok(config.clone()),
+            Trust::Verifier(verifier) => verifier.clone(),
+            Trust::Roots(anchors) => {
+                let Contents { roots, extra, .. } = contents;
+                anchors.verifier(roots.as_ref(), extra.as_ref(), provider.clone())?
+            }
         };
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match (&self.identity, &contents.identity) {
@@ -377,7 +472,7 @@ impl TlsConfig {
             _ => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![HTTP_2.to_vec()];
-        Ok(config)
+        Ok(Arc::new(config))
     }
 }
 
@@ -393,14 +488,6 @@ fn provider() -> CryptoProvider {
 #[cfg(not(feature = "tls"))]
 fn provider() -> CryptoProvider {
     rustls::crypto::ring::default_provider()
-}
-
-fn handshake_failed(error: io::Error) -> SecurityError {
-    let text = match error.kind() {
-        io::ErrorKind::UnexpectedEof => "the server closed the connection in the middle".to_owned(),
-        _ => of_io_error(&error).unwrap_or_else(|| in_words(&error)),
-    };
-    SecurityError::new(format!("TLS handshake: {text}")).with_source(error)
 }
 
 fn no_http_2(agreed: Option<&[u8]>) -> SecurityError {

@@ -17,6 +17,12 @@ pub(crate) fn of_io_error(error: &io::Error) -> Option<String> {
     error.get_ref()?.downcast_ref().map(of_error)
 }
 
+/// Whether `error` is about a certificate that is not accepted.
+pub(super) fn is_of_certificate(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(Error::InvalidCertificate(_)))
+}
+
 pub(super) fn of_error(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(error) => of_certificate(error),
@@ -61,8 +67,7 @@ fn of_certificate(error: &CertificateError) -> String {
             }
         }
         CertificateError::UnknownIssuer => {
-            "the server's certificate comes from an issuer that is not among the trusted roots: \
-             these are the platform's, unless TlsConfig gives others"
+            "the server's certificate comes from an issuer that is not among the trusted roots"
                 .to_owned()
         }
         CertificateError::Revoked => "the server's certificate has been revoked".to_owned(),
