@@ -19,8 +19,7 @@ use switchboard::{
     OpenTelemetryBuilder, OutgoingCall, Raw, Request, Response, Status, memory,
 };
 
-const ECHO: Method<Bytes, Bytes> =
-    Method::with_codec::<Raw>("/test.Echo/Once", switchboard::Cardinality::Unary);
+const ECHO: Method<Bytes, Bytes> = Method::with_codec::<Raw>("/test.Echo/Once");
 
 /// What is counted, by name.
 const SUBJECTS: [(&str, Subject); 11] = [

@@ -25,7 +25,7 @@ use h2::Reason;
 use prost::Message as _;
 use switchboard::{
     ActorKind, Address, CallOptions, Channel, Credentials, Endpoint, Fault, ManualResolver, Method,
-    Resolution, Status,
+    Resolution, Status, kind,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
@@ -33,7 +33,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 const UNARY: Method<HelloRequest, HelloReply> = Method::unary("/churn.Churn/Unary");
-const DOWN: Method<HelloRequest, HelloReply> = Method::server_streaming("/churn.Churn/Down");
+const DOWN: Method<HelloRequest, HelloReply, kind::ServerStreaming> =
+    Method::server_streaming("/churn.Churn/Down");
 
 const SERVERS: usize = 3;
 const CALLERS: usize = 48;

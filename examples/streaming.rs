@@ -9,7 +9,7 @@ mod greeter;
 use std::time::Duration;
 
 use greeter::{BIDI_HELLO, Greeter, LOTS_OF_GREETINGS, LOTS_OF_REPLIES, hello, target_of};
-use switchboard::{CallOptions, Channel, Credentials};
+use switchboard::{CallOptions, Channel, Credentials, Request};
 use tokio_stream::StreamExt as _;
 
 #[tokio::main]
@@ -18,37 +18,37 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let channel =
         Channel::builder(target_of(&greeter)).credentials(Credentials::insecure()).build()?;
     // A deadline covers the whole stream, also while nobody polls it.
-    let options = CallOptions::new().timeout(Duration::from_secs(10));
+    let timeout = Duration::from_secs(10);
 
     println!("One request, many responses:");
-    let mut stream = channel.new_stream(&LOTS_OF_REPLIES, options.clone()).await?;
-    stream.send(hello("Ada Grace Edsger")).await?;
-    while let Some(reply) = stream.recv().await? {
+    let request = Request::new(hello("Ada Grace Edsger")).timeout(timeout);
+    let mut replies = channel.server_streaming(LOTS_OF_REPLIES, request).await?;
+    while let Some(reply) = replies.recv().await? {
         println!("  {}", reply.message);
     }
 
     // The response is given once the server has said OK: nothing is left to be received then.
     println!("Many requests, one response:");
-    let mut stream = channel.new_stream(&LOTS_OF_GREETINGS, options.clone()).await?;
-    stream.send_all(tokio_stream::iter(["Ada", "Grace", "Edsger"]).map(hello)).await?;
-    if let Some(reply) = stream.recv().await? {
-        println!("  {}", reply.message);
-    }
+    let names = tokio_stream::iter(["Ada", "Grace", "Edsger"]).map(hello);
+    let request = Request::new(names).timeout(timeout);
+    let reply = channel.client_streaming(LOTS_OF_GREETINGS, request).await?;
+    println!("  {}", reply.message().message);
 
     println!("Both ways at once:");
-    let stream = channel.new_stream(&BIDI_HELLO, options.clone()).await?;
     let names = tokio_stream::iter(["Ada", "Grace", "Edsger"]).map(hello);
-    let mut replies = stream.exchange(names);
+    let mut replies = channel.bidi_streaming(BIDI_HELLO, Request::new(names)).await?;
     while let Some(reply) = replies.recv().await? {
         println!("  {}", reply.message);
     }
 
     println!("The same in two tasks:");
-    let (mut requests, mut replies) = channel.new_stream(&BIDI_HELLO, options).await?.split();
+    let options = CallOptions::new().timeout(timeout);
+    let (mut requests, mut replies) = channel.new_stream(BIDI_HELLO, options).await?.split();
     let sending = tokio::spawn(async move {
         for name in ["Ada", "Grace", "Edsger"] {
             requests.send(hello(name)).await?;
         }
+        // A task that fails before this does not leave half of the requests to be taken for all.
         requests.close_send();
         Ok::<_, switchboard::Status>(())
     });

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use switchboard::{Channel, ChannelBuilder, Credentials, Method};
+use switchboard::{Channel, ChannelBuilder, Credentials, Method, kind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use crate::child;
 use crate::proto::{DOWN, Req, Resp};
 
-const DOWN_METHOD: Method<Req, Resp> = Method::server_streaming(DOWN);
+const DOWN_METHOD: Method<Req, Resp, kind::ServerStreaming> = Method::server_streaming(DOWN);
 
 /// The round trip of the path.
 const ROUND_TRIP: Duration = Duration::from_millis(50);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use switchboard::{CallOptions, Credentials, Method};
+use switchboard::{CallOptions, Credentials, Method, kind};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,8 +31,8 @@ const READ: &str = "/bench.Bench/Read";
 const IGNORE: &str = "/bench.Bench/Ignore";
 
 const UNARY_METHOD: Method<Req, Resp> = Method::unary(UNARY);
-const READ_METHOD: Method<Req, Resp> = Method::client_streaming(READ);
-const IGNORE_METHOD: Method<Req, Resp> = Method::client_streaming(IGNORE);
+const READ_METHOD: Method<Req, Resp, kind::ClientStreaming> = Method::client_streaming(READ);
+const IGNORE_METHOD: Method<Req, Resp, kind::ClientStreaming> = Method::client_streaming(IGNORE);
 
 /// What is sent.
 #[derive(Clone, Copy, Debug)]

@@ -5,18 +5,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use switchboard::memory::{MemoryListener, pipe};
 use switchboard::{
-    BackoffConfig, CallOptions, Cardinality, Channel, ChannelBuilder, Code, Credentials, Method,
-    Raw, Request, Status,
+    BackoffConfig, CallOptions, Channel, ChannelBuilder, Code, Credentials, Method, Raw, Request,
+    Status, kind,
 };
 use tokio::time::Instant;
 
 /// A method with one message each way.
-pub(crate) const UNARY: Method<Bytes, Bytes> =
-    Method::with_codec::<Raw>("/fuzz.Service/Unary", Cardinality::Unary);
+pub(crate) const UNARY: Method<Bytes, Bytes> = Method::with_codec::<Raw>("/fuzz.Service/Unary");
 
 /// A method with many each way.
-pub(crate) const STREAM: Method<Bytes, Bytes> =
-    Method::with_codec::<Raw>("/fuzz.Service/Stream", Cardinality::BidiStreaming);
+pub(crate) const STREAM: Method<Bytes, Bytes, kind::BidiStreaming> =
+    Method::with_codec::<Raw>("/fuzz.Service/Stream");
 
 /// Runs `work` on a runtime of its own; then nothing may be left there.
 pub(crate) fn on_a_runtime(work: impl Future<Output = ()>) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use switchboard::{
     CallOptions, Channel, Code, ConnectivityState, Metadata, Method, Request, Status, Streaming,
+    kind::Kind,
 };
 use tokio::time::timeout;
 
@@ -159,27 +160,28 @@ async fn large_unary(channel: &Channel) -> Result<()> {
 }
 
 async fn client_streaming(channel: &Channel) -> Result<()> {
-    let mut stream = open(channel, &STREAMING_INPUT_CALL, CallOptions::new()).await?;
-    for size in REQUEST_SIZES {
-        send(&mut stream, StreamingInputCallRequest { payload: Some(zeros(size)) }).await?;
-    }
-    stream.close_send();
-    let response = stream.recv().await.context("expected a response")?;
-    let response = response.context("expected a response, got the end of the call")?;
-    let (expected, came) = (REQUEST_SIZES.iter().sum(), response.aggregated_payload_size);
+    let request = |size| StreamingInputCallRequest { payload: Some(zeros(size)) };
+    let requests = Request::new(tokio_stream::iter(REQUEST_SIZES.map(request)));
+    let response = channel.client_streaming(STREAMING_INPUT_CALL, requests).await;
+    let response = response.context("expected a response")?;
+    let (expected, came) = (REQUEST_SIZES.iter().sum(), response.message().aggregated_payload_size);
     ensure!(came == number(expected), "expected an aggregate of {expected} bytes, got {came}");
-    expect_end(&mut stream).await
+    Ok(())
 }
 
 async fn server_streaming(channel: &Channel) -> Result<()> {
-    let mut stream = open(channel, &STREAMING_OUTPUT_CALL, CallOptions::new()).await?;
     let response_parameters = RESPONSE_SIZES.iter().flat_map(|size| parameters(*size)).collect();
     let request = StreamingOutputCallRequest { response_parameters, ..Default::default() };
-    send(&mut stream, request).await?;
+    let responses = channel.server_streaming(STREAMING_OUTPUT_CALL, Request::new(request)).await;
+    let mut responses = responses.context("expected StreamingOutputCall to begin")?;
     for size in RESPONSE_SIZES {
-        expect_response(&mut stream, size).await?;
+        let response = responses.recv().await.context("expected a response")?;
+        let response = response.context("expected a response, got the end of the call")?;
+        check_payload(response.payload.as_ref(), size)?;
     }
-    expect_end(&mut stream).await
+    let more = responses.recv().await.context("expected the call to end with OK")?;
+    ensure!(more.is_none(), "expected the end of the call, got another response");
+    Ok(())
 }
 
 async fn ping_pong(channel: &Channel) -> Result<()> {
@@ -265,9 +267,9 @@ async fn unimplemented(channel: &Channel, method: &Method<Empty, Empty>) -> Resu
 }
 
 /// Opens a stream of a call that is to succeed.
-pub(crate) async fn open<Req, Resp>(
+pub(crate) async fn open<Req, Resp, K: Kind>(
     channel: &Channel,
-    method: &Method<Req, Resp>,
+    method: &Method<Req, Resp, K>,
     options: CallOptions,
 ) -> Result<Streaming<Req, Resp>> {
     let stream = channel.new_stream(method, options).await;

@@ -1,7 +1,7 @@
 //! The messages and methods of `grpc.testing` that the cases use, by the numbers of the official
 //! definition. Fields that no case sets or reads are left out; a decoder skips them.
 
-use switchboard::Method;
+use switchboard::{Method, kind};
 
 pub(crate) const EMPTY_CALL: Method<Empty, Empty> =
     Method::unary("/grpc.testing.TestService/EmptyCall");
@@ -12,15 +12,20 @@ pub(crate) const UNARY_CALL: Method<SimpleRequest, SimpleResponse> =
 pub(crate) const STREAMING_INPUT_CALL: Method<
     StreamingInputCallRequest,
     StreamingInputCallResponse,
+    kind::ClientStreaming,
 > = Method::client_streaming("/grpc.testing.TestService/StreamingInputCall");
 
 pub(crate) const STREAMING_OUTPUT_CALL: Method<
     StreamingOutputCallRequest,
     StreamingOutputCallResponse,
+    kind::ServerStreaming,
 > = Method::server_streaming("/grpc.testing.TestService/StreamingOutputCall");
 
-pub(crate) const FULL_DUPLEX_CALL: Method<StreamingOutputCallRequest, StreamingOutputCallResponse> =
-    Method::bidi_streaming("/grpc.testing.TestService/FullDuplexCall");
+pub(crate) const FULL_DUPLEX_CALL: Method<
+    StreamingOutputCallRequest,
+    StreamingOutputCallResponse,
+    kind::BidiStreaming,
+> = Method::bidi_streaming("/grpc.testing.TestService/FullDuplexCall");
 
 /// Defined, and implemented by no server.
 pub(crate) const UNIMPLEMENTED_METHOD: Method<Empty, Empty> =

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_core::Stream;
 use tokio::time::Instant;
 
 use super::builder::ChannelBuilder;
 use super::client_stream::{ChannelStream, OneResponse};
 use super::codec::{EncodedMessage, Vtable};
 use super::intercept::{AN_INTERCEPTOR, Interceptor, Next, OutgoingCall};
-use super::method::{Cardinality, IntoMethod, PreparedMethod};
+use super::kind;
+use super::method::{Cardinality, IntoMethod, IntoMethodOf, PreparedMethod};
 use super::request::{CallOptions, Request, Response};
-use super::streaming::Streaming;
+use super::streaming::{Exchange, Receiver, Streaming};
 use crate::actors::Core;
 use crate::call::{self, CallHead, Events, NotReady, Reply, StateChanges, StreamCall};
 use crate::transport::{BoxFuture, Message};
@@ -110,9 +112,10 @@ impl Channel {
     /// that came before the failure are in [`Status::headers`].
     ///
     /// Dropping the future cancels the call.
+    #[doc(alias("unary", "call"))]
     pub async fn invoke<Req, Resp>(
         &self,
-        method: impl IntoMethod<Req, Resp>,
+        method: impl IntoMethodOf<Req, Resp, kind::Unary>,
         request: Request<Req>,
     ) -> Result<Response<Resp>, Status> {
         let (message, mut options) = request.into_parts();
@@ -133,7 +136,102 @@ impl Channel {
         result
     }
 
-    /// Opens a stream to a method of any kind. A method that is given as a path counts as one with
+    /// Calls a method with one request and many responses, which the receiver gives: as a
+    /// [`Stream`], or by [`Receiver::recv`].
+    ///
+    /// Returns once the request is on its way. Fails as [`invoke`](Self::invoke) does; how the call
+    /// ends is told behind the last response. Dropping the future, or later the receiver, cancels
+    /// the call.
+    pub async fn server_streaming<Req, Resp>(
+        &self,
+        method: impl IntoMethodOf<Req, Resp, kind::ServerStreaming>,
+        request: Request<Req>,
+    ) -> Result<Receiver<Req, Resp>, Status> {
+        let (message, options) = request.into_parts();
+        let stream = self.open(method, Cardinality::ServerStreaming, options).await?;
+        let (mut sender, receiver) = stream.split();
+        match sender.send(message).await {
+            Ok(()) => sender.close_send(),
+            Err(status) => {
+                // Over because of that, or without its request.
+                sender.cancel();
+                return Err(status);
+            }
+        }
+        Ok(receiver)
+    }
+
+    /// Calls a method with many requests and one response: sends all of the request's stream, and
+    /// gives the response once the server has ended the call with OK.
+    ///
+    /// Where the server ends the call before it has all requests, that is how the call ends, and
+    /// the rest is not taken from the stream. Fails as [`invoke`](Self::invoke) does, and where a
+    /// request is over its limit. Dropping the future cancels the call.
+    ///
+    /// ```no_run
+    /// # #[derive(Clone, PartialEq, prost::Message)] struct Point {}
+    /// # #[derive(Clone, PartialEq, prost::Message)] struct Summary {}
+    /// # async fn run(channel: switchboard::Channel) -> Result<(), switchboard::Status> {
+    /// use switchboard::{Method, Request, kind};
+    ///
+    /// const RECORD: Method<Point, Summary, kind::ClientStreaming> =
+    ///     Method::client_streaming("/routeguide.RouteGuide/RecordRoute");
+    ///
+    /// let points = tokio_stream::iter(vec![Point {}; 1_000]);
+    /// let summary = channel.client_streaming(RECORD, Request::new(points)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn client_streaming<Req, Resp>(
+        &self,
+        method: impl IntoMethodOf<Req, Resp, kind::ClientStreaming>,
+        requests: Request<impl Stream<Item = Req> + Send>,
+    ) -> Result<Response<Resp>, Status>
+    where
+        Req: Send,
+    {
+        let (requests, options) = requests.into_parts();
+        let stream = self.open(method, Cardinality::ClientStreaming, options).await?;
+        let mut call = stream.exchange(requests);
+        let message = call.recv().await?;
+        let message = message.ok_or_else(|| Status::internal(NO_RESPONSE))?;
+        call.into_response(message).await
+    }
+
+    /// Calls a method with many requests and many responses: sends all of the request's stream
+    /// while the responses are received. It does both when it is polled, and nothing otherwise.
+    ///
+    /// Returns once the call is on its way to a server. Fails as [`invoke`](Self::invoke) does; how
+    /// the call ends is told behind the last response. Dropping the future, or later what it gives,
+    /// cancels the call.
+    ///
+    /// ```no_run
+    /// # #[derive(Clone, PartialEq, prost::Message)] struct Note {}
+    /// # async fn run(channel: switchboard::Channel) -> Result<(), switchboard::Status> {
+    /// use switchboard::{Method, Request, kind};
+    ///
+    /// const CHAT: Method<Note, Note, kind::BidiStreaming> = Method::bidi_streaming("/chat.Room/Chat");
+    ///
+    /// let notes = tokio_stream::iter(vec![Note {}; 1_000_000]);
+    /// let mut replies = channel.bidi_streaming(CHAT, Request::new(notes)).await?;
+    /// while let Some(reply) = replies.recv().await? {
+    ///     // …
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn bidi_streaming<'a, Req, Resp>(
+        &self,
+        method: impl IntoMethodOf<Req, Resp, kind::BidiStreaming>,
+        requests: Request<impl Stream<Item = Req> + Send + 'a>,
+    ) -> Result<Exchange<'a, Req, Resp>, Status>
+    where
+        Req: Send + 'a,
+        Resp: 'a,
+    {
+        let (requests, options) = requests.into_parts();
+        Ok(self.new_stream(method, options).await?.exchange(requests))
+    }
+
+    /// Opens a stream to a method of any kind, whose requests are sent one by one. A method that is given as a path counts as one with
     /// many requests and many responses.
     ///
     /// Returns once the call is on its way to a server; whether that takes it shows at the first
@@ -142,6 +240,17 @@ impl Channel {
     pub async fn new_stream<Req, Resp>(
         &self,
         method: impl IntoMethod<Req, Resp>,
+        options: CallOptions,
+    ) -> Result<Streaming<Req, Resp>, Status> {
+        self.open(method, Cardinality::BidiStreaming, options).await
+    }
+
+    /// Opens a stream; a method that is given as a path counts as one of the kind that it is called
+    /// as.
+    async fn open<Req, Resp>(
+        &self,
+        method: impl IntoMethod<Req, Resp>,
+        as_kind: Cardinality,
         mut options: CallOptions,
     ) -> Result<Streaming<Req, Resp>, Status> {
         let finish = options.take_finish();
@@ -152,8 +261,8 @@ impl Channel {
                 return Err(status);
             }
         };
-        let (as_stream, begun) = (Cardinality::BidiStreaming, Instant::now());
-        let call = OutgoingCall::new(path, cardinality, as_stream, &vtable, options, begun);
+        let begun = Instant::now();
+        let call = OutgoingCall::new(path, cardinality, as_kind, &vtable, options, begun);
         let has_many_responses = call.cardinality.has_many_responses();
         let answer = self.interceptors().stream(call).and_finish(finish);
         Ok(match answer.into_passed() {
@@ -259,17 +368,13 @@ impl Channel {
     /// All of a unary call that takes no time.
     fn begin_unary<Req, Resp>(
         &self,
-        method: impl IntoMethod<Req, Resp>,
+        method: impl IntoMethodOf<Req, Resp, kind::Unary>,
         message: &Req,
         options: CallOptions,
     ) -> Result<Begun<'_, Req, Resp>, Status> {
         // Before the message is encoded, which takes of the call's time too.
         let begun = Instant::now();
         let PreparedMethod { path, cardinality, vtable } = method.prepare()?;
-        if cardinality.is_some_and(|cardinality| cardinality != Cardinality::Unary) {
-            let text = format!("{path} is a streaming method: call it with new_stream");
-            return Err(Status::internal(text));
-        }
         let message = EncodedMessage::encode(message, &vtable)?;
         let call =
             OutgoingCall::new(path, cardinality, Cardinality::Unary, &vtable, options, begun);
@@ -392,6 +497,9 @@ fn answered(head: &CallHead, reply: Result<Reply, Status>) -> Result<Response<By
     head.events.ended(reply.as_ref().map(drop));
     reply.map(Response::from)
 }
+
+/// How a call with one response ends that has ended with OK, and without it.
+const NO_RESPONSE: &str = "the call ended with OK and without its response";
 
 /// As in grpc-go.
 const RECEIVE_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -293,6 +293,18 @@ impl<M> Response<M> {
         Self { message, metadata, trailers, peer: peer.into(), security: SecurityLevel::None }
     }
 
+    /// One that a stream has given. A stream of an interceptor may not know its peer.
+    pub(super) fn received(
+        message: M,
+        metadata: Metadata,
+        trailers: Metadata,
+        peer: Option<Address>,
+        security: SecurityLevel,
+    ) -> Self {
+        let peer = peer.unwrap_or_else(|| Address::Name("an interceptor".into()));
+        Self { message, metadata, trailers, peer, security }
+    }
+
     /// The message.
     pub fn message(&self) -> &M {
         &self.message

@@ -11,6 +11,7 @@ use futures_core::Stream;
 
 use super::client_stream::{ChannelStream, ClientStream, ForeignStream};
 use super::codec::{EncodedMessage, Vtable};
+use super::request::Response;
 use crate::transport::{BoxFuture, Run};
 use crate::types::{Address, Metadata, SecurityLevel, Status};
 
@@ -26,7 +27,10 @@ pub struct Streaming<Req, Resp> {
 
 /// The sending half of a [`Streaming`].
 ///
-/// Dropping it does not end the requests: call [`close_send`](Self::close_send).
+/// Dropping it before [`close_send`](Self::close_send) cancels the call, unless that is over: a
+/// server must not take requests for complete whose sender has failed or was cancelled. The receiving
+/// half is told so, with CANCELLED. While it is neither closed nor dropped the server may wait for
+/// more, and the call lasts until its deadline, whose status says that the requests were open.
 pub struct Sender<Req, Resp> {
     stream: Messages,
     vtable: Vtable<Req, Resp>,
@@ -34,6 +38,8 @@ pub struct Sender<Req, Resp> {
     compresses: bool,
     /// Where short messages are encoded.
     block: BytesMut,
+    /// Whether its end says anything to the server: the requests are not closed.
+    is_open: bool,
 }
 
 /// The receiving half of a [`Streaming`].
@@ -91,6 +97,7 @@ impl<Req, Resp> Streaming<Req, Resp> {
                 vtable,
                 compresses: true,
                 block: BytesMut::new(),
+                is_open: true,
             },
             receiver: Receiver { stream, vtable, reading: Reading::Messages, run: Run::default() },
         }
@@ -121,9 +128,9 @@ impl<Req, Resp> Streaming<Req, Resp> {
     /// ```no_run
     /// # #[derive(Clone, PartialEq, prost::Message)] struct Note {}
     /// # async fn run(channel: switchboard::Channel) -> Result<(), switchboard::Status> {
-    /// use switchboard::{CallOptions, Method};
+    /// use switchboard::{CallOptions, Method, kind};
     ///
-    /// const CHAT: Method<Note, Note> = Method::bidi_streaming("/chat.Room/Chat");
+    /// const CHAT: Method<Note, Note, kind::BidiStreaming> = Method::bidi_streaming("/chat.Room/Chat");
     ///
     /// let notes = tokio_stream::iter(vec![Note::default(); 1_000_000]);
     /// let mut replies = channel.new_stream(&CHAT, CallOptions::new()).await?.exchange(notes);
@@ -141,7 +148,12 @@ impl<Req, Resp> Streaming<Req, Resp> {
         Resp: 'a,
     {
         let (mut sender, receiver) = self.split();
-        let sending = Box::pin(async move { sender.send_all(requests).await });
+        let sending = Box::pin(async move {
+            let sent = sender.send_all(requests).await;
+            // Where they could not be sent, that is how the call ends.
+            sender.leave();
+            sent
+        });
         Exchange { sending: Sending::UnderWay(sending), receiver }
     }
 
@@ -235,13 +247,30 @@ impl<Req, Resp> Sender<Req, Resp> {
 
     /// Tells the server that no further message follows. Idempotent.
     pub fn close_send(&mut self) {
+        self.is_open = false;
         self.stream.any().close_send();
+    }
+
+    /// Goes without a word.
+    fn leave(mut self) {
+        self.is_open = false;
     }
 
     /// Cancels the call: the server is told, and whoever waits for it here gets CANCELLED, from
     /// both halves. Nothing happens where the call is over.
     pub fn cancel(&self) {
         self.stream.any().cancel();
+    }
+}
+
+impl<Req, Resp> Drop for Sender<Req, Resp> {
+    fn drop(&mut self) {
+        if self.is_open {
+            match &self.stream {
+                Messages::Channel(stream) => stream.0.abandon_requests(),
+                Messages::Wrapped(stream) => stream.cancel(),
+            }
+        }
     }
 }
 
@@ -392,6 +421,15 @@ enum Sending<'a> {
 }
 
 impl<Req, Resp> Exchange<'_, Req, Resp> {
+    /// The one response, with what the server sent around it.
+    pub(super) async fn into_response(mut self, message: Resp) -> Result<Response<Resp>, Status> {
+        let metadata = self.receiver.header().await?;
+        let Self { receiver, .. } = self;
+        let (trailers, peer) = (receiver.trailer().unwrap_or_default(), receiver.peer());
+        let security = receiver.security_level().unwrap_or(SecurityLevel::None);
+        Ok(Response::received(message, metadata, trailers, peer, security))
+    }
+
     /// As [`Receiver::recv`], while the requests are sent. Cancel-safe.
     pub async fn recv(&mut self) -> Result<Option<Resp>, Status> {
         match poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await {

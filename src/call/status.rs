@@ -129,6 +129,15 @@ pub(super) fn deadline_while_unread(peer: &Address, unread: usize) -> Status {
     .at(peer)
 }
 
+/// The deadline passed while nothing came, and the server may have waited for more requests.
+pub(super) fn deadline_while_open(peer: &Address) -> Status {
+    Status::deadline_exceeded(format!(
+        "{peer}: the deadline passed before it answered; the requests were not closed: if it waits \
+         for their end, call `close_send`"
+    ))
+    .at(peer)
+}
+
 /// The deadline passed before the call had a stream.
 pub(super) fn deadline_while_waiting(last_error: Option<Status>) -> Status {
     match last_error {

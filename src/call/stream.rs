@@ -320,6 +320,18 @@ impl StreamCall {
         self.abort(&mut self.lock(), status);
     }
 
+    /// Ends the call since nobody can send or close its requests any more, unless it is over, or its
+    /// server has answered, which may not have been read yet.
+    pub(crate) fn abandon_requests(&self) {
+        let mut state = self.lock();
+        if let Phase::Live(attempt) = &state.phase
+            && attempt.sending.is_open()
+        {
+            let status = Status::cancelled("the sending half was dropped before `close_send`");
+            self.abort(&mut state, status);
+        }
+    }
+
     fn poll_receive_on(
         &self,
         attempt: &Attempt,
@@ -330,7 +342,8 @@ impl StreamCall {
         let mut run = run.filter(|_| has_many && self.head.events.are_unseen());
         loop {
             let limit = self.terms.receive_bytes_max;
-            let result = match ready!(attempt.poll_next(cx, limit, run.as_deref_mut()))? {
+            let next = ready!(attempt.poll_next(cx, limit, run.as_deref_mut()));
+            let result = match next.map_err(|failure| self.while_receiving(attempt, failure))? {
                 Arrived::Headers(headers) => {
                     self.headers_arrived(attempt, headers)?;
                     continue;
@@ -574,6 +587,18 @@ impl StreamCall {
                 let peer = &attempt.peer.address;
                 return Failure::Answered(status::deadline_while_unread(peer, unread));
             }
+        }
+        Failure::Stream(failure)
+    }
+
+    /// What became of an attempt whose next message was waited for. At the deadline: whether the
+    /// server may have waited in turn for the end of the requests.
+    fn while_receiving(&self, attempt: &Attempt, failure: StreamError) -> Failure {
+        if failure == StreamError::DeadlineExceeded
+            && self.cardinality.has_many_requests()
+            && !self.look().replay.is_half_closed()
+        {
+            return Failure::Answered(status::deadline_while_open(&attempt.peer.address));
         }
         Failure::Stream(failure)
     }

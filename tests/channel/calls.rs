@@ -33,10 +33,7 @@ async fn a_path_will_do_for_a_method() {
 #[tokio::test]
 async fn bytes_can_be_sent_as_they_are() {
     const RAW: switchboard::Method<bytes::Bytes, bytes::Bytes> =
-        switchboard::Method::with_codec::<Raw>(
-            "/helloworld.Greeter/SayHello",
-            switchboard::Cardinality::Unary,
-        );
+        switchboard::Method::with_codec::<Raw>("/helloworld.Greeter/SayHello");
     let (channel, greeter) = greeted();
     let encoded = prost::Message::encode_to_vec(&hello("Ada"));
     let reply = channel.invoke(&RAW, Request::new(bytes::Bytes::from(encoded))).await.unwrap();

@@ -4,15 +4,15 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use switchboard::{
-    CallEvent, CallInfo, CallObserver, CallOptions, Cardinality, Channel, Code, Codec, CodecError,
-    Compression, Method, Observer, Raw, Request,
+    CallEvent, CallInfo, CallObserver, CallOptions, Channel, Code, Codec, CodecError, Compression,
+    Method, Observer, Raw, Request, kind,
 };
 
 use crate::support::plaintext;
 
-const ECHO: Method<Bytes, Bytes> = Method::with_codec::<Raw>("/test.Echo/Once", Cardinality::Unary);
-const ECHO_ALL: Method<Bytes, Bytes> =
-    Method::with_codec::<Raw>("/test.Echo/All", Cardinality::BidiStreaming);
+const ECHO: Method<Bytes, Bytes> = Method::with_codec::<Raw>("/test.Echo/Once");
+const ECHO_ALL: Method<Bytes, Bytes, kind::BidiStreaming> =
+    Method::with_codec::<Raw>("/test.Echo/All");
 
 /// What a server has seen of calls: `grpc-encoding`, `grpc-accept-encoding`, and the flags and
 /// lengths of the messages.
@@ -209,8 +209,7 @@ impl Codec for Json {
 
 #[tokio::test]
 async fn a_codec_names_what_its_messages_are() {
-    const ECHO_JSON: Method<Bytes, Bytes> =
-        Method::with_codec::<Json>("/echo.Echo/Echo", Cardinality::Unary);
+    const ECHO_JSON: Method<Bytes, Bytes> = Method::with_codec::<Json>("/echo.Echo/Echo");
     let (channel, seen) = echoing(|it| it);
     channel.invoke(&ECHO_JSON, Request::new(long())).await.unwrap();
     assert_eq!(seen.take()[1], "application/grpc+json");

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use switchboard::{
-    ActorKind, CallOptions, Cardinality, Channel, ChannelBuilder, Code, ConnectivityState,
-    Endpoint, Fault, InjectError, Injected, Method, Raw, Status, memory,
+    ActorKind, CallOptions, Channel, ChannelBuilder, Code, ConnectivityState, Endpoint, Fault,
+    InjectError, Injected, Method, Raw, Status, kind, memory,
 };
 use tokio::time::Instant;
 
@@ -398,8 +398,8 @@ async fn a_fault_that_is_scoped_by_what_means_nothing_to_it_is_refused() {
 
 #[tokio::test]
 async fn a_server_that_goes_away_by_itself_is_not_made_to_take_that_back() {
-    const MANY: Method<Bytes, Bytes> =
-        Method::with_codec::<Raw>("/test.Echo/Many", Cardinality::ServerStreaming);
+    const MANY: Method<Bytes, Bytes, kind::ServerStreaming> =
+        Method::with_codec::<Raw>("/test.Echo/Many");
     let (connector, mut listener) = memory::pipe();
     let (answer, answered) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(async move {

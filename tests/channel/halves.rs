@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use switchboard::{
-    CallOptions, Cardinality, Channel, Code, Method, Raw, Receiver, Sender, Status, memory,
+    CallOptions, Channel, Code, Method, Raw, Receiver, Sender, Status, kind, memory,
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -15,8 +15,8 @@ use tokio_stream::StreamExt as _;
 
 use crate::support::plaintext;
 
-const ECHO: Method<Bytes, Bytes> =
-    Method::with_codec::<Raw>("/test.Echo/Both", Cardinality::BidiStreaming);
+const ECHO: Method<Bytes, Bytes, kind::BidiStreaming> =
+    Method::with_codec::<Raw>("/test.Echo/Both");
 
 /// How the server answers a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -44,6 +44,7 @@ mod streaming;
 mod supervision;
 mod telemetry;
 mod tls;
+mod typed;
 mod unread;
 #[cfg(target_os = "linux")]
 mod user_timeout;

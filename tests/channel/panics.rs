@@ -12,13 +12,13 @@ use switchboard::memory::{MemoryConnector, pipe};
 use switchboard::{
     AccessToken, ActorKind, Address, Answer, BackoffConfig, BinaryLog, BinaryLogSink, BoxFuture,
     CallConfig, CallContext, CallCredentials, CallEvent, CallInfo, CallObserver, CallOptions,
-    Cardinality, Channel, ChannelEvent, ChannelInfo, ClientStream, Code, Codec, CodecError,
-    Connect, ConnectivityState, Credentials, EncodedMessage, Endpoint, EndpointShards, Interceptor,
-    Io, LbContext, LbEvent, LbPolicy, LbPolicyBuilder, LbPolicyConfig, Metadata, Method,
-    MethodConfig, Next, OAuth2, Observer, OutgoingCall, Pick, PickArgs, PickResult, Picker,
-    PolicyReport, ReadyEndpoint, Request, Resolution, Resolve, ResolveError, Response,
-    SecurityLevel, SelectArgs, ServiceConfigError, Spread, Status, StreamWrapper, SubchannelId,
-    Target, TargetError, TokenSource,
+    Channel, ChannelEvent, ChannelInfo, ClientStream, Code, Codec, CodecError, Connect,
+    ConnectivityState, Credentials, EncodedMessage, Endpoint, EndpointShards, Interceptor, Io,
+    LbContext, LbEvent, LbPolicy, LbPolicyBuilder, LbPolicyConfig, Metadata, Method, MethodConfig,
+    Next, OAuth2, Observer, OutgoingCall, Pick, PickArgs, PickResult, Picker, PolicyReport,
+    ReadyEndpoint, Request, Resolution, Resolve, ResolveError, Response, SecurityLevel, SelectArgs,
+    ServiceConfigError, Spread, Status, StreamWrapper, SubchannelId, Target, TargetError,
+    TokenSource, kind,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -624,10 +624,10 @@ impl<const DECODES: bool> Codec for Odd<DECODES> {
 #[tokio::test(start_paused = true)]
 async fn a_codec_that_panics_ends_its_call_with_internal() {
     const PATH: &str = "/helloworld.Greeter/SayHello";
-    const ENCODES: Method<Bytes, Bytes> =
-        Method::with_codec::<Odd<false>>(PATH, Cardinality::BidiStreaming);
-    const DECODES: Method<Bytes, Bytes> =
-        Method::with_codec::<Odd<true>>(PATH, Cardinality::BidiStreaming);
+    const ENCODES: Method<Bytes, Bytes, kind::BidiStreaming> =
+        Method::with_codec::<Odd<false>>(PATH);
+    const DECODES: Method<Bytes, Bytes, kind::BidiStreaming> =
+        Method::with_codec::<Odd<true>>(PATH);
     let trouble = Trouble::new(Part::Dial, When::Later);
     let channel = channel(&trouble);
     trouble.is_armed.store(false, Ordering::SeqCst);

@@ -14,13 +14,12 @@ use futures_util::FutureExt as _;
 use switchboard::memory::{MemoryConnector, pipe};
 use switchboard::{
     Address, Answer, BinaryLog, BinaryLogSink, BoxFuture, CallConfig, CallContext, CallCredentials,
-    CallEvent, CallInfo, CallObserver, CallOptions, Cardinality, Channel, ChannelEvent,
-    ChannelInfo, ClientStream, Codec, CodecError, ConfigSelector, Connect, Credentials,
-    EncodedMessage, Endpoint, EndpointShards, Interceptor, Io, LbContext, LbPolicy,
-    LbPolicyBuilder, LbPolicyConfig, Metadata, Method, MethodConfig, Next, Observer, OutgoingCall,
-    Pick, PickArgs, PickResult, Picker, ReadyEndpoint, Request, Resolution, Resolve, ResolveError,
-    SecurityLevel, SelectArgs, ServiceConfigError, Spread, Status, SubchannelId, Target,
-    TargetError,
+    CallEvent, CallInfo, CallObserver, CallOptions, Channel, ChannelEvent, ChannelInfo,
+    ClientStream, Codec, CodecError, ConfigSelector, Connect, Credentials, EncodedMessage,
+    Endpoint, EndpointShards, Interceptor, Io, LbContext, LbPolicy, LbPolicyBuilder,
+    LbPolicyConfig, Metadata, Method, MethodConfig, Next, Observer, OutgoingCall, Pick, PickArgs,
+    PickResult, Picker, ReadyEndpoint, Request, Resolution, Resolve, ResolveError, SecurityLevel,
+    SelectArgs, ServiceConfigError, Spread, Status, SubchannelId, Target, TargetError, kind,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -296,11 +295,10 @@ impl Codec for Called {
     }
 }
 
-const SAY: Method<Says, Says> =
-    Method::with_codec::<Called>("/helloworld.Greeter/SayHello", Cardinality::Unary);
+const SAY: Method<Says, Says> = Method::with_codec::<Called>("/helloworld.Greeter/SayHello");
 
-const SAY_ON: Method<Says, Says> =
-    Method::with_codec::<Called>("/helloworld.Greeter/SayHello", Cardinality::BidiStreaming);
+const SAY_ON: Method<Says, Says, kind::BidiStreaming> =
+    Method::with_codec::<Called>("/helloworld.Greeter/SayHello");
 
 /// Calls back at each line of the log.
 struct Logs;

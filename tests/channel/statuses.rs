@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use switchboard::memory::{self, MemoryConnector};
 use switchboard::{
-    Address, Answer, BoxFuture, CallContext, CallCredentials, CallOptions, Cardinality, Channel,
-    ChannelBuilder, Code, Codec, CodecError, Connect, ConnectivityState, EncodedMessage, Endpoint,
-    Interceptor, Io, ManualResolver, Metadata, Method, Next, OutgoingCall, Resolution, Response,
-    SecurityLevel, Status,
+    Address, Answer, BoxFuture, CallContext, CallCredentials, CallOptions, Channel, ChannelBuilder,
+    Code, Codec, CodecError, Connect, ConnectivityState, EncodedMessage, Endpoint, Interceptor, Io,
+    ManualResolver, Metadata, Method, Next, OutgoingCall, Resolution, Response, SecurityLevel,
+    Status,
 };
 use tokio::time::Instant;
 
@@ -481,7 +481,7 @@ impl Interceptor for Blocking {
 #[tokio::test]
 async fn what_blocks_the_caller_takes_of_its_time_too() {
     const SLOWLY: Method<HelloRequest, HelloReply> =
-        Method::with_codec::<SlowCodec>("/helloworld.Greeter/SayHello", Cardinality::Unary);
+        Method::with_codec::<SlowCodec>("/helloworld.Greeter/SayHello");
     for (what, pauses) in [("encoding", 1), ("an interceptor", 1), ("both", 2)] {
         let server = Server::start(&[Greets], 100);
         let mut builder = server.builder(ONCE);

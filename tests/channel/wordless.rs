@@ -9,12 +9,11 @@ use bytes::{Bytes, BytesMut};
 use switchboard::memory::{MemoryConnector, pipe};
 use switchboard::{
     AccessToken, Address, Answer, BoxFuture, CallConfig, CallContext, CallCredentials, CallOptions,
-    Cardinality, Channel, ChannelBuilder, ClientStream, Code, Codec, CodecError, Connect,
-    EncodedMessage, Endpoint, EndpointShards, Interceptor, Io, LbContext, LbPolicy,
-    LbPolicyBuilder, LbPolicyConfig, ManualResolver, Metadata, Method, Next, OAuth2, OutgoingCall,
-    Pick, PickArgs, PickResult, Picker, ReadyEndpoint, Resolution, ResolveError, Response,
-    SecurityLevel, SelectArgs, ServiceConfigError, Spread, Status, StreamWrapper, SubchannelId,
-    TokenSource,
+    Channel, ChannelBuilder, ClientStream, Code, Codec, CodecError, Connect, EncodedMessage,
+    Endpoint, EndpointShards, Interceptor, Io, LbContext, LbPolicy, LbPolicyBuilder,
+    LbPolicyConfig, ManualResolver, Metadata, Method, Next, OAuth2, OutgoingCall, Pick, PickArgs,
+    PickResult, Picker, ReadyEndpoint, Resolution, ResolveError, Response, SecurityLevel,
+    SelectArgs, ServiceConfigError, Spread, Status, StreamWrapper, SubchannelId, TokenSource,
 };
 
 use crate::support::greeter::{BIDI_HELLO, SAY_HELLO, ask};
@@ -288,10 +287,8 @@ impl<const DECODES: bool> Codec for Wordless<DECODES> {
 #[tokio::test(start_paused = true)]
 async fn an_error_without_a_text_is_told_by_its_kind_or_by_its_part() {
     const PATH: &str = "/helloworld.Greeter/SayHello";
-    const ENCODES: Method<Bytes, Bytes> =
-        Method::with_codec::<Wordless<false>>(PATH, Cardinality::Unary);
-    const DECODES: Method<Bytes, Bytes> =
-        Method::with_codec::<Wordless<true>>(PATH, Cardinality::Unary);
+    const ENCODES: Method<Bytes, Bytes> = Method::with_codec::<Wordless<false>>(PATH);
+    const DECODES: Method<Bytes, Bytes> = Method::with_codec::<Wordless<true>>(PATH);
     let refused = plaintext("passthrough:server").connector(Refuses).build().unwrap();
     let status = unary(&refused).await.unwrap_err();
     assert_eq!(status.code(), Code::UNAVAILABLE);

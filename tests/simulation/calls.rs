@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use switchboard::{
-    AttemptKind, CallEvent, CallInfo, CallObserver, CallOptions, Cardinality, Channel, Code,
-    Method, Observer, Raw, Request, Status,
+    AttemptKind, CallEvent, CallInfo, CallObserver, CallOptions, Channel, Code, Method, Observer,
+    Raw, Request, Status, kind,
 };
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -358,12 +358,10 @@ tokio::task_local! {
 /// How the message of a call begins that was answered as it must not be.
 pub(crate) const WRONG: &str = "wrong answer";
 
-const PLAIN: Method<Bytes, Bytes> = Method::with_codec::<Raw>("/sim.Sim/Plain", Cardinality::Unary);
-const RETRIED: Method<Bytes, Bytes> =
-    Method::with_codec::<Raw>("/sim.Sim/Retried", Cardinality::Unary);
-const HEDGED: Method<Bytes, Bytes> =
-    Method::with_codec::<Raw>("/sim.Sim/Hedged", Cardinality::Unary);
-const PLAIN_STREAM: Method<Bytes, Bytes> =
-    Method::with_codec::<Raw>("/sim.Sim/PlainStream", Cardinality::BidiStreaming);
-const RETRIED_STREAM: Method<Bytes, Bytes> =
-    Method::with_codec::<Raw>("/sim.Sim/RetriedStream", Cardinality::BidiStreaming);
+const PLAIN: Method<Bytes, Bytes> = Method::with_codec::<Raw>("/sim.Sim/Plain");
+const RETRIED: Method<Bytes, Bytes> = Method::with_codec::<Raw>("/sim.Sim/Retried");
+const HEDGED: Method<Bytes, Bytes> = Method::with_codec::<Raw>("/sim.Sim/Hedged");
+const PLAIN_STREAM: Method<Bytes, Bytes, kind::BidiStreaming> =
+    Method::with_codec::<Raw>("/sim.Sim/PlainStream");
+const RETRIED_STREAM: Method<Bytes, Bytes, kind::BidiStreaming> =
+    Method::with_codec::<Raw>("/sim.Sim/RetriedStream");

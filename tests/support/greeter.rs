@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use switchboard::Method;
+use switchboard::{Method, kind};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -48,13 +48,13 @@ pub(crate) const GREETER: &str = "helloworld.Greeter";
 pub(crate) const SAY_HELLO: Method<HelloRequest, HelloReply> =
     Method::unary("/helloworld.Greeter/SayHello");
 /// A greeting for each word of the name.
-pub(crate) const LOTS_OF_REPLIES: Method<HelloRequest, HelloReply> =
+pub(crate) const LOTS_OF_REPLIES: Method<HelloRequest, HelloReply, kind::ServerStreaming> =
     Method::server_streaming("/helloworld.Greeter/LotsOfReplies");
 /// One greeting for all.
-pub(crate) const LOTS_OF_GREETINGS: Method<HelloRequest, HelloReply> =
+pub(crate) const LOTS_OF_GREETINGS: Method<HelloRequest, HelloReply, kind::ClientStreaming> =
     Method::client_streaming("/helloworld.Greeter/LotsOfGreetings");
 /// A greeting for each.
-pub(crate) const BIDI_HELLO: Method<HelloRequest, HelloReply> =
+pub(crate) const BIDI_HELLO: Method<HelloRequest, HelloReply, kind::BidiStreaming> =
     Method::bidi_streaming("/helloworld.Greeter/BidiHello");
 
 /// The request for `name`.

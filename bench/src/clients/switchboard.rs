@@ -5,7 +5,7 @@ use std::hint::black_box;
 use anyhow::{Context, Result};
 use switchboard::{
     CallOptions, Channel, ChannelBuilder, ConnectivityState, Credentials, Interceptor, Method,
-    OutgoingCall, Request, Status, Streaming, TlsConfig,
+    OutgoingCall, Request, Status, Streaming, TlsConfig, kind,
 };
 use tokio_stream::Stream;
 
@@ -14,9 +14,9 @@ use crate::proto::{DOWN, Req, Resp, STREAM, UNARY, UP};
 use crate::secure;
 
 const UNARY_METHOD: Method<Req, Resp> = Method::unary(UNARY);
-const STREAM_METHOD: Method<Req, Resp> = Method::bidi_streaming(STREAM);
-const DOWN_METHOD: Method<Req, Resp> = Method::server_streaming(DOWN);
-const UP_METHOD: Method<Req, Resp> = Method::client_streaming(UP);
+const STREAM_METHOD: Method<Req, Resp, kind::BidiStreaming> = Method::bidi_streaming(STREAM);
+const DOWN_METHOD: Method<Req, Resp, kind::ServerStreaming> = Method::server_streaming(DOWN);
+const UP_METHOD: Method<Req, Resp, kind::ClientStreaming> = Method::client_streaming(UP);
 
 /// A channel to one server.
 #[derive(Clone)]

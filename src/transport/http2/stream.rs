@@ -95,6 +95,12 @@ impl StreamHandle {
         self.place.id
     }
 
+    /// Whether messages can be sent on it yet.
+    pub(crate) fn is_open(&self) -> bool {
+        let mut table = self.place.shared.table();
+        self.open_entry(&mut table).is_ok()
+    }
+
     /// Ready when flow control lets something be sent, or nothing can be sent any more: also once
     /// the whole response is here, whether anybody reads it or not.
     ///
