@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tracing::Level;
 
 use super::backoff_table;
 use super::channel::{Channel, Defaults};
@@ -35,6 +36,7 @@ pub struct ChannelBuilder {
     target: String,
     credentials: Option<Credentials>,
     default_service_config: Option<String>,
+    mistakes: Mistakes,
     resolver_options: ResolverOptions,
     authority: Option<String>,
     user_agent: Option<String>,
@@ -71,6 +73,7 @@ impl ChannelBuilder {
             target: target.into(),
             credentials: None,
             default_service_config: None,
+            mistakes: Mistakes::Told,
             resolver_options: ResolverOptions::default(),
             authority: None,
             user_agent: None,
@@ -114,8 +117,20 @@ impl ChannelBuilder {
     }
 
     /// The service config (JSON) for as long as the resolver gives none. Default: `pick_first`.
+    ///
+    /// What it says without any effect is warned about in the log, once for each channel, with its
+    /// place in the config; see [`strict`](Self::strict).
     pub fn default_service_config(mut self, json: impl Into<String>) -> Self {
         self.default_service_config = Some(json.into());
+        self
+    }
+
+    /// Makes errors of [`build`](Self::build) of what is otherwise a warning in the log: parts of
+    /// the default service config that have no effect, such as fields that are not known, names that
+    /// match no method, or health checks for a policy that does not go by health. A config that
+    /// comes from a resolver may have such parts, as other clients may know them.
+    pub fn strict(mut self) -> Self {
+        self.mistakes = Mistakes::Refused;
         self
     }
 
@@ -484,10 +499,18 @@ impl ChannelBuilder {
             .ok_or_else(|| target.invalid(format!("no resolver for `{}`", target.scheme())))?;
         // A bad endpoint shows here and not at the first call; the resolver itself comes later.
         resolver.build_with(&target, &self.resolver_options)?;
+        let mut doubts = Vec::new();
         let default_config = match &self.default_service_config {
-            Some(json) => ServiceConfig::parse(json, &self.lb_registry)?,
+            Some(json) => {
+                let config = ServiceConfig::parse(json, &self.lb_registry)?;
+                doubts = ServiceConfig::doubts(json, &self.lb_registry);
+                config
+            }
             None => ServiceConfig::default_for(&self.lb_registry),
         };
+        if self.mistakes == Mistakes::Refused && !doubts.is_empty() {
+            return Err(doubts.swap_remove(0).into());
+        }
         let authority = match self.authority_to_use(&credentials)? {
             Some(authority) => authority,
             None => resolver.default_authority(&target),
@@ -508,6 +531,10 @@ impl ChannelBuilder {
             None => connector,
         };
         let backoff = self.backoff.schedule()?;
+        for doubt in &doubts {
+            let (path, reason) = (&doubt.path(), &doubt.reason());
+            log.tell(Level::WARN, "service config has a part without effect", path, Some(reason));
+        }
         // From here on nothing can fail: a channel that is not built must not be seen.
         let name = target.to_string();
         let channelz = match &self.channelz {
@@ -615,6 +642,15 @@ enum Place {
     Top(Channelz),
     /// Below the channel of this entry.
     Below(ChannelEntry),
+}
+
+/// What becomes of what the application says without any effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mistakes {
+    /// The log tells of it.
+    Told,
+    /// There is no channel.
+    Refused,
 }
 
 /// How the wait between attempts to connect to one address grows: the first is `base_delay`, each

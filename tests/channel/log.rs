@@ -281,3 +281,34 @@ async fn an_observer_that_panics_without_end_is_a_line_a_second() {
     assert!(told[1].contains("left_out=99") && told[1].contains("on purpose"), "{told:?}");
     channel.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_service_config_says_in_vain_is_a_warning_or_an_error_where_that_is_wanted() {
+    let (lines, _guard) = Lines::capture();
+    let config = r#"{"methodConfig":[{"name":[{"service":"/a.B"}],"time_out":"1s"}],
+        "healthCheckConfig":{"serviceName":"a.B"}}"#;
+    let builder = Channel::builder("ipv4:127.0.0.1:1")
+        .credentials(Credentials::insecure())
+        .default_service_config(config);
+    builder.build().unwrap();
+    let told = lines.containing(Level::WARN, "part without effect");
+    assert_eq!(told.len(), 3, "{told:?}");
+    for (place, reason) in [
+        ("methodConfig[0].time_out", "`timeout` is"),
+        ("methodConfig[0].name[0].service", "expected package.Service"),
+        ("healthCheckConfig", "round_robin does"),
+    ] {
+        let is_told = |line: &String| {
+            line.contains(place) && line.contains(reason) && line.contains("ipv4:127.0.0.1:1")
+        };
+        assert!(told.iter().any(is_told), "{place}: {told:?}");
+    }
+    let refused = builder.strict().build().unwrap_err().to_string();
+    let expected = "healthCheckConfig: pick_first does not go by health; round_robin does";
+    assert!(refused.contains(expected), "{refused}");
+    let good = Channel::builder("ipv4:127.0.0.1:1")
+        .credentials(Credentials::insecure())
+        .default_service_config(r#"{"loadBalancingConfig":[{"round_robin":{}}]}"#);
+    good.strict().build().unwrap();
+    assert_eq!(lines.containing(Level::WARN, "part without effect").len(), 3);
+}

@@ -2,6 +2,7 @@
 //! endpoints.
 
 mod choice;
+mod doubts;
 mod json;
 mod method_config;
 #[cfg(test)]
@@ -39,6 +40,12 @@ impl ServiceConfig {
     /// fields that are not known are ignored (A21).
     pub(crate) fn parse(text: &str, registry: &LbRegistry) -> Result<Self, ServiceConfigError> {
         Self::read(&json::object(text, "service config")?, registry)
+    }
+
+    /// What a good config says without any effect, each with its place and what is known there.
+    pub(crate) fn doubts(text: &str, registry: &LbRegistry) -> Vec<ServiceConfigError> {
+        let config = json::object(text, "service config");
+        config.map(|config| doubts::of(&config, registry)).unwrap_or_default()
     }
 
     /// Reads the config in a list of choices that is meant for `client`, if one is (A2).
