@@ -363,6 +363,36 @@ async fn a_call_that_waits_for_room_waits_for_a_connection_that_has_proved_its_n
 
 // spec: A81/authority-is-proved
 #[tokio::test]
+async fn a_call_that_waits_for_room_takes_that_of_a_new_connection_that_has_proved_its_name() {
+    let issuer = Issuer::new();
+    let greeters = [Greeter::start_with_max_streams(1), Greeter::start_with_max_streams(1)];
+    let both = || Certificate::of(&[NAME, "new.example"]);
+    let first = TlsServer::before(&issuer, both(), USUAL, greeters[0].address()).await;
+    let second = TlsServer::before(&issuer, both(), USUAL, greeters[1].address()).await;
+    let servers = vec![first.address(), second.address()];
+    // A second connection is made where calls wait.
+    let channel = secured("10.0.0.1:1", trusting(&issuer))
+        .connector(InTurn { servers, dials: AtomicUsize::new(0) })
+        .default_service_config(r#"{"connectionScaling":{"maxConnectionsPerSubchannel":2}}"#)
+        .build()
+        .unwrap();
+    greeters[0].hold();
+    let call = |authority: &str| {
+        let request = ask("Ada").authority(authority).unwrap().timeout(Duration::from_secs(30));
+        let channel = channel.clone();
+        tokio::spawn(async move { channel.invoke(&SAY_HELLO, request).await.map(drop) })
+    };
+    let held = call(NAME);
+    until("it is there", async || greeters[0].open_calls() == 1).await;
+    call("new.example").await.unwrap().unwrap();
+    assert_eq!((greeters[0].open_calls(), greeters[1].received()), (1, 1));
+    greeters[0].release();
+    held.await.unwrap().unwrap();
+    channel.close().await;
+}
+
+// spec: A81/authority-is-proved
+#[tokio::test]
 async fn each_attempt_has_to_go_to_a_server_that_has_proved_the_name() {
     let issuer = Issuer::new();
     let without = TlsServer::start(&issuer, Certificate::of(&[NAME]), USUAL).await;
