@@ -327,14 +327,16 @@ async fn a_bad_first_config_is_not_replaced_by_the_default_after_a_failed_lookup
     channel.close().await;
 }
 
-/// Finds the same again and again, and says each time that there is something new.
+/// Finds the same servers again and again, with another service config each time, and says each time
+/// that there is something new.
 struct Restless(std::sync::Arc<std::sync::atomic::AtomicUsize>);
 
 impl switchboard::Resolve for Restless {
     fn resolve(&mut self) -> switchboard::BoxFuture<'_, Result<Resolution, ResolveError>> {
-        self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let nth = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
+        let config = format!(r#"{{"methodConfig":[{{"name":[{{}}],"timeout":"{nth}s"}}]}}"#);
         let found = Resolution::new([Endpoint::from(Address::Name("server".into()))]);
-        Box::pin(std::future::ready(Ok(found)))
+        Box::pin(std::future::ready(Ok(found.with_service_config(config))))
     }
 
     fn changed(&mut self) -> switchboard::BoxFuture<'_, ()> {
@@ -359,5 +361,8 @@ async fn a_resolver_that_never_stops_changing_is_asked_ten_times_a_second() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     let lookups = lookups.load(std::sync::atomic::Ordering::SeqCst);
     assert!((90..=110).contains(&lookups), "{lookups} in ten seconds");
+    // Each config reaches the calls, and with it little else.
+    let snapshots = channel.inspect().await.generation;
+    assert!((90..=230).contains(&snapshots), "{snapshots} in ten seconds");
     channel.close().await;
 }
